@@ -1,0 +1,202 @@
+//! Everything a subscriber can learn.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BoundAddress, Exit, Generation, Message, Mono, Settings, Slot, SpawnFailure, SpecName, WorkerId, WorkerState,
+};
+
+/// One fact about the cluster.
+///
+/// All facts pass one sequencer, so every subscriber sees them in the same order. The worker's state in here, and every
+/// state a [`ClusterHandle`](crate::ClusterHandle) tells, is already the new one when the event is delivered.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ClusterEvent {
+    /// Counts every event of this master from 1, without gaps; gaps in delivery are announced by `Lagged`.
+    pub seq: u64,
+    /// When it happened on the master's monotonic clock.
+    pub at: Mono,
+    /// When it happened on the wall clock: for people, never for decisions.
+    pub time: SystemTime,
+    /// The worker it is about, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerInfo>,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// The worker an event is about, as it is after the event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Its id.
+    pub id: WorkerId,
+    /// The place it fills.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its process id; `None` if it could not be started.
+    pub pid: Option<u32>,
+    /// Its state after the event.
+    pub state: WorkerState,
+    /// Node's `exitedAfterDisconnect`: unset while nobody asked, then whether the end was voluntary.
+    pub exited_after_disconnect: Option<bool>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The settings for the next workers were set (at start and by `ClusterHandle::setup`).
+    Setup(Box<Settings>),
+    /// A worker's process was started.
+    Fork,
+    /// The library in the worker runs and reads its channel.
+    Online,
+    /// The worker listens; once for each socket.
+    Listening(BoundAddress),
+    /// The worker can serve; from here on its boot limit is off.
+    Ready,
+    /// Every wanted slot holds a ready worker. Sent each time this becomes true.
+    AllReady {
+        /// How many workers are ready.
+        workers: usize,
+    },
+    /// The worker said something.
+    Message(Message),
+    /// A line on a piped standard stream, without its line end.
+    Output {
+        /// Which stream.
+        stream: OutputStream,
+        /// The line; longer ones than 64 KiB come in parts, bytes that are not UTF-8 are replaced.
+        line: String,
+    },
+    /// The worker was told to stop or said that it stops.
+    Exiting,
+    /// The worker's channel is closed.
+    Disconnect,
+    /// The process is gone and reaped. Exactly one for each `Fork`, after the worker's last message.
+    Exit(Exit),
+    /// Something went wrong that is not an exit.
+    Error(WorkerError),
+    /// A slot gets a new worker after `delay`.
+    RestartScheduled {
+        /// The slot.
+        slot: Slot,
+        /// How long to wait; zero for at once.
+        delay: Duration,
+        /// Restarts of this slot within its window, this one included.
+        attempt: u32,
+    },
+    /// Too many restarts; what was given up stays down.
+    GaveUp(GaveUp),
+    /// An orderly shutdown began; nothing is started any more.
+    ShutdownStarted,
+    /// Events were dropped because this subscriber was too slow.
+    Lagged {
+        /// The first missing sequence number.
+        from: u64,
+        /// The last missing sequence number.
+        to: u64,
+    },
+}
+
+impl EventKind {
+    /// The kind as one word, the same as in the JSON form.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Setup(_) => "setup",
+            Self::Fork => "fork",
+            Self::Online => "online",
+            Self::Listening(_) => "listening",
+            Self::Ready => "ready",
+            Self::AllReady { .. } => "all_ready",
+            Self::Message(_) => "message",
+            Self::Output { .. } => "output",
+            Self::Exiting => "exiting",
+            Self::Disconnect => "disconnect",
+            Self::Exit(_) => "exit",
+            Self::Error(_) => "error",
+            Self::RestartScheduled { .. } => "restart_scheduled",
+            Self::GaveUp(_) => "gave_up",
+            Self::ShutdownStarted => "shutdown_started",
+            Self::Lagged { .. } => "lagged",
+        }
+    }
+}
+
+/// What went wrong with a worker, short of its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// It could not be started.
+    #[error("could not start: {0}")]
+    Spawn(SpawnFailure),
+    /// It broke the channel's protocol; it is being ended.
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    /// It asked for a listener and could not have it.
+    #[error("could not listen on {address}: {detail}")]
+    Listen {
+        /// What it asked for.
+        address: String,
+        /// The errno, if a system call failed.
+        errno: Option<i32>,
+        /// What went wrong, in words.
+        detail: String,
+    },
+    /// Its own report: its future returned an error or panicked.
+    #[error("the worker failed: {0}")]
+    Failed(String),
+    /// `SIGKILL` did not end it within its limit; the kernel holds it.
+    #[error("SIGKILL did not end it yet")]
+    Unkillable,
+}
+
+/// What was given up, after how many restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum GaveUp {
+    /// One slot restarted too often: it stays down, the others go on.
+    Slot {
+        /// The slot.
+        slot: Slot,
+        /// Restarts that were allowed within the period.
+        limit: u32,
+        /// The period.
+        period: Duration,
+    },
+    /// A spec restarted too often.
+    Spec {
+        /// The spec.
+        spec: SpecName,
+        /// Restarts that were allowed within the period.
+        limit: u32,
+        /// The period.
+        period: Duration,
+    },
+    /// The cluster as a whole restarted too often: it shuts down.
+    Cluster {
+        /// Restarts that were allowed within the period.
+        limit: u32,
+        /// The period.
+        period: Duration,
+    },
+}
+
+/// A standard stream of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}

@@ -1,0 +1,240 @@
+//! What to listen on, and how connections are spread.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ListenAddr {
+    /// A TCP address; port 0 lets the kernel choose once, for all workers.
+    Tcp(SocketAddr),
+    /// Every local address: `[::]` taking IPv4 too, or `0.0.0.0` where IPv6 is not available (Node's `listen(port)`).
+    AnyHost {
+        /// The port; 0 lets the kernel choose once, for all workers.
+        port: u16,
+    },
+    /// A Unix socket at this path. A relative one is relative to the asking process.
+    Unix(PathBuf),
+    /// A descriptor *of the master* that is a listening socket already (socket activation).
+    Fd(RawFd),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::AnyHost { port } => write!(f, "*:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}
+
+/// A text that is no listen address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no address to listen on: use \"127.0.0.1:8080\", \"[::1]:8080\", \"*:8080\", \"unix:/path\" or \"fd:3\""
+)]
+pub struct ListenAddrError {
+    /// The text.
+    pub text: String,
+}
+
+impl std::str::FromStr for ListenAddr {
+    type Err = ListenAddrError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ListenAddrError { text: text.to_owned() };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() {
+                Err(wrong())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        if let Some(fd) = text.strip_prefix("fd:") {
+            return fd.parse().ok().filter(|fd| *fd >= 0).map(Self::Fd).ok_or_else(wrong);
+        }
+        if let Some(port) = text.strip_prefix("*:") {
+            return port.parse().map(|port| Self::AnyHost { port }).map_err(|_| wrong());
+        }
+        let text = text
+            .strip_prefix("localhost:")
+            .map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+        text.parse().map(Self::Tcp).map_err(|_| wrong())
+    }
+}
+
+impl From<SocketAddr> for ListenAddr {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl<T: Into<IpAddr>> From<(T, u16)> for ListenAddr {
+    fn from((ip, port): (T, u16)) -> Self {
+        Self::Tcp(SocketAddr::new(ip.into(), port))
+    }
+}
+
+impl From<PathBuf> for ListenAddr {
+    fn from(path: PathBuf) -> Self {
+        Self::Unix(path)
+    }
+}
+
+/// Anything that names a listen address; texts are checked when the builder is built.
+pub trait ToListenAddr {
+    /// The address.
+    ///
+    /// # Errors
+    /// When a text is no address.
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError>;
+}
+
+impl ToListenAddr for ListenAddr {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        Ok(self.clone())
+    }
+}
+
+impl ToListenAddr for SocketAddr {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        Ok(ListenAddr::Tcp(*self))
+    }
+}
+
+impl ToListenAddr for str {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        self.parse()
+    }
+}
+
+impl ToListenAddr for String {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        self.parse()
+    }
+}
+
+impl ToListenAddr for (&str, u16) {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        let text = if self.0.contains(':') {
+            format!("[{}]:{}", self.0, self.1)
+        } else {
+            format!("{}:{}", self.0, self.1)
+        };
+        text.parse()
+    }
+}
+
+impl ToListenAddr for PathBuf {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        Ok(ListenAddr::Unix(self.clone()))
+    }
+}
+
+impl<T: ToListenAddr + ?Sized> ToListenAddr for &T {
+    fn to_listen_addr(&self) -> Result<ListenAddr, ListenAddrError> {
+        (**self).to_listen_addr()
+    }
+}
+
+/// How connections on one address are spread over the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Scheduling {
+    /// One socket, accepted on by all (Node's `none`): whoever wakes first takes the connection.
+    Shared,
+    /// One `SO_REUSEPORT` socket for each slot, all of them created and kept open by the master: the kernel spreads
+    /// connections evenly, and the queue of a dead worker waits for its successor. TCP only.
+    PerWorker,
+}
+
+/// How to listen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ListenOptions {
+    /// Connections the kernel queues before they are accepted. Default 1024; the kernel's limit is
+    /// `net.core.somaxconn`.
+    pub backlog: u32,
+    /// On an IPv6 address: take IPv6 only. Default: an unspecified address takes IPv4 too.
+    pub ipv6_only: bool,
+    /// How connections are spread. Default (`None`): `PerWorker` for TCP, `Shared` for Unix paths and descriptors.
+    pub scheduling: Option<Scheduling>,
+    /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
+    pub mode: Option<u32>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 1024,
+            ipv6_only: false,
+            scheduling: None,
+            mode: None,
+        }
+    }
+}
+
+/// An error of listening, as the asking worker and the `error` event see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("cannot listen on {address}: {detail}")]
+pub struct ListenError {
+    /// What was asked for.
+    pub address: String,
+    /// The errno, if a system call failed.
+    pub errno: Option<i32>,
+    /// Which step failed, with the errno's name, and the way out where there is one.
+    pub detail: String,
+}
+
+/// Identifies one listener of the cluster: a declared one by name, or one asked for at run time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenKey {
+    /// Declared in the builder.
+    Named(String),
+    /// Asked for at run time: the address as asked, and how many listeners of the same address the asking worker holds
+    /// already (Node's rule: the n-th port-0 listener of every worker is the same socket).
+    Asked {
+        /// The address as asked for; Unix paths are absolute.
+        address: ListenAddr,
+        /// The n-th of this address in the worker, from 0.
+        index: u32,
+    },
+}
+
+impl fmt::Display for ListenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::Asked { address, index } => write!(f, "{address}#{index}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_as_the_addresses_they_name() {
+        let read = |text: &str| text.parse::<ListenAddr>().unwrap();
+        assert_eq!(read("127.0.0.1:80"), ListenAddr::Tcp(([127, 0, 0, 1], 80).into()));
+        assert_eq!(read("localhost:80"), read("127.0.0.1:80"));
+        assert_eq!(read("*:0"), ListenAddr::AnyHost { port: 0 });
+        assert_eq!(read("unix:/tmp/x"), ListenAddr::Unix("/tmp/x".into()));
+        assert_eq!(read("fd:3"), ListenAddr::Fd(3));
+        for wrong in ["", "80", "unix:", "fd:-1", "*:70000", "example.org:80"] {
+            assert!(wrong.parse::<ListenAddr>().is_err(), "{wrong}");
+        }
+    }
+}

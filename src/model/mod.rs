@@ -1,0 +1,32 @@
+//! Nouns: the values every other room speaks about.
+//!
+//! Only plain values live here: no actor, no runtime, no system call, no clock. What *decides* about these values is in
+//! [`crate::policy`] and [`crate::supervision`].
+
+mod address;
+mod event;
+mod exit;
+mod id;
+mod listen;
+mod message;
+mod settings;
+mod signal;
+mod snapshot;
+mod state;
+mod time;
+
+pub use address::{AddressType, BoundAddress};
+pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
+pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use id::{Generation, Slot, SpecName, WorkerId};
+pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenKey, ListenOptions, Scheduling, ToListenAddr};
+pub use message::{Message, Payload, PayloadError, Reply};
+pub(crate) use message::{ReplySink, TakeOnce};
+pub use settings::{Program, Settings, StdioMode};
+pub use signal::Signal;
+pub use snapshot::{
+    ClusterSnapshot, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
+    WorkerTimes,
+};
+pub use state::WorkerState;
+pub use time::Mono;

@@ -1,0 +1,56 @@
+//! How workers are started: Node's `cluster.settings`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Which program a worker runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// The image this master runs, even if the file was replaced or deleted since.
+    #[default]
+    Same,
+    /// The program at this path. A bare name is searched in `PATH`.
+    Path(PathBuf),
+}
+
+/// What becomes of a standard stream of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StdioMode {
+    /// The master's own stream.
+    #[default]
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// A pipe the master reads; each line becomes an `Output` event. For standard input: `/dev/null`.
+    Piped,
+}
+
+/// How the *next* workers are started. Running workers are never touched by a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The program. Default: this one.
+    pub exec: Program,
+    /// Its arguments, without the program's name. Default (`None`): the master's own, taken when `run` is called.
+    pub args: Option<Vec<OsString>>,
+    /// Variables laid over the master's environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory. Default: the master's.
+    pub cwd: Option<PathBuf>,
+    /// The user id to run under; needs privilege. Default: the master's.
+    pub uid: Option<u32>,
+    /// The group id to run under; needs privilege. Default: the master's.
+    pub gid: Option<u32>,
+    /// Standard input. Default: inherit, as Node does.
+    pub stdin: StdioMode,
+    /// Standard output. Default: inherit.
+    pub stdout: StdioMode,
+    /// Standard error. Default: inherit.
+    pub stderr: StdioMode,
+    /// When the worker ends, end what is left of its process group too. Default: no.
+    pub kill_tree: bool,
+}

@@ -1,0 +1,185 @@
+//! The cluster at one instant, as plain values.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BoundAddress, Exit, Generation, Mono, Slot, WorkerId, WorkerState};
+
+/// When each step of a worker's life happened, on the master's monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerTimes {
+    /// The process was started.
+    pub created: Option<Mono>,
+    /// It came online.
+    pub online: Option<Mono>,
+    /// Its first listener was up.
+    pub listening: Option<Mono>,
+    /// It could serve.
+    pub ready: Option<Mono>,
+    /// It was told to stop, or said that it stops.
+    pub exiting: Option<Mono>,
+    /// Its channel closed.
+    pub disconnected: Option<Mono>,
+    /// It was reaped.
+    pub exited: Option<Mono>,
+}
+
+/// What a worker says about its work. Numbers from a worker are hints: nothing is decided by them alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Requests begun since its start.
+    pub requests: u64,
+    /// Errors counted since its start.
+    pub errors: u64,
+    /// Requests in progress when it last reported.
+    pub active: u64,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerSnapshot {
+    /// Its id.
+    pub id: WorkerId,
+    /// The place it fills.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Can it serve?
+    pub ready: bool,
+    /// Node's `exitedAfterDisconnect`.
+    pub exited_after_disconnect: Option<bool>,
+    /// When each step happened.
+    pub times: WorkerTimes,
+    /// Time since it was started.
+    pub uptime: Duration,
+    /// Restarts of its slot before it.
+    pub restarts: u32,
+    /// Its own counters.
+    pub stats: WorkerStats,
+    /// Where it listens.
+    pub addresses: Vec<BoundAddress>,
+}
+
+/// What a slot is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SlotState {
+    /// A worker is to be started as soon as the number of parallel boots allows.
+    Queued,
+    /// A worker fills it.
+    Filled,
+    /// Waiting for its next restart.
+    Waiting {
+        /// When.
+        until: Mono,
+    },
+    /// Restarted too often, or its worker asked not to be restarted for a failure: stays down until started by hand.
+    Failed,
+    /// Its worker ended and is not wanted again.
+    Stopped,
+}
+
+/// One slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SlotSnapshot {
+    /// Which one.
+    pub slot: Slot,
+    /// What it is doing.
+    pub state: SlotState,
+    /// Who fills it.
+    pub worker: Option<WorkerId>,
+    /// Restarts since the cluster's start.
+    pub restarts: u32,
+    /// How its last worker ended.
+    pub last_exit: Option<Exit>,
+}
+
+/// Where the cluster is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Keeping its slots filled.
+    Running,
+    /// Stopping; absorbing: nothing is started any more and nothing cancels it.
+    ShuttingDown,
+    /// Every process is gone.
+    Stopped,
+}
+
+/// The whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ClusterSnapshot {
+    /// The master's process id.
+    pub master_pid: u32,
+    /// Where the cluster is in its life.
+    pub phase: Phase,
+    /// Time since the master started.
+    pub uptime: Duration,
+    /// How many workers should be ready.
+    pub target: usize,
+    /// How many are.
+    pub ready: usize,
+    /// The sequence number of the last event this snapshot includes.
+    pub seq: u64,
+    /// Every worker that is not dead, by id.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Every slot, in start order.
+    pub slots: Vec<SlotSnapshot>,
+}
+
+/// How one worker ended in a shutdown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerEnd {
+    /// Which worker.
+    pub id: WorkerId,
+    /// Its place.
+    pub slot: Slot,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+/// What a shutdown did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Every worker that lived when the shutdown began, in the order of their ends.
+    pub workers: Vec<WorkerEnd>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl ShutdownReport {
+    /// Workers that had to be killed.
+    #[must_use]
+    pub fn forced(&self) -> usize {
+        self.workers.iter().filter(|end| end.exit.forced).count()
+    }
+
+    /// Requests that were in progress in workers that had to be killed.
+    #[must_use]
+    pub fn requests_cut(&self) -> u64 {
+        self.workers.iter().map(|end| end.exit.requests_cut).sum()
+    }
+
+    /// Did every worker end by itself with code 0?
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.workers
+            .iter()
+            .all(|end| !end.exit.forced && end.exit.status.is_success())
+    }
+}
