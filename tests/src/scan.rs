@@ -226,7 +226,9 @@ fn block_comment(chars: &[char]) -> usize {
 
 /// Marks the item after each `#[cfg(test)]`, and the whole of a file that is named as tests.
 fn test_lines(path: &str, code: &str) -> Vec<bool> {
-    let whole = path.ends_with("/tests.rs") || (path.contains("src/") && path.contains("/tests/"));
+    let whole = path.ends_with("/tests.rs")
+        || path.ends_with("_tests.rs")
+        || (path.contains("src/") && path.contains("/tests/"));
     let mut marks = vec![whole; code.lines().count()];
     for gate in ["#[cfg(test)]", "#[cfg(all(test"] {
         for (start, _) in code.match_indices(gate) {
@@ -339,6 +341,7 @@ mod tests {
         let beside = Source::new("src/a.rs", "#[cfg(test)]\nmod tests;\nfn c() {}\n");
         assert!(beside.is_test(1) && !beside.is_test(2));
         assert!(Source::new("src/policy/tests.rs", "fn a() {}\n").is_test(0));
+        assert!(Source::new("src/ipc/codec_tests.rs", "fn a() {}\n").is_test(0));
         assert!(!Source::new("tests/tidy.rs", "fn a() {}\n").is_test(0));
     }
 
