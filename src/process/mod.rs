@@ -1,1 +1,20 @@
-//! (room to be filled)
+//! One child process: how it is started, what it is told through its environment, how its end is noticed and what it
+//! prints.
+//!
+//! Nothing here knows channels, frames, listeners' policies, supervision or actors: descriptors come in and are passed
+//! on as they are. The invariant: a child that was started is waited for, and no signal reaches anybody else.
+
+pub(crate) mod bootstrap;
+pub(crate) mod exit_watch;
+mod image;
+pub(crate) mod output;
+mod refusal;
+pub(crate) mod spawn;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use bootstrap::{Contract, InheritedListener, Role, role};
+pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
+pub(crate) use output::Lines;
+pub(crate) use spawn::{Child, SpawnPlan, spawn};

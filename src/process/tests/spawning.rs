@@ -1,0 +1,284 @@
+//! What a child gets, what it does not get, and what a failure says.
+
+use super::*;
+
+#[tokio::test]
+async fn n_004_n_010_n_020_program_arguments_and_environment_arrive() {
+    let mut settings = shell("echo \"$0 $1 $prop $over $HOME\" >&2; cat; echo out; exit 7");
+    settings.args.as_mut().unwrap().extend(["zero".into(), "one".into()]);
+    settings.env = vec![("prop".into(), "custom".into()), ("over".into(), "old".into())];
+    let extra = [("over".into(), "new".into()), ("HOME".into(), "/there".into())];
+    let finished = finish(start(&settings, &extra, &[]).unwrap()).await;
+    assert_eq!(finished.stderr, ["zero one custom new /there"]);
+    assert_eq!(finished.stdout, ["out"], "standard input is empty");
+    assert_eq!(finished.reaped.status, ExitStatus::Code(7));
+    settings.exec = Program::Path("sh".into());
+    assert_eq!(
+        run(&settings).await.reaped.status,
+        ExitStatus::Code(7),
+        "a bare name is found in PATH"
+    );
+}
+
+#[tokio::test]
+async fn n_005_the_working_directory_is_the_masters_or_the_given_one() {
+    let mut settings = shell("pwd -P");
+    let own = std::env::current_dir().unwrap().canonicalize().unwrap();
+    assert_eq!(run(&settings).await.stdout, [own.to_str().unwrap()]);
+    settings.cwd = Some("/usr".into());
+    assert_eq!(run(&settings).await.stdout, ["/usr"]);
+}
+
+#[tokio::test]
+async fn n_013_n_016_each_stream_goes_where_it_was_sent() {
+    let mut settings = shell("where=$(readlink /proc/$$/fd/0 /proc/$$/fd/1); echo lost; echo $where >&2");
+    settings.stdout = StdioMode::Null;
+    let finished = run(&settings).await;
+    assert_eq!(finished.stderr, ["/dev/null /dev/null"]);
+    assert!(finished.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn f_093_f_109_a_child_has_its_channel_and_listeners_and_nothing_else() {
+    // A worker starts the program, because this process inherited whatever its own parent left open.
+    let finished = run(&same("descriptors")).await;
+    assert!(finished.said("0 1 2 3 4 5, said ping"), "{}", finished.channel);
+}
+
+#[tokio::test]
+async fn f_106_nul_bytes_and_huge_values_are_refused_before_the_fork() {
+    let refused = |settings: Settings| {
+        let failure = start(&settings, &[], &[]).map(|_| ()).unwrap_err();
+        assert_eq!(failure.step, SpawnStep::Settings, "{failure}");
+        failure
+    };
+    let with_argument = |text: &str| Settings {
+        args: Some(vec![text.into()]),
+        ..shell("")
+    };
+    let with_variable = |name: &str, value: &str| Settings {
+        env: vec![(name.into(), value.into())],
+        ..shell("")
+    };
+    refused(with_argument("a\0b"));
+    refused(with_variable("a", "b\0c"));
+    refused(with_variable("", "x"));
+    refused(with_variable("a=b", "x"));
+    refused(Settings {
+        cwd: Some("/\0".into()),
+        ..shell("")
+    });
+    refused(Settings {
+        exec: Program::Path("/bin/\0sh".into()),
+        ..shell("")
+    });
+    let failure = refused(with_argument(&"x".repeat(3 << 20)));
+    assert_eq!(failure.errno, Some(nix::errno::Errno::E2BIG as i32));
+    let many = Settings {
+        args: Some(vec!["x".repeat(100_000).into(); 100]),
+        ..shell("")
+    };
+    assert!(refused(many).detail.contains("pass large values in a file"));
+}
+
+#[tokio::test]
+async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
+    let failure = |exec: &str, cwd: Option<&str>| {
+        let settings = Settings {
+            exec: Program::Path(exec.into()),
+            cwd: cwd.map(PathBuf::from),
+            ..shell("")
+        };
+        let failure = start(&settings, &[], &[]).map(|_| ()).unwrap_err();
+        assert_eq!(failure.step, SpawnStep::Exec, "{failure}");
+        (failure.errno.map(nix::errno::Errno::from_raw).unwrap(), failure.detail)
+    };
+    use nix::errno::Errno::{EACCES, ENOENT, ENOEXEC, ENOTDIR};
+    let (errno, detail) = failure("/no/such", None);
+    assert!(
+        errno == ENOENT && detail.starts_with("cannot run \"/no/such\": ENOENT (No such file"),
+        "{detail}"
+    );
+    let (errno, detail) = failure("no-such-program", None);
+    assert!(errno == ENOENT && detail.contains("no directory in PATH"), "{detail}");
+    let (errno, detail) = failure("/bin/sh", Some("/no/dir"));
+    assert!(
+        errno == ENOENT && detail.contains("working directory \"/no/dir\""),
+        "{detail}"
+    );
+    let (errno, detail) = failure("/bin/sh", Some("/etc/passwd"));
+    assert!(errno == ENOTDIR && detail.contains("working directory"), "{detail}");
+    let (errno, detail) = failure("/etc/passwd", None);
+    assert!(errno == EACCES && detail.contains("is it executable"), "{detail}");
+
+    let script = std::env::temp_dir().join(format!("actix-cluster-script-{}", std::process::id()));
+    let write = |text: &str| {
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    write("#!/no/such/interpreter\n");
+    let (errno, detail) = failure(script.to_str().unwrap(), None);
+    write("\x01\x02 no program");
+    let (other, other_detail) = failure(script.to_str().unwrap(), None);
+    std::fs::remove_file(&script).unwrap();
+    assert!(errno == ENOENT && detail.contains("the interpreter"), "{detail}");
+    assert!(
+        other == ENOEXEC && other_detail.contains("no program for this machine"),
+        "{other_detail}"
+    );
+}
+
+#[tokio::test]
+async fn f_052_a_child_leads_its_own_process_group() {
+    let finished = run(&shell("cut -d' ' -f5 /proc/$$/stat; echo $$")).await;
+    assert_eq!(finished.stdout[0], finished.stdout[1]);
+}
+
+#[tokio::test]
+async fn n_001_f_099_f_110_this_image_again_boots_clean() {
+    let leak = File::open("/etc/passwd").unwrap();
+    let (listener, _peer) = UnixStream::pair().unwrap();
+    let listener = OwnedFd::from(listener);
+    fcntl(&leak, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let finished = finish(start(&same("report"), &[], &[&listener]).unwrap()).await;
+    drop(leak);
+    let report = &finished.channel;
+    assert_eq!(finished.reaped.status, ExitStatus::Code(0), "{report}");
+    assert!(finished.said("worker 7 of web.2, generation 3"), "{report}");
+    assert!(finished.said("channel 3, cloexec true, again None"), "{report}");
+    assert!(finished.said("listener http 4, cloexec true"), "{report}");
+    assert!(finished.said("variable None, grandchild sees 0"), "{report}");
+    assert!(finished.said("leaked 0"), "{report}");
+    let name = std::env::args_os().next().unwrap();
+    let name = Path::new(&name).file_name().unwrap().to_str().unwrap();
+    assert!(
+        finished.said(&format!("name {}", &name[..name.len().min(15)])),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn f_047_masks_and_ignored_signals_end_at_the_child() {
+    let program = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
+    let mut settings = same("masks");
+    settings.exec = Program::Path("/bin/sh".into());
+    let script = format!("trap '' HUP TERM CHLD; exec '{program}' \"$@\"");
+    let mut arguments: Vec<OsString> = vec!["-c".into(), script.into(), "sh".into()];
+    arguments.extend(settings.args.take().unwrap());
+    settings.args = Some(arguments);
+    let finished = run(&settings).await;
+    assert!(
+        finished.said("parent ignores HUP and blocks TERM"),
+        "{}",
+        finished.channel
+    );
+    assert!(finished.said("SigBlk:\t0000000000000000"), "{}", finished.channel);
+    assert!(finished.said("SigIgn:\t0000000000000000"), "{}", finished.channel);
+}
+
+#[tokio::test]
+async fn f_001_f_103_no_failure_leaks_a_descriptor() {
+    let finished = run(&same("limits")).await;
+    assert_eq!(finished.reaped.status, ExitStatus::Code(0), "{}", finished.channel);
+    assert!(finished.said("no growth"), "{}", finished.channel);
+    assert!(
+        finished.channel.contains("EMFILE") || finished.channel.contains("EINVAL"),
+        "{}",
+        finished.channel
+    );
+}
+
+#[test]
+fn n_023_a_broken_contract_is_refused_loudly() {
+    for value in ["", "{", "12", "{\"channel\":77,\"listeners\":[],\"shim\":false}"] {
+        let output = std::process::Command::new("/proc/self/exe")
+            .args(["--exact", "process::tests::child_body", "--nocapture"])
+            .env(BODY, "role")
+            .env(crate::process::bootstrap::CONTRACT_VARIABLE, value)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            said.contains("refused: the environment variable ACTIX_CLUSTER_WORKER is set"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn n_015_an_ordinary_user_cannot_become_root() {
+    if is_root() {
+        return;
+    }
+    for (uid, gid) in [(Some(0), None), (None, Some(0))] {
+        let failure = start(&Settings { uid, gid, ..shell("") }, &[], &[])
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(failure.errno, Some(nix::errno::Errno::EPERM as i32), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn n_019_a_worker_runs_under_the_given_user() {
+    if !is_root() {
+        return;
+    }
+    let user = Some(65534);
+    let script =
+        "id -u; id -g; id -G; echo \"$ACTIX_CLUSTER_WORKER\"; echo $1; echo ping >&3; exec readlink /proc/$$/exe";
+    let mut foreign = Settings {
+        uid: user,
+        gid: user,
+        ..shell(script)
+    };
+    foreign.args.as_mut().unwrap().extend(["zero".into(), "one".into()]);
+    let finished = run(&foreign).await;
+    assert_eq!(
+        finished.stdout[..3],
+        ["65534", "65534", "65534"],
+        "{:?}",
+        finished.stderr
+    );
+    let passed: Contract = serde_json::from_str(&finished.stdout[3]).unwrap();
+    assert_eq!(passed, contract(), "without orders to change the user again");
+    assert_eq!(
+        (finished.stdout[4].as_str(), finished.channel.as_str()),
+        ("one", "ping\n")
+    );
+    foreign.exec = Program::Path("/no/such".into());
+    let finished = run(&foreign).await;
+    assert_eq!(finished.reaped.status, ExitStatus::Code(exit_code::BOOT_FAILED));
+    assert!(
+        finished.channel.contains("/no/such") && finished.channel.contains("ENOENT"),
+        "{}",
+        finished.channel
+    );
+
+    let finished = run(&Settings {
+        uid: user,
+        gid: user,
+        ..same("report")
+    })
+    .await;
+    assert!(finished.said("user 65534 65534 groups 0"), "{}", finished.channel);
+}
+
+#[tokio::test]
+async fn f_105_a_change_of_user_that_does_not_hold_ends_the_worker() {
+    if !is_root() {
+        return;
+    }
+    // To the kernel this number means "leave it as it is": the call succeeds and the user is still root.
+    let finished = run(&Settings {
+        uid: Some(u32::MAX),
+        ..same("report")
+    })
+    .await;
+    assert_eq!(finished.reaped.status, ExitStatus::Code(exit_code::BOOT_FAILED));
+    assert!(finished.channel.starts_with("{\"m\":\"the user is 0/0/0") && finished.channel.ends_with("}\n"));
+    assert!(
+        finished.stderr[0].contains("could not be set up"),
+        "{:?}",
+        finished.stderr
+    );
+}
