@@ -1,0 +1,398 @@
+//! All listening sockets of the cluster. The master owns them; workers get duplicates.
+//!
+//! Declared listeners live until shutdown. Those asked for at run time live as long as a slot holds a share. A
+//! `PerWorker` socket, once made, lives as long as its listener, whatever becomes of its slot: to close it would reset
+//! every connection in its queue. Who serves that queue meanwhile is decided in [`super::serving`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::bind::{BoundSocket, Claim, bind_any_host, bind_tcp, prepare_tcp, start_tcp, tcp_address};
+use super::kind::adopt_listener;
+use super::unix_path::{UnixPathGuard, absolute, bind_unix};
+use super::{common_way_out, failed, refused};
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot};
+
+/// How many listeners a cluster takes at run time, besides the declared ones.
+pub(crate) const ASKED_LISTENERS_MAX: usize = 1024;
+
+/// How many of them one slot may hold.
+pub(crate) const ASKED_LISTENERS_PER_SLOT_MAX: usize = 64;
+
+/// How connections on `address` are spread if nobody says otherwise.
+#[must_use]
+pub(crate) const fn default_scheduling(address: &ListenAddr) -> Scheduling {
+    match address {
+        ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } => Scheduling::PerWorker,
+        ListenAddr::Unix(_) | ListenAddr::Fd(_) => Scheduling::Shared,
+    }
+}
+
+/// What a worker gets.
+#[derive(Debug)]
+pub(crate) struct Handout {
+    /// The listener's key as the table has it: a Unix path in it is absolute.
+    pub(crate) key: ListenKey,
+    /// A duplicate of the socket to accept on, listening already.
+    pub(crate) fd: OwnedFd,
+    /// Where it listens.
+    pub(crate) address: BoundAddress,
+    /// `PerWorker`: the socket is the slot's own, and [`super::serving`] has to know of it.
+    pub(crate) scheduling: Scheduling,
+}
+
+/// The listeners of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerTable {
+    listeners: HashMap<ListenKey, Listener>,
+}
+
+impl ListenerTable {
+    /// Binds a declared listener. From now on until [`close_all`](Self::close_all) clients are queued, not refused.
+    ///
+    /// # Errors
+    /// When the name is taken, the options contradict the address, or the kernel refuses.
+    pub(crate) fn declare(
+        &mut self,
+        name: &str,
+        address: &ListenAddr,
+        options: &ListenOptions,
+    ) -> Result<BoundAddress, ListenError> {
+        let key = ListenKey::Named(name.to_owned());
+        if self.listeners.contains_key(&key) {
+            let detail = format!("a listener named {name:?} is declared already; choose another name");
+            return Err(refused(address, detail));
+        }
+        let cwd = std::env::current_dir().ok();
+        let listener = self.open(&with_absolute_path(address, cwd.as_deref())?, options)?;
+        let bound = listener.address.clone();
+        self.listeners.insert(key, listener);
+        Ok(bound)
+    }
+
+    /// The socket of `slot` on a listener. One asked for at run time is bound for the first asker and shared by all
+    /// later ones; a failed bind leaves nothing behind and may be tried again. `options` count for those only, and
+    /// `cwd`, the asker's working directory, for relative Unix paths.
+    ///
+    /// # Errors
+    /// When there is no such declared listener, a limit is reached, the options differ from those it was bound with, or
+    /// the kernel refuses.
+    pub(crate) fn acquire(
+        &mut self,
+        key: &ListenKey,
+        cwd: Option<&Path>,
+        options: &ListenOptions,
+        slot: &Slot,
+    ) -> Result<Handout, ListenError> {
+        let key = match key {
+            ListenKey::Named(name) => {
+                if !self.listeners.contains_key(key) {
+                    return Err(self.unknown(name));
+                }
+                key.clone()
+            }
+            ListenKey::Asked { address, index } => {
+                let address = with_absolute_path(address, cwd)?;
+                self.check_ask(&address, *index, options, slot)?;
+                ListenKey::Asked { address, index: *index }
+            }
+        };
+        // A fresh listener enters the table only when its first asker has its duplicate: an error leaves no trace.
+        let mut fresh = match &key {
+            ListenKey::Asked { address, .. } if !self.listeners.contains_key(&key) => {
+                Some(self.open(address, options)?)
+            }
+            ListenKey::Asked { .. } | ListenKey::Named(_) => None,
+        };
+        let Some(listener) = fresh.as_mut().or_else(|| self.listeners.get_mut(&key)) else {
+            return Err(refused(&key, "the listener is closed".to_owned()));
+        };
+        let fd = listener.share(slot)?;
+        listener.holders.insert(slot.clone());
+        let handout = Handout {
+            key: key.clone(),
+            fd,
+            address: listener.address.clone(),
+            scheduling: listener.scheduling,
+        };
+        if let Some(listener) = fresh {
+            self.listeners.insert(key, listener);
+        }
+        Ok(handout)
+    }
+
+    /// Ends the share of `slot`; true if it was the last one and the listener is closed. Declared ones stay.
+    ///
+    /// While a slot is reloaded two workers fill it: only the last of them to let go ends the slot's share.
+    pub(crate) fn release(&mut self, key: &ListenKey, slot: &Slot) -> bool {
+        let Some(listener) = self.listeners.get_mut(key) else {
+            return false;
+        };
+        listener.holders.remove(slot);
+        let is_over = listener.holders.is_empty() && matches!(key, ListenKey::Asked { .. });
+        if is_over {
+            self.listeners.remove(key);
+        }
+        is_over
+    }
+
+    /// Ends all shares of a slot that is gone for good; the keys of the listeners that this closed.
+    ///
+    /// Not for the death of a worker whose slot gets a successor: the shares are the slot's, and wait.
+    pub(crate) fn release_slot(&mut self, slot: &Slot) -> Vec<ListenKey> {
+        let held = self
+            .listeners
+            .iter()
+            .filter(|(_, listener)| listener.holders.contains(slot));
+        let mut keys: Vec<_> = held.map(|(key, _)| key.clone()).collect();
+        keys.retain(|key| self.release(key, slot));
+        keys.sort_by_cached_key(ToString::to_string);
+        keys
+    }
+
+    /// Closes all listeners and removes their paths.
+    pub(crate) fn close_all(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// A duplicate of the socket of `slot`, for the worker that is to adopt it; `None` if there is no such socket.
+    ///
+    /// # Errors
+    /// When there is no free descriptor.
+    pub(crate) fn socket_of(&self, key: &ListenKey, slot: &Slot) -> Result<Option<OwnedFd>, ListenError> {
+        let Some(listener) = self.listeners.get(key) else {
+            return Ok(None);
+        };
+        let socket = match &listener.sockets {
+            Sockets::Shared(socket) => Some(socket),
+            Sockets::Group { of_slots, .. } => of_slots.get(slot),
+        };
+        socket.map(|socket| duplicate(socket, &listener.asked)).transpose()
+    }
+
+    /// Where the declared listener `name` listens.
+    #[must_use]
+    pub(crate) fn address(&self, name: &str) -> Option<&BoundAddress> {
+        self.listeners
+            .get(&ListenKey::Named(name.to_owned()))
+            .map(|listener| &listener.address)
+    }
+
+    /// All listeners, by the text of their keys.
+    #[must_use]
+    pub(crate) fn addresses(&self) -> Vec<(&ListenKey, &BoundAddress)> {
+        let mut all: Vec<_> = self.listeners.iter().map(|(key, it)| (key, &it.address)).collect();
+        all.sort_by_cached_key(|(key, _)| key.to_string());
+        all
+    }
+
+    fn check_ask(
+        &self,
+        address: &ListenAddr,
+        index: u32,
+        options: &ListenOptions,
+        slot: &Slot,
+    ) -> Result<(), ListenError> {
+        let key = ListenKey::Asked {
+            address: address.clone(),
+            index,
+        };
+        let known = self.listeners.get(&key);
+        if let Some(listener) = known {
+            listener.check_same(options)?;
+            if listener.holders.contains(slot) {
+                return Ok(());
+            }
+        }
+        let asked = || {
+            self.listeners
+                .iter()
+                .filter(|(key, _)| matches!(key, ListenKey::Asked { .. }))
+        };
+        if known.is_none() && asked().count() >= ASKED_LISTENERS_MAX {
+            let detail = format!("the cluster has {ASKED_LISTENERS_MAX} listeners asked for at run time; release some");
+            return Err(refused(address, detail));
+        }
+        if asked().filter(|(_, listener)| listener.holders.contains(slot)).count() >= ASKED_LISTENERS_PER_SLOT_MAX {
+            let detail = format!("slot {slot} holds {ASKED_LISTENERS_PER_SLOT_MAX} listeners; release some");
+            return Err(refused(address, detail));
+        }
+        Ok(())
+    }
+
+    /// [`Listener::open`], and if we ourselves are the ones who hold the address, the error says so.
+    fn open(&self, address: &ListenAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
+        Listener::open(address, options).map_err(|mut error| {
+            error.address = address.to_string();
+            let is_ours = |(_, bound): &(&ListenKey, &BoundAddress)| match address {
+                ListenAddr::Tcp(asked) => bound.socket_addr() == Some(*asked),
+                ListenAddr::AnyHost { port } => bound.port == Some(*port),
+                ListenAddr::Unix(path) => path.to_str() == Some(&bound.address),
+                ListenAddr::Fd(_) => false,
+            };
+            let in_use = error.errno == Some(Errno::EADDRINUSE as i32);
+            if let Some((key, _)) = self.addresses().into_iter().find(is_ours).filter(|_| in_use) {
+                error.detail.push_str(&format!(
+                    "; it is the listener {key} of this very cluster: take that one"
+                ));
+            }
+            error
+        })
+    }
+
+    fn unknown(&self, name: &str) -> ListenError {
+        let mut names: Vec<_> = self.listeners.keys().filter_map(declared_name).collect();
+        names.sort_unstable();
+        let declared = if names.is_empty() {
+            "none is".to_owned()
+        } else {
+            names.join(", ")
+        };
+        refused(
+            &name,
+            format!("no listener of this name is declared; declared: {declared}"),
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    asked: ListenAddr,
+    options: ListenOptions,
+    scheduling: Scheduling,
+    address: BoundAddress,
+    holders: BTreeSet<Slot>,
+    // Before the sockets, because fields are dropped in this order: see the guard's own words.
+    _path: Option<UnixPathGuard>,
+    sockets: Sockets,
+}
+
+#[derive(Debug)]
+enum Sockets {
+    Shared(OwnedFd),
+    Group {
+        /// The port is the concrete one.
+        address: SocketAddr,
+        /// The first socket, until the first slot takes it.
+        spare: Option<OwnedFd>,
+        of_slots: HashMap<Slot, OwnedFd>,
+    },
+}
+
+impl Listener {
+    /// Binds, and listens already, so that clients queue from now on.
+    fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
+        let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
+        let claim = match scheduling {
+            Scheduling::Shared => Claim::Alone,
+            Scheduling::PerWorker => Claim::FirstOfGroup,
+        };
+        let (bound, path) = match address {
+            ListenAddr::Tcp(tcp) => (bind_tcp(*tcp, options, claim)?, None),
+            ListenAddr::AnyHost { port } => (bind_any_host(*port, options, claim)?, None),
+            ListenAddr::Unix(_) | ListenAddr::Fd(_) if claim != Claim::Alone => {
+                let detail = "one socket for each worker exists for TCP only; use shared scheduling, or a TCP address";
+                return Err(refused(address, detail.to_owned()));
+            }
+            ListenAddr::Unix(path) => {
+                let (bound, guard) = bind_unix(path, options)?;
+                (bound, Some(guard))
+            }
+            ListenAddr::Fd(number) => (adopt_listener(*number)?, None),
+        };
+        let BoundSocket { fd, address: bound } = bound;
+        let sockets = match scheduling {
+            Scheduling::Shared => Sockets::Shared(fd),
+            Scheduling::PerWorker => Sockets::Group {
+                address: tcp_address(&fd).map_err(|errno| failed(address, "read the bound address", errno, ""))?,
+                spare: Some(fd),
+                of_slots: HashMap::new(),
+            },
+        };
+        Ok(Self {
+            asked: address.clone(),
+            options: options.clone(),
+            scheduling,
+            address: bound,
+            holders: BTreeSet::new(),
+            _path: path,
+            sockets,
+        })
+    }
+
+    /// A duplicate of the socket that `slot` accepts on; made now if the slot has none yet.
+    fn share(&mut self, slot: &Slot) -> Result<OwnedFd, ListenError> {
+        let (address, spare, of_slots) = match &mut self.sockets {
+            Sockets::Shared(socket) => return duplicate(socket, &self.asked),
+            Sockets::Group {
+                address,
+                spare,
+                of_slots,
+            } => (*address, spare, of_slots),
+        };
+        if let Some(socket) = of_slots.get(slot) {
+            return duplicate(socket, &self.asked);
+        }
+        // The duplicate first, in both cases: if there is no descriptor for it, no socket may be left that already gets
+        // connections and that nobody knows of.
+        let shared = match spare.take() {
+            Some(socket) => match duplicate(&socket, &self.asked) {
+                Ok(shared) => (socket, shared),
+                Err(error) => {
+                    *spare = Some(socket);
+                    return Err(error);
+                }
+            },
+            None => {
+                let socket = prepare_tcp(address, &self.options, Claim::JoinGroup)?;
+                let shared = duplicate(&socket, &self.asked)?;
+                start_tcp(&socket, address, &self.options)?;
+                (socket, shared)
+            }
+        };
+        of_slots.insert(slot.clone(), shared.0);
+        Ok(shared.1)
+    }
+
+    /// One bind cannot satisfy two wishes: the later asker has to know.
+    fn check_same(&self, options: &ListenOptions) -> Result<(), ListenError> {
+        let effective = |options: &ListenOptions| ListenOptions {
+            scheduling: Some(options.scheduling.unwrap_or(default_scheduling(&self.asked))),
+            ..options.clone()
+        };
+        let (bound, asked) = (effective(&self.options), effective(options));
+        if bound == asked {
+            return Ok(());
+        }
+        let detail = format!("it is bound already with other options; ask with the same: {bound:?}, not {asked:?}");
+        Err(refused(&self.asked, detail))
+    }
+}
+
+fn declared_name(key: &ListenKey) -> Option<&str> {
+    match key {
+        ListenKey::Named(name) => Some(name),
+        ListenKey::Asked { .. } => None,
+    }
+}
+
+fn with_absolute_path(address: &ListenAddr, cwd: Option<&Path>) -> Result<ListenAddr, ListenError> {
+    match address {
+        ListenAddr::Unix(path) => absolute(path, cwd).map(ListenAddr::Unix),
+        ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => Ok(address.clone()),
+    }
+}
+
+fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenError> {
+    socket.try_clone().map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+        failed(asked, "duplicate the socket", errno, common_way_out(errno))
+    })
+}
+
+#[cfg(test)]
+mod tests;
