@@ -1,0 +1,188 @@
+//! An accepted connection: its stream, and the count of those that are open. What is spoken on it is not known here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+
+/// The byte stream of an accepted connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Stream {
+    /// Accepted on a TCP address.
+    Tcp(TcpStream),
+    /// Accepted on a Unix path.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// The TCP stream.
+    ///
+    /// # Errors
+    /// The stream itself, if it is a Unix one.
+    pub fn into_tcp(self) -> Result<TcpStream, Self> {
+        match self {
+            Self::Tcp(stream) => Ok(stream),
+            Self::Unix(_) => Err(self),
+        }
+    }
+
+    /// The Unix stream.
+    ///
+    /// # Errors
+    /// The stream itself, if it is a TCP one.
+    pub fn into_unix(self) -> Result<UnixStream, Self> {
+        match self {
+            Self::Unix(stream) => Ok(stream),
+            Self::Tcp(_) => Err(self),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Neither kind buffers in the process.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A connection fresh from the queue of a listening socket.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    /// The client's address; a Unix one has none worth telling.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// Counts open connections, so that a stop can wait for the last one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connections {
+    shared: Arc<Shared>,
+}
+
+/// One open connection: counted until this is dropped.
+#[derive(Debug)]
+#[must_use = "the connection counts as closed when this is dropped"]
+pub struct ConnectionGuard {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    open: AtomicUsize,
+    closed: Notify,
+}
+
+impl Connections {
+    pub(crate) fn open(&self) -> ConnectionGuard {
+        self.shared.open.fetch_add(1, Ordering::SeqCst);
+        ConnectionGuard {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when no connection is open.
+    pub(crate) async fn idle(&self) {
+        self.below(1).await;
+    }
+
+    /// Resolves when fewer than `limit` connections are open.
+    pub(crate) async fn below(&self, limit: usize) {
+        loop {
+            let mut closed = pin!(self.shared.closed.notified());
+            // Register before counting: the last one may close between the count and the wait.
+            closed.as_mut().enable();
+            if self.count() < limit {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::SeqCst);
+        self.shared.closed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn idle_waits_for_the_last_connection() {
+        let connections = Connections::default();
+        connections.idle().await;
+        let (first, second) = (connections.open(), connections.open());
+        assert_eq!(connections.count(), 2);
+        let waiting = actix_rt::spawn({
+            let connections = connections.clone();
+            async move { connections.idle().await }
+        });
+        drop(first);
+        connections.below(2).await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,331 @@
+//! How an HTTP/1 connection ends when the worker stops: nothing begun is cut, nothing idle is waited for.
+//!
+//! The HTTP dispatcher is not ours and knows nothing of the stop; it does know that end-of-file means "no more
+//! requests". So the stream given to it is wrapped, and tells it end-of-file at the right moment:
+//!
+//! | at the stop the connection … | it is closed |
+//! |---|---|
+//! | has a request in progress or unsent response bytes | after the response |
+//! | was used before and is idle | at once |
+//! | is new, nothing received yet | after `FRESH_PATIENCE` (the first request may be on its way) |
+//! | has sent part of a request head | after the client's time limit for heads |
+//!
+//! Everything here is on one thread. Accepting, and the application, are in `web`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use bytes::Bytes;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::conn::{ConnectionGuard, Stream};
+use crate::worker::counters::Counters;
+
+/// The stop, as all connections of one listener see it.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    stage: Cell<Stage>,
+    last_id: Cell<u64>,
+    open: RefCell<HashMap<u64, Weak<ConnState>>>,
+}
+
+/// Which connections without a request in progress are closed. Only ever moves on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    None,
+    Used,
+    UsedAndFresh,
+    All,
+}
+
+impl Drain {
+    /// Closes what is idle, and everything else as it becomes idle. Then moves on by time, so that no client can hold
+    /// the stop up by being silent; lasts until it is dropped.
+    pub(super) async fn run(&self, head_patience: Duration) {
+        let fresh = FRESH_PATIENCE.min(head_patience);
+        self.enter(Stage::Used);
+        tokio::time::sleep(fresh).await;
+        self.enter(Stage::UsedAndFresh);
+        tokio::time::sleep(head_patience.saturating_sub(fresh)).await;
+        self.enter(Stage::All);
+        std::future::pending().await
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.stage.get() != Stage::None
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.stage.set(stage);
+        for state in self.open.borrow().values().filter_map(Weak::upgrade) {
+            state.wake_reader();
+        }
+    }
+}
+
+/// What is known about one connection, shared between its stream, its requests and the drain.
+#[derive(Debug)]
+pub(super) struct ConnState {
+    id: u64,
+    drain: Rc<Drain>,
+    counters: Counters,
+    /// Requests whose response is not completely produced.
+    in_flight: Cell<u32>,
+    /// Did a request ever begin?
+    used: Cell<bool>,
+    /// Bytes were received that no request has begun with yet: part of a head, in all probability.
+    partial: Cell<bool>,
+    /// The dispatcher holds response bytes that the kernel has not taken.
+    unsent: Cell<bool>,
+    /// The client was told that the connection closes, because of the stop.
+    announced: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl ConnState {
+    /// Begins a request: counted, and protected from the drain, until the result is dropped.
+    pub(super) fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.used.set(true);
+        self.partial.set(false);
+        self.counters.request_started();
+        InFlight { state: Rc::clone(self) }
+    }
+
+    /// Should the response that is about to be sent announce the end of the connection?
+    pub(super) fn announce_close(&self) -> bool {
+        let draining = self.drain.has_begun();
+        if draining {
+            self.announced.set(true);
+        }
+        draining
+    }
+
+    fn is_over(&self) -> bool {
+        self.in_flight.get() == 0
+            && !self.unsent.get()
+            && match self.drain.stage.get() {
+                Stage::None => false,
+                Stage::Used => self.used.get() && !self.partial.get(),
+                Stage::UsedAndFresh => !self.partial.get(),
+                Stage::All => true,
+            }
+    }
+
+    fn park(&self, waker: &Waker) {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|parked| parked.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Something that kept the connection open ended: its reader may have to be told of the end.
+    fn reconsider(&self) {
+        if self.drain.has_begun() && self.is_over() {
+            self.wake_reader();
+        }
+    }
+}
+
+/// A request in progress.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    state: Rc<ConnState>,
+}
+
+impl InFlight {
+    pub(super) fn state(&self) -> &ConnState {
+        &self.state
+    }
+
+    pub(super) fn failed(&self) {
+        self.state.counters.error();
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The handler panicked: the runtime drops the connection's task while it unwinds.
+            self.failed();
+        }
+        self.state.in_flight.set(self.state.in_flight.get() - 1);
+        self.state.counters.request_finished();
+        self.state.reconsider();
+    }
+}
+
+/// A response body that keeps its request in progress until the dispatcher has all of it, or gave up on it.
+#[derive(Debug)]
+pub(super) struct TrackedBody {
+    body: BoxBody,
+    _request: InFlight,
+}
+
+impl TrackedBody {
+    pub(super) fn new(body: BoxBody, request: InFlight) -> Self {
+        Self {
+            body,
+            _request: request,
+        }
+    }
+}
+
+impl MessageBody for TrackedBody {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+}
+
+/// The stream given to the HTTP dispatcher.
+#[derive(Debug)]
+pub(super) struct GracefulStream {
+    stream: Stream,
+    state: Rc<ConnState>,
+    closing: Option<Pin<Box<Sleep>>>,
+    _open: ConnectionGuard,
+}
+
+impl GracefulStream {
+    pub(super) fn new(stream: Stream, drain: &Rc<Drain>, counters: Counters, open: ConnectionGuard) -> Self {
+        let id = drain.last_id.get() + 1;
+        drain.last_id.set(id);
+        let state = Rc::new(ConnState {
+            id,
+            drain: Rc::clone(drain),
+            counters,
+            in_flight: Cell::new(0),
+            used: Cell::new(false),
+            partial: Cell::new(false),
+            unsent: Cell::new(false),
+            announced: Cell::new(false),
+            reader: RefCell::new(None),
+        });
+        drain.open.borrow_mut().insert(id, Rc::downgrade(&state));
+        Self {
+            stream,
+            state,
+            closing: None,
+            _open: open,
+        }
+    }
+
+    pub(super) fn state(&self) -> &Rc<ConnState> {
+        &self.state
+    }
+
+    /// Asked of the kernel: its answer is newer than the runtime's. Closing over unread bytes would reset the
+    /// connection, and bytes that are here by now came before the stop for all the client can know.
+    fn has_unread(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.stream.as_fd().as_raw_fd(), &mut [0], flags).is_ok_and(|n| n > 0)
+    }
+
+    /// Reads and discards what the client still sends, until it closes too. Without this, requests pipelined behind
+    /// the last answered one would make the kernel reset the connection, and the answer could be lost with it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let closing = self.closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        // Bounded: the timer ends it, and each read spends from the runtime's budget for this task.
+        while closing.as_mut().poll(cx).is_pending() {
+            let mut discarded = [0; 4096];
+            let mut buf = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// After a write of a buffer of `len` bytes: the dispatcher always offers all it has.
+    fn wrote(&self, len: usize, outcome: &Poll<io::Result<usize>>) {
+        let sent = match outcome {
+            Poll::Ready(Ok(n)) => *n,
+            Poll::Ready(Err(_)) => len,
+            Poll::Pending => 0,
+        };
+        self.state.unsent.set(sent < len);
+        self.state.reconsider();
+    }
+}
+
+impl Drop for GracefulStream {
+    fn drop(&mut self) {
+        self.state.drain.open.borrow_mut().remove(&self.state.id);
+    }
+}
+
+impl AsyncRead for GracefulStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let state = &self.state;
+        match &outcome {
+            Poll::Ready(_) => {
+                if buf.filled().len() > before && state.in_flight.get() == 0 {
+                    state.partial.set(true);
+                }
+                outcome
+            }
+            // Out of budget is no statement about the stream; the runtime polls again by itself.
+            Poll::Pending if state.is_over() && tokio::task::coop::has_budget_remaining() && !self.has_unread() => {
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                state.park(cx.waker());
+                outcome
+            }
+        }
+    }
+}
+
+impl AsyncWrite for GracefulStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(buf.len(), &outcome);
+        outcome
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        if self.state.announced.get() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How long a connection without any request yet is kept at the stop: longer than any round trip, so that a client
+/// whose connection was just accepted gets its request through.
+const FRESH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a client may take to close after it was told that the connection closes.
+const LINGER: Duration = Duration::from_secs(1);

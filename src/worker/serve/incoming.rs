@@ -1,0 +1,173 @@
+//! Accepted connections for any tokio server: the worker accepts and waits, the server speaks.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::conn::{ConnectionGuard, Connections, Stream};
+use super::intake::Intake;
+
+/// The connections of one listener.
+///
+/// Ends when the worker is told to stop, after the connections that were queued by then. The worker's stop waits for
+/// each [`Connection`] that is still held, up to the grace period of the cluster.
+#[derive(Debug)]
+pub struct Incoming {
+    intake: Intake,
+    connections: Connections,
+}
+
+/// An accepted connection: a byte stream that the worker's stop waits for.
+#[derive(Debug)]
+pub struct Connection {
+    /// The stream.
+    pub stream: Stream,
+    /// The client's address; `None` on a Unix path.
+    pub peer: Option<SocketAddr>,
+    guard: ConnectionGuard,
+}
+
+impl Incoming {
+    pub(crate) fn new(intake: Intake, connections: Connections) -> Self {
+        Self { intake, connections }
+    }
+
+    /// The next connection; `None` once the worker was told to stop and everything queued by then was taken.
+    ///
+    /// Safe to drop and call again (in `select!`, say): no connection is lost.
+    pub async fn accept(&mut self) -> Option<Connection> {
+        let accepted = self.intake.accept().await?;
+        Some(Connection {
+            stream: accepted.stream,
+            peer: accepted.peer,
+            guard: self.connections.open(),
+        })
+    }
+
+    /// Runs `serve` for each connection in a task of its own on this thread; returns when the worker was told to stop
+    /// and every one of these tasks has ended. A task that panics ends only its own connection.
+    ///
+    /// # Panics
+    /// Outside of an actix `System` or another local task set.
+    pub async fn serve_with<F, Fut>(mut self, mut serve: F)
+    where
+        F: FnMut(Connection) -> Fut,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let tasks = Connections::default();
+        while let Some(connection) = self.accept().await {
+            let (served, task) = (serve(connection), tasks.open());
+            // The task ends with its connection; `idle` below waits for all of them.
+            drop(actix_rt::spawn(async move {
+                let _task = task;
+                served.await;
+            }));
+        }
+        tasks.idle().await;
+    }
+}
+
+impl Connection {
+    /// The stream, the client's address, and the guard: the worker's stop waits until the guard is dropped.
+    pub fn into_parts(self) -> (Stream, Option<SocketAddr>, ConnectionGuard) {
+        (self.stream, self.peer, self.guard)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::worker::shutdown::Shutdown;
+
+    async fn echo(mut connection: Connection) {
+        let mut line = [0; 5];
+        connection.read_exact(&mut line).await.unwrap();
+        assert_ne!(&line, b"panic", "asked to");
+        connection.write_all(&line).await.unwrap();
+    }
+
+    #[actix_rt::test]
+    async fn a_tokio_server_finishes_its_connections_before_it_returns() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, connections) = (Shutdown::new(), Connections::default());
+        let intake = Intake::new(listener.into(), shutdown.clone()).unwrap();
+        let serving = actix_rt::spawn(Incoming::new(intake, connections.clone()).serve_with(echo));
+        let mut unlucky = TcpStream::connect(address).await.unwrap();
+        unlucky.write_all(b"panic").await.unwrap();
+        assert!(matches!(unlucky.read(&mut [0]).await, Ok(0) | Err(_)));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        shutdown.start();
+        client.write_all(b"hello").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "hello");
+        tokio::time::timeout(Duration::from_secs(5), serving)
+            .await
+            .unwrap()
+            .unwrap();
+        connections.idle().await;
+    }
+
+    #[actix_rt::test]
+    async fn a_held_connection_keeps_the_count_and_unix_paths_work() {
+        let path = std::env::temp_dir().join(format!("incoming-{}.sock", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let connections = Connections::default();
+        let intake = Intake::new(listener.into(), Shutdown::new()).unwrap();
+        let mut incoming = Incoming::new(intake, connections.clone());
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let connection = incoming.accept().await.unwrap();
+        assert_eq!((connections.count(), connection.peer), (1, None));
+        let (stream, _, guard) = connection.into_parts();
+        let mut stream = stream.into_tcp().unwrap_err();
+        stream.write_all(b"x").await.unwrap();
+        drop(stream);
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+        assert_eq!(connections.count(), 1);
+        drop(guard);
+        assert_eq!(connections.count(), 0);
+    }
+}

@@ -1,0 +1,180 @@
+//! Serving an actix-web application on the worker's own thread: accept, count, drain. How a connection is drained is
+//! in `graceful`.
+//!
+//! One thread, one application, no hand-over between threads: the processes are the parallelism. What `HttpServer`
+//! adds (its accept thread, worker threads and signal handlers) has no use inside a worker.
+
+use std::fmt::Debug;
+use std::future::poll_fn;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_http::{ConnectionType, HttpService, Request, Response};
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, map_config,
+};
+use actix_web::body::MessageBody;
+use actix_web::dev::AppConfig;
+use actix_web::{Error, HttpResponse};
+
+use super::conn::{Accepted, Connections, Stream};
+use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
+use super::intake::Intake;
+use crate::worker::counters::Counters;
+
+/// Limits of serving HTTP.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// How long a connection may be idle between requests. Default 5 s; zero closes after each response.
+    pub keep_alive: Duration,
+    /// How long the head of the first request may take, and at the stop that of any. Default 5 s; zero is no limit
+    /// (and the default at the stop).
+    pub client_request_timeout: Duration,
+    /// How long closing may take after the last response. Default 1 s; zero is no limit.
+    pub client_disconnect_timeout: Duration,
+    /// Connections open at once; while reached, further ones wait in the kernel's queue. Default: no limit but that on
+    /// descriptors. Connections queued at the stop are served even beyond it.
+    pub max_connections: Option<usize>,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(5),
+            client_request_timeout: HEAD_PATIENCE,
+            client_disconnect_timeout: Duration::from_secs(1),
+            max_connections: None,
+        }
+    }
+}
+
+/// Why an application could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// A data factory or another part of the application failed to start.
+    #[error("the application could not be started: one of its factories failed, its error is in the log")]
+    App,
+}
+
+/// Serves the application until the worker is told to stop and the last connection has ended.
+///
+/// `app` is called once: there is one application in each worker process.
+pub(crate) async fn serve_app<F, I, S, B>(
+    intake: Intake,
+    counters: Counters,
+    options: ServeOptions,
+    app: F,
+) -> Result<(), ServeError>
+where
+    F: FnOnce() -> I,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<Error> + 'static,
+    S::InitError: Debug,
+    S::Response: Into<Response<B>> + 'static,
+    <S::Service as Service<Request>>::Future: 'static,
+    S::Service: 'static,
+    B: MessageBody + 'static,
+{
+    let local = intake.local_addr();
+    let config = app_config(local);
+    let app = map_config(app(), move |()| config.clone())
+        .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
+    let app = apply_fn_factory(app, |request: Request, app: &_| {
+        let state = request.conn_data::<Rc<ConnState>>();
+        let active = state.expect("the callback below gave one to every connection").begin();
+        let answer = Service::<Request>::call(app, request);
+        async move {
+            Ok(match answer.await {
+                Ok(answer) => track(answer.into(), active),
+                Err(answer) => track(answer, active),
+            })
+        }
+    });
+    let mut http = HttpService::build()
+        .keep_alive(options.keep_alive)
+        .client_request_timeout(options.client_request_timeout)
+        .client_disconnect_timeout(options.client_disconnect_timeout)
+        .on_connect_ext(|stream: &GracefulStream, data| {
+            data.insert(Rc::clone(stream.state()));
+        });
+    if let Some(local) = local {
+        http = http.local_addr(local);
+    }
+    let service = http.h1(app).new_service(()).await.map_err(|()| ServeError::App)?;
+    accept_and_drain(&intake, &counters, &options, service).await;
+    Ok(())
+}
+
+async fn accept_and_drain<H>(intake: &Intake, counters: &Counters, options: &ServeOptions, service: H)
+where
+    H: Service<(GracefulStream, Option<SocketAddr>)> + 'static,
+{
+    let service = Rc::new(service);
+    let connections = Connections::default();
+    let drain = Rc::new(Drain::default());
+    loop {
+        if let Some(max) = options.max_connections {
+            tokio::select! {
+                () = connections.below(max.max(1)) => {}
+                () = intake.shutdown().started() => {}
+            }
+        }
+        let Some(Accepted { stream, peer }) = intake.accept().await else {
+            break;
+        };
+        if let Stream::Tcp(stream) = &stream
+            && let Err(error) = stream.set_nodelay(true)
+        {
+            // The client is gone already; the dispatcher will find out. It is no reason to stop accepting.
+            tracing::debug!(err = %error, "TCP_NODELAY not set");
+        }
+        let stream = GracefulStream::new(stream, &drain, counters.clone(), connections.open());
+        let service = Rc::clone(&service);
+        // Detached: `connections` tells when they have all ended, a panic ends only its own.
+        drop(actix_rt::spawn(async move {
+            if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                // The dispatcher's errors are about this client (gone, too slow, no HTTP) and have been answered.
+                drop(service.call((stream, peer)).await);
+            }
+        }));
+    }
+    let head_patience = if options.client_request_timeout.is_zero() {
+        HEAD_PATIENCE
+    } else {
+        options.client_request_timeout
+    };
+    let mut draining = pin!(drain.run(head_patience));
+    tokio::select! {
+        () = connections.idle() => {}
+        () = &mut draining => {}
+    }
+}
+
+/// Counts a failed answer, announces the end of the connection if it is near, and keeps the request in progress until
+/// its body is produced.
+fn track<B: MessageBody + 'static>(mut answer: Response<B>, active: InFlight) -> Response<TrackedBody> {
+    if answer.status().is_server_error() {
+        active.failed();
+    }
+    // A connection that changes its protocol (a WebSocket) is no longer HTTP's to close.
+    if !answer.upgrade() && active.state().announce_close() {
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    answer.map_body(|_, body| TrackedBody::new(body.boxed(), active))
+}
+
+/// What the application may ask about its listener.
+fn app_config(local: Option<SocketAddr>) -> AppConfig {
+    let local = local.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 8080).into());
+    // Hidden, but the only way in, and kept for the whole of actix-web 4: its own test server is a separate crate that
+    // depends on it. `AppConfig::default` would give every URL made without a `Host` header the wrong port.
+    AppConfig::__priv_test_new(false, local.to_string(), local)
+}
+
+/// The time limit for request heads at the stop where none is set.
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
