@@ -1,0 +1,1 @@
+//! The slots in start order: what each should be.
