@@ -23,6 +23,7 @@ pub(crate) use intensity::Window;
 pub use intensity::{RestartIntensity, RestartLimit};
 pub use readiness::ReadyWhen;
 pub use restart::RestartType;
+pub(crate) use restart::declines_restart;
 pub use shutdown::ShutdownPolicy;
 pub(crate) use shutdown::{Ladder, Rung};
 pub use strategy::{OneForOne, RestartStrategy};
