@@ -230,3 +230,6 @@ impl Supervision {
         self.ignored
     }
 }
+
+#[cfg(test)]
+mod tests;
