@@ -1,1 +1,29 @@
-//! (room to be filled)
+//! Decisions: small pure answers to one question each.
+//!
+//! | question | answered in |
+//! |---|---|
+//! | does this end deserve a restart? | [`restart`] |
+//! | who goes with it? | [`strategy`] |
+//! | too often? | [`intensity`] |
+//! | how long to wait? | [`backoff`] |
+//! | how is a worker stopped, and when is it ready? | [`shutdown`], [`readiness`] |
+//!
+//! Not here: who asks (that is [`crate::supervision`]), clocks, random sources, effects of any kind.
+
+mod backoff;
+mod intensity;
+mod readiness;
+mod restart;
+mod shutdown;
+mod strategy;
+
+pub(crate) use backoff::SplitMix64;
+pub use backoff::{Backoff, RestartDelay};
+pub(crate) use intensity::Window;
+pub use intensity::{RestartIntensity, RestartLimit};
+pub use readiness::ReadyWhen;
+pub use restart::RestartType;
+pub(crate) use restart::declines_restart;
+pub use shutdown::ShutdownPolicy;
+pub(crate) use shutdown::{Ladder, Rung};
+pub use strategy::{OneForOne, RestartStrategy};

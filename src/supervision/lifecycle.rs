@@ -1,0 +1,451 @@
+//! The machine of one process: from its birth to exactly one exit, whatever the process does or says.
+//!
+//! Not here: its words ([`super::life`]), what follows from the end for its slot ([`super::Supervision`]), the channel and
+//! the signals themselves.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::model::{Exit, ExitReason, ExitStatus, Mono, Signal, WorkerError, WorkerState, WorkerStats};
+use crate::policy::{Ladder, ReadyWhen, Rung, ShutdownPolicy};
+
+use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report};
+
+/// One process, from its birth to exactly one exit.
+///
+/// ```text
+///  birth ──► Up { heard: Silent → Online → Listening, boot: Pending → Ready }
+///             │  │   │
+///             │  │   └─ boot limit ──► Up { boot: Expired }    SIGKILL; nothing it says counts any more
+///             │  │
+///             │  └─ StopOrdered, Leaving ──► Exiting ──┐
+///             │                                        │ ChannelClosed, ProtocolBroken
+///             └─ ChannelClosed, ProtocolBroken ──► Disconnected
+///
+///  any ── Exited ──► Dead
+/// ```
+///
+/// A worker may lie: what is out of order changes nothing but a count.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    config: LifecycleConfig,
+    state: State,
+    ladder: Ladder,
+    /// Why the master is ending it; the first reason stays.
+    cause: Option<ExitReason>,
+    exited_after_disconnect: Option<bool>,
+    /// Signals sent through a handle, bit `number - 1` each.
+    signals: u64,
+    stats: WorkerStats,
+    ignored: u64,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Up { heard: Heard, boot: Boot },
+    Exiting(Past),
+    Disconnected(Past),
+    Dead,
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Silent,
+    Online,
+    Listening,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// Not ready; killed at this instant.
+    Pending(Mono),
+    Ready,
+    /// Killed because it was not ready in time.
+    Expired,
+}
+
+/// What the exit has to tell about the time before the end began.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    was_ready: bool,
+    /// Did it announce its end?
+    left: bool,
+}
+
+impl Lifecycle {
+    /// How long after its channel the process may die before the master ends it. The kernel closes a dying process's
+    /// descriptors just before it reports the death, so at first a closed channel looks the same in a crash and in a
+    /// worker that lives on; signalling at once would blame every crash on the channel.
+    const DEATH_AFTER_CLOSE: Duration = Duration::from_millis(100);
+
+    /// A process that was born just now.
+    pub(crate) fn new(config: LifecycleConfig, now: Mono) -> Self {
+        let mut this = Self {
+            config,
+            state: State::Up {
+                heard: Heard::Silent,
+                boot: Boot::Pending(now + config.boot),
+            },
+            ladder: Ladder::default(),
+            cause: None,
+            exited_after_disconnect: None,
+            signals: 0,
+            stats: WorkerStats::default(),
+            ignored: 0,
+            outputs: VecDeque::new(),
+        };
+        if config.ready_when == ReadyWhen::Spawned {
+            this.become_ready(Heard::Silent);
+        }
+        this
+    }
+
+    /// A fact happened.
+    #[expect(clippy::needless_pass_by_value, reason = "a fact is used up by what follows from it")]
+    pub(crate) fn handle(&mut self, input: LifeInput, now: Mono) -> Note {
+        use LifeInput as In;
+        match (self.state, input) {
+            // It comes up. Silent → Online → Listening, in this order only.
+            (State::Up { heard: Heard::Silent, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Online) => {
+                self.progress(Heard::Online, boot, Fact::Online);
+            }
+            (
+                State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Ready) },
+                In::Listening(address),
+            ) => self.progress(Heard::Listening, boot, Fact::Listening(address)),
+            (State::Up { heard: heard @ (Heard::Online | Heard::Listening), boot: Boot::Pending(_) }, In::Ready) => {
+                self.become_ready(heard);
+            }
+
+            // It goes, or is told to.
+            (State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Leaving) => {
+                self.leave(boot == Boot::Ready, now);
+            }
+            (State::Exiting(past @ Past { left: false, .. }), In::Leaving) => {
+                self.ladder.answered();
+                self.state = State::Exiting(Past { left: true, ..past });
+            }
+            (State::Up { heard, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::StopOrdered(policy)) => {
+                self.stop(heard, boot == Boot::Ready, policy, now);
+            }
+            (State::Up { boot: Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::StopOrdered(policy)) => {
+                self.stop_again(policy, now);
+            }
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::KillOrdered(signal)) => {
+                return self.signal(signal, now);
+            }
+
+            // Its channel is gone.
+            (State::Up { boot, .. }, In::ChannelClosed) => self.close_unasked(boot == Boot::Ready, now),
+            (State::Exiting(past), In::ChannelClosed) => self.disconnect(past),
+            (State::Up { boot, .. }, In::ProtocolBroken(what)) => {
+                let past = Past { was_ready: boot == Boot::Ready, left: false };
+                self.break_off(past, what, now);
+            }
+            (State::Exiting(past), In::ProtocolBroken(what)) => self.break_off(past, what, now),
+
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Stats(stats)) => self.stats = stats,
+
+            // It is gone.
+            (State::Up { boot, .. }, In::Exited(status)) => {
+                let past = Past { was_ready: boot == Boot::Ready, left: false };
+                self.disconnect(past);
+                self.exit(past, status);
+            }
+            (State::Exiting(past), In::Exited(status)) => {
+                self.disconnect(past);
+                self.exit(past, status);
+            }
+            (State::Disconnected(past), In::Exited(status)) => self.exit(past, status),
+
+            // Out of order or said twice: a lie or a mistake of the worker.
+            (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Pending(_) | Boot::Ready }, In::Online)
+            | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) | Boot::Ready }, In::Listening(_) | In::Ready | In::Leaving)
+            | (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Ready }, In::Ready)
+            | (State::Exiting(Past { left: true, .. }), In::Leaving)
+            // Sent before it learned of its end, or the end was decided.
+            | (State::Up { boot: Boot::Expired, .. }, In::Online | In::Listening(_) | In::Ready | In::Leaving)
+            | (State::Exiting(_), In::Online | In::Listening(_) | In::Ready)
+            | (
+                State::Disconnected(_),
+                In::Online | In::Listening(_) | In::Ready | In::Leaving | In::ChannelClosed | In::ProtocolBroken(_),
+            )
+            | (
+                State::Dead,
+                In::Online
+                | In::Listening(_)
+                | In::Ready
+                | In::Leaving
+                | In::Stats(_)
+                | In::ChannelClosed
+                | In::ProtocolBroken(_)
+                | In::StopOrdered(_)
+                | In::KillOrdered(_)
+                | In::Exited(_),
+            ) => return self.ignore(),
+        }
+        self.climb(now);
+        Note::Taken
+    }
+
+    /// Time passed.
+    pub(crate) fn handle_deadline(&mut self, now: Mono) {
+        if let State::Up {
+            heard,
+            boot: Boot::Pending(at),
+        } = self.state
+            && at <= now
+        {
+            self.state = State::Up {
+                heard,
+                boot: Boot::Expired,
+            };
+            // Somebody's `SIGKILL` may be under way already; then that is the reason.
+            if !self.ladder.is_killed() {
+                self.cause.get_or_insert(ExitReason::BootTimeout);
+                self.ladder.kill_by(ShutdownPolicy::Brutal, now);
+            }
+        }
+        self.climb(now);
+    }
+
+    /// What must be done or told next.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_deadline`](Self::handle_deadline).
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        let boot = match self.state {
+            State::Up {
+                boot: Boot::Pending(at),
+                ..
+            } => Some(at),
+            State::Up {
+                boot: Boot::Ready | Boot::Expired,
+                ..
+            }
+            | State::Exiting(_)
+            | State::Disconnected(_) => None,
+            State::Dead => return None,
+        };
+        boot.into_iter().chain(self.ladder.next_deadline()).min()
+    }
+
+    /// The public word for where it is.
+    pub(crate) const fn state(&self) -> WorkerState {
+        match self.state {
+            State::Up {
+                heard: Heard::Silent, ..
+            } => WorkerState::Created,
+            State::Up {
+                heard: Heard::Online, ..
+            } => WorkerState::Online,
+            State::Up {
+                heard: Heard::Listening,
+                ..
+            } => WorkerState::Listening,
+            State::Exiting(_) => WorkerState::Exiting,
+            State::Disconnected(_) => WorkerState::Disconnected,
+            State::Dead => WorkerState::Dead,
+        }
+    }
+
+    /// Can it serve?
+    pub(crate) const fn is_ready(&self) -> bool {
+        matches!(self.state, State::Up { boot: Boot::Ready, .. })
+    }
+
+    /// Node's `exitedAfterDisconnect`: the first of "asked or announced" (true) and "ended unasked" (false).
+    pub(crate) const fn exited_after_disconnect(&self) -> Option<bool> {
+        self.exited_after_disconnect
+    }
+
+    /// The numbers it last reported.
+    pub(crate) const fn stats(&self) -> WorkerStats {
+        self.stats
+    }
+
+    /// Inputs that were out of order, repeated or too late.
+    pub(crate) const fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    fn progress(&mut self, heard: Heard, boot: Boot, fact: Fact) {
+        self.state = State::Up { heard, boot };
+        self.tell(fact);
+        let rule_met = match self.config.ready_when {
+            ReadyWhen::Online => heard == Heard::Online,
+            ReadyWhen::Listening => heard == Heard::Listening,
+            ReadyWhen::Spawned | ReadyWhen::Called => false,
+        };
+        if rule_met && boot != Boot::Ready {
+            self.become_ready(heard);
+        }
+    }
+
+    fn become_ready(&mut self, heard: Heard) {
+        self.state = State::Up {
+            heard,
+            boot: Boot::Ready,
+        };
+        self.tell(Fact::Ready);
+    }
+
+    /// It announced its end. `Brutal` and `Infinity` say nothing about an end it chose itself.
+    fn leave(&mut self, was_ready: bool, now: Mono) {
+        self.exited_after_disconnect.get_or_insert(true);
+        self.state = State::Exiting(Past { was_ready, left: true });
+        self.tell(Fact::Exiting);
+        if let policy @ ShutdownPolicy::Grace(_) = self.config.shutdown {
+            self.ladder.kill_by(policy, now);
+        }
+    }
+
+    fn stop(&mut self, heard: Heard, was_ready: bool, policy: ShutdownPolicy, now: Mono) {
+        self.cause.get_or_insert(ExitReason::Ordered);
+        self.exited_after_disconnect.get_or_insert(true);
+        self.state = State::Exiting(Past { was_ready, left: false });
+        self.tell(Fact::Exiting);
+        self.ladder.kill_by(policy, now);
+        if policy != ShutdownPolicy::Brutal {
+            self.order(Order::SendStop);
+            // Before it is online nobody reads the channel; its bootstrap leaves SIGTERM deadly until then.
+            let patience = if heard == Heard::Silent {
+                Duration::ZERO
+            } else {
+                self.config.ask
+            };
+            self.ladder.terminate_at(now + patience);
+        }
+    }
+
+    /// It is going already: one more order can only make it faster.
+    fn stop_again(&mut self, policy: ShutdownPolicy, now: Mono) {
+        self.cause.get_or_insert(ExitReason::Ordered);
+        self.exited_after_disconnect.get_or_insert(true);
+        self.ladder.kill_by(policy, now);
+    }
+
+    fn signal(&mut self, signal: Signal, now: Mono) -> Note {
+        if signal == Signal::KILL && self.ladder.is_killed() {
+            return self.ignore();
+        }
+        self.signals |= bit(signal);
+        self.order(Order::Signal(signal));
+        if signal == Signal::KILL {
+            self.ladder.killed(now);
+        } else if signal.asks_to_end() {
+            // A worker that spins never sees a polite signal.
+            self.ladder.kill_by(self.config.shutdown, now);
+        }
+        self.climb(now);
+        Note::Taken
+    }
+
+    fn close_unasked(&mut self, was_ready: bool, now: Mono) {
+        self.disconnect(Past { was_ready, left: false });
+        let end_of_patience = now + Self::DEATH_AFTER_CLOSE;
+        self.ladder.terminate_at(end_of_patience);
+        self.ladder.kill_by(self.config.shutdown, end_of_patience);
+    }
+
+    fn break_off(&mut self, past: Past, what: String, now: Mono) {
+        self.tell(Fact::Error(WorkerError::Protocol(what.clone())));
+        self.cause.get_or_insert(ExitReason::Protocol(what));
+        self.order(Order::CloseChannel);
+        self.disconnect(past);
+        self.ladder.terminate_at(now);
+        self.ladder.kill_by(self.config.shutdown, now);
+    }
+
+    fn disconnect(&mut self, past: Past) {
+        self.exited_after_disconnect.get_or_insert(false);
+        self.state = State::Disconnected(past);
+        self.tell(Fact::Disconnected);
+    }
+
+    fn exit(&mut self, past: Past, status: ExitStatus) {
+        let reason = self.exit_reason(past, status);
+        let orderly = matches!(reason, ExitReason::Ordered | ExitReason::Voluntary) && status.is_success();
+        // A SIGKILL that was under way when it ended by itself was not needed.
+        let forced = self.ladder.is_killed() && status.code().is_none();
+        self.state = State::Dead;
+        self.tell(Fact::Exited(Exit {
+            status,
+            reason,
+            forced,
+            requests_cut: if orderly { 0 } else { self.stats.active },
+            was_ready: past.was_ready,
+        }));
+    }
+
+    fn exit_reason(&mut self, past: Past, status: ExitStatus) -> ExitReason {
+        if let Some(cause) = self.cause.take() {
+            return cause;
+        }
+        if past.left && status.is_success() {
+            return ExitReason::Voluntary;
+        }
+        let by_handle = status.signal().is_some_and(|signal| {
+            let escalated = signal == Signal::KILL && self.ladder.is_killed();
+            self.signals & bit(signal) != 0 || (self.ended_by_handle() && escalated)
+        });
+        if by_handle {
+            ExitReason::Killed
+        } else {
+            ExitReason::Crash
+        }
+    }
+
+    /// Did a handle send a signal that is meant to end it?
+    fn ended_by_handle(&self) -> bool {
+        [Signal::KILL, Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP]
+            .into_iter()
+            .any(|signal| self.signals & bit(signal) != 0)
+    }
+
+    /// Gives out the rungs that are due.
+    fn climb(&mut self, now: Mono) {
+        if matches!(self.state, State::Dead) {
+            return;
+        }
+        while let Some(rung) = self.ladder.due(now) {
+            // Only now is it sure that the worker outlived its channel. After a signal through a handle that is the reason.
+            if let State::Disconnected(Past { left: false, .. }) = self.state
+                && !self.ended_by_handle()
+            {
+                self.cause.get_or_insert(ExitReason::ChannelClosed);
+            }
+            match rung {
+                Rung::Terminate => self.order(Order::Signal(Signal::TERM)),
+                Rung::Kill => self.order(Order::Signal(Signal::KILL)),
+                Rung::Unkillable => self.tell(Fact::Error(WorkerError::Unkillable)),
+            }
+        }
+    }
+
+    fn ignore(&mut self) -> Note {
+        self.ignored = self.ignored.saturating_add(1);
+        Note::Ignored
+    }
+
+    fn order(&mut self, order: Order) {
+        self.outputs.push_back(Output::Order(order));
+    }
+
+    fn tell(&mut self, fact: Fact) {
+        self.outputs.push_back(Output::Fact(Report {
+            fact,
+            state: self.state(),
+            exited_after_disconnect: self.exited_after_disconnect,
+        }));
+    }
+}
+
+fn bit(signal: Signal) -> u64 {
+    // A signal's number is 1 to 64.
+    1 << (signal.number() - 1)
+}

@@ -1,0 +1,48 @@
+//! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
+
+mod cluster;
+mod process;
+mod trace;
+mod world;
+
+use std::time::Duration;
+
+use super::*;
+use crate::policy::{Backoff, ReadyWhen};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The instant this many milliseconds after the start.
+fn ms(millis: u64) -> Mono {
+    Mono::new(Duration::from_millis(millis))
+}
+
+/// Limits with round numbers: boot 2 s, answer 1 s, grace 5 s.
+fn limits() -> LifecycleConfig {
+    LifecycleConfig {
+        ready_when: ReadyWhen::Listening,
+        boot: 2 * SECOND,
+        ask: SECOND,
+        shutdown: ShutdownPolicy::Grace(5 * SECOND),
+    }
+}
+
+/// One spec named "web" of `count` permanent workers; delays without jitter, 5 restarts in 60 s.
+fn web(count: u32) -> SupervisionConfig {
+    SupervisionConfig {
+        specs: vec![SpecConfig {
+            name: "web".into(),
+            count,
+            restart: RestartType::Permanent,
+            delay: RestartDelay::Backoff(Backoff::default().jitter(0.0)),
+            limit: RestartLimit::default(),
+            stable_after: 60 * SECOND,
+            shutdown: ShutdownPolicy::Grace(5 * SECOND),
+        }],
+        intensity: None,
+        max_booting: 4,
+        when_empty: WhenEmpty::Stop,
+        seed: 1,
+    }
+}
