@@ -139,7 +139,7 @@ async fn f_052_a_child_leads_its_own_process_group() {
 }
 
 #[tokio::test]
-async fn n_001_f_099_f_110_this_image_again_boots_clean() {
+async fn n_001_f_110_this_image_again_boots_clean() {
     let leak = File::open("/etc/passwd").unwrap();
     let (listener, _peer) = UnixStream::pair().unwrap();
     let listener = OwnedFd::from(listener);
@@ -159,6 +159,20 @@ async fn n_001_f_099_f_110_this_image_again_boots_clean() {
         finished.said(&format!("name {}", &name[..name.len().min(15)])),
         "{report}"
     );
+}
+
+#[tokio::test]
+async fn f_099_a_deleted_program_still_starts_its_own_image() {
+    let copy = std::env::temp_dir().join(format!("actix-cluster-image-{}", std::process::id()));
+    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    let finished = run(&Settings {
+        exec: Program::Path(copy.clone()),
+        ..same("deleted")
+    })
+    .await;
+    assert!(!copy.exists());
+    assert!(finished.said("link ends in (deleted): true"), "{}", finished.channel);
+    assert!(finished.said("worker 7 of web.2, generation 3"), "{}", finished.channel);
 }
 
 #[tokio::test]
