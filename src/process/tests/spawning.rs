@@ -81,6 +81,14 @@ async fn f_106_nul_bytes_and_huge_values_are_refused_before_the_fork() {
     assert!(refused(many).detail.contains("pass large values in a file"));
 }
 
+/// Writes a program in another process: written here, it would stay open for writing in a child that another test
+/// starts at that moment, until that child's exec, and could not be executed meanwhile (ETXTBSY).
+fn by_shell(script: &str, file: &Path, argument: &std::ffi::OsStr) {
+    let mut shell = std::process::Command::new("/bin/sh");
+    let status = shell.args(["-c", script]).arg(file).arg(argument).status();
+    assert!(status.unwrap().success());
+}
+
 #[tokio::test]
 async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
     let failure = |exec: &str, cwd: Option<&str>| {
@@ -116,10 +124,7 @@ async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
     assert!(errno == EACCES && detail.contains("is it executable"), "{detail}");
 
     let script = std::env::temp_dir().join(format!("actix-cluster-script-{}", std::process::id()));
-    let write = |text: &str| {
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    };
+    let write = |text: &str| by_shell("printf %s \"$1\" > \"$0\"; chmod 755 \"$0\"", &script, text.as_ref());
     write("#!/no/such/interpreter\n");
     let (errno, detail) = failure(script.to_str().unwrap(), None);
     write("\x01\x02 no program");
@@ -164,7 +169,7 @@ async fn n_001_f_110_this_image_again_boots_clean() {
 #[tokio::test]
 async fn f_099_a_deleted_program_still_starts_its_own_image() {
     let copy = std::env::temp_dir().join(format!("actix-cluster-image-{}", std::process::id()));
-    std::fs::copy("/proc/self/exe", &copy).unwrap();
+    by_shell("cp \"$1\" \"$0\"", &copy, std::env::current_exe().unwrap().as_os_str());
     let finished = run(&Settings {
         exec: Program::Path(copy.clone()),
         ..same("deleted")
