@@ -90,6 +90,11 @@ impl ProcessHandle {
 
     /// Waits for the end and tells how it was. The zombie stays until `reap`. Cancel-safe; any number may wait.
     pub(crate) async fn exited(&self) -> ExitStatus {
+        // First of all for a process that was reaped: its number may be another child's by now, and the thread may
+        // wait for that one.
+        if let Some(status) = self.peek() {
+            return status;
+        }
         match &self.0.end {
             End::Pidfd(pidfd) => loop {
                 let Ok(mut guard) = pidfd.readable().await else {

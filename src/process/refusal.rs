@@ -15,7 +15,7 @@ use crate::sys::process::errno_text;
 pub(super) fn failure(step: SpawnStep, errno: Option<i32>, what: &str) -> SpawnFailure {
     let mut detail = what.to_owned();
     if let Some(errno) = errno {
-        detail = format!("{detail}: {}{}", errno_text(errno), way_out(errno));
+        detail = format!("{detail}: {}{}", errno_text(errno), way_out(step, errno));
     }
     SpawnFailure { step, errno, detail }
 }
@@ -33,15 +33,15 @@ pub(super) fn exec_failure(errno: i32, program: &CStr, directory: Option<&Path>)
     let path = Path::new(OsStr::from_bytes(program.to_bytes()));
     let found = directory.map_or_else(|| path.to_owned(), |directory| directory.join(path));
     let mut refused = failure(SpawnStep::Exec, Some(errno), &format!("cannot run {path:?}"));
-    if errno == Errno::ENOENT as i32 {
-        let is_bare = !program.to_bytes().contains(&b'/');
-        if is_bare {
-            refused.detail.push_str("; no directory in PATH has it");
-        } else if found.exists() {
-            refused
-                .detail
-                .push_str("; it exists, but the interpreter or loader it names does not");
-        }
+    let is_bare = !program.to_bytes().contains(&b'/');
+    if is_bare && file_error {
+        refused
+            .detail
+            .push_str("; no directory in PATH has it, or one of them may not be searched");
+    } else if errno == Errno::ENOENT as i32 && found.exists() {
+        refused
+            .detail
+            .push_str("; it exists, but the interpreter or loader it names does not");
     }
     refused
 }
@@ -50,13 +50,15 @@ fn can_enter(directory: &Path) -> bool {
     directory.is_dir() && access(directory, AccessFlags::X_OK).is_ok()
 }
 
-fn way_out(errno: i32) -> &'static str {
+fn way_out(step: SpawnStep, errno: i32) -> &'static str {
     match Errno::from_raw(errno) {
         Errno::EAGAIN => "; the limit of processes is reached: raise RLIMIT_NPROC (ulimit -u), TasksMax or pids.max",
         Errno::ENOMEM => "; no memory for a process: start fewer workers or raise the memory limit",
         Errno::EMFILE => "; the master's limit of descriptors is reached: raise RLIMIT_NOFILE (ulimit -n)",
         // What F_DUPFD says when the lowest wanted number is above the limit.
-        Errno::EINVAL => "; the limit of descriptors (RLIMIT_NOFILE, ulimit -n) may be too low",
+        Errno::EINVAL if matches!(step, SpawnStep::Channel | SpawnStep::Pipes) => {
+            "; the limit of descriptors (RLIMIT_NOFILE, ulimit -n) is too low"
+        }
         Errno::ENFILE => "; the system's limit of open files is reached: raise fs.file-max",
         Errno::E2BIG => "; arguments and environment are too large together: pass large values in a file",
         Errno::EACCES => "; is it executable, and may this user search every directory above it?",

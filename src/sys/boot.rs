@@ -300,7 +300,8 @@ fn fail(channel: RawFd, message: &str) -> ! {
         "actix-cluster: the worker could not be set up: {message}"
     )
     .ok();
-    let frame = format!("{}\n", serde_json::json!({"t": "failed", "m": message}));
+    let text = serde_json::Value::from(message);
+    let frame = format!("{{\"t\":\"failed\",\"m\":{text}}}\n");
     // SAFETY: pointer and length are those of `frame`. The result is of no use: the process ends here.
     unsafe {
         libc::send(

@@ -46,6 +46,15 @@ pub(super) fn report(contract: &Contract, channel: OwnedFd) {
     File::from(channel).write_all(text.as_bytes()).unwrap();
 }
 
+pub(super) fn deleted(channel: OwnedFd) {
+    std::fs::remove_file(std::env::current_exe().unwrap()).unwrap();
+    let link = std::fs::read_link("/proc/self/exe").unwrap();
+    let is_deleted = link.to_str().unwrap().ends_with(" (deleted)");
+    let again = in_runtime(run(&same("report")));
+    let text = format!("link ends in (deleted): {is_deleted}\n{}", again.channel);
+    File::from(channel).write_all(text.as_bytes()).unwrap();
+}
+
 pub(super) fn descriptors(channel: OwnedFd) {
     let (listener, _peer) = UnixStream::pair().unwrap();
     let listener = OwnedFd::from(listener);

@@ -157,6 +157,7 @@ fn child_body() {
         "report" => bodies::report(contract, channel),
         "masks" => bodies::masks(channel),
         "limits" => bodies::limits(channel),
+        "deleted" => bodies::deleted(channel),
         "descriptors" => bodies::descriptors(channel),
         other => panic!("no body {other:?}"),
     }

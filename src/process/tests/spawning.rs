@@ -81,6 +81,14 @@ async fn f_106_nul_bytes_and_huge_values_are_refused_before_the_fork() {
     assert!(refused(many).detail.contains("pass large values in a file"));
 }
 
+/// Writes a program in another process: written here, it would stay open for writing in a child that another test
+/// starts at that moment, until that child's exec, and could not be executed meanwhile (ETXTBSY).
+fn by_shell(script: &str, file: &Path, argument: &std::ffi::OsStr) {
+    let mut shell = std::process::Command::new("/bin/sh");
+    let status = shell.args(["-c", script]).arg(file).arg(argument).status();
+    assert!(status.unwrap().success());
+}
+
 #[tokio::test]
 async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
     let failure = |exec: &str, cwd: Option<&str>| {
@@ -99,8 +107,12 @@ async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
         errno == ENOENT && detail.starts_with("cannot run \"/no/such\": ENOENT (No such file"),
         "{detail}"
     );
+    // An ordinary user may not search every directory of PATH: EACCES then.
     let (errno, detail) = failure("no-such-program", None);
-    assert!(errno == ENOENT && detail.contains("no directory in PATH"), "{detail}");
+    assert!(
+        matches!(errno, ENOENT | EACCES) && detail.contains("no directory in PATH"),
+        "{detail}"
+    );
     let (errno, detail) = failure("/bin/sh", Some("/no/dir"));
     assert!(
         errno == ENOENT && detail.contains("working directory \"/no/dir\""),
@@ -112,10 +124,7 @@ async fn f_001_f_105_n_043_a_failure_names_the_thing_that_is_missing() {
     assert!(errno == EACCES && detail.contains("is it executable"), "{detail}");
 
     let script = std::env::temp_dir().join(format!("actix-cluster-script-{}", std::process::id()));
-    let write = |text: &str| {
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    };
+    let write = |text: &str| by_shell("printf %s \"$1\" > \"$0\"; chmod 755 \"$0\"", &script, text.as_ref());
     write("#!/no/such/interpreter\n");
     let (errno, detail) = failure(script.to_str().unwrap(), None);
     write("\x01\x02 no program");
@@ -135,7 +144,7 @@ async fn f_052_a_child_leads_its_own_process_group() {
 }
 
 #[tokio::test]
-async fn n_001_f_099_f_110_this_image_again_boots_clean() {
+async fn n_001_f_110_this_image_again_boots_clean() {
     let leak = File::open("/etc/passwd").unwrap();
     let (listener, _peer) = UnixStream::pair().unwrap();
     let listener = OwnedFd::from(listener);
@@ -155,6 +164,20 @@ async fn n_001_f_099_f_110_this_image_again_boots_clean() {
         finished.said(&format!("name {}", &name[..name.len().min(15)])),
         "{report}"
     );
+}
+
+#[tokio::test]
+async fn f_099_a_deleted_program_still_starts_its_own_image() {
+    let copy = std::env::temp_dir().join(format!("actix-cluster-image-{}", std::process::id()));
+    by_shell("cp \"$1\" \"$0\"", &copy, std::env::current_exe().unwrap().as_os_str());
+    let finished = run(&Settings {
+        exec: Program::Path(copy.clone()),
+        ..same("deleted")
+    })
+    .await;
+    assert!(!copy.exists());
+    assert!(finished.said("link ends in (deleted): true"), "{}", finished.channel);
+    assert!(finished.said("worker 7 of web.2, generation 3"), "{}", finished.channel);
 }
 
 #[tokio::test]
@@ -275,7 +298,12 @@ async fn f_105_a_change_of_user_that_does_not_hold_ends_the_worker() {
     })
     .await;
     assert_eq!(finished.reaped.status, ExitStatus::Code(exit_code::BOOT_FAILED));
-    assert!(finished.channel.starts_with("{\"m\":\"the user is 0/0/0") && finished.channel.ends_with("}\n"));
+    assert!(
+        finished
+            .channel
+            .starts_with("{\"t\":\"failed\",\"m\":\"the user is 0/0/0")
+            && finished.channel.ends_with("}\n")
+    );
     assert!(
         finished.stderr[0].contains("could not be set up"),
         "{:?}",
