@@ -193,7 +193,7 @@ const TURN_BYTES: usize = 1 << 18;
 
 /// Bytes that one `recvmsg` reads. A payload that is kept keeps the whole buffer it was read into, so this is small; a
 /// system call for some hundred messages is not what limits the rate.
-const READ_BYTES: usize = 1 << 15;
+const READ_BYTES: usize = 1 << 14;
 
 /// What is read at most from a channel of which the process is gone; more than a socket's buffer holds by default.
 const DRAIN_BYTES_MAX: usize = 8 << 20;

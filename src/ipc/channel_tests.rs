@@ -1,7 +1,7 @@
 //! Tests of the channel over real socket pairs: both directions at once, fairness, last words, a dead peer.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -186,7 +186,7 @@ async fn the_writer_ends_when_closed_and_flushed_or_abandoned() {
     wrote.unwrap().unwrap();
     drop(ours);
     let mut got = String::new();
-    std::io::Read::read_to_string(&mut theirs, &mut got).unwrap();
+    theirs.read_to_string(&mut got).unwrap();
     assert_eq!(got.lines().count(), 2);
 
     let (ours, _theirs) = half();

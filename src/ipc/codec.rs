@@ -1,6 +1,7 @@
-//! Bytes to frames and back: lines, limits, and which descriptor belongs to which line.
+//! Bytes to frames: lines, limits, and which descriptor belongs to which line.
 //!
-//! No socket here, and no opinion about kinds: those are in [`super::frame`].
+//! No socket here, and no opinion about kinds: those are in [`super::frame`]. The way from frames to bytes is in
+//! [`super::encode`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,20 +10,14 @@ use std::os::fd::OwnedFd;
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::frame::{Answer, Body, FRAME_FDS_MAX, Incoming, Wire};
-use crate::model::{Payload, PayloadError};
+use super::encode::{FRAME_DEPTH_MAX, FRAME_LEN_MAX, MESSAGE_HEAD, is_too_deep};
+use super::frame::{Answer, Incoming, Wire};
+use crate::model::Payload;
 use crate::sys::scm::Received;
-
-/// The longest line, without its end.
-pub(crate) const FRAME_LEN_MAX: usize = 1 << 20;
-
-/// The deepest nesting of a line, its own braces included. serde_json refuses one more inside a payload's own reader, so
-/// what passes here can be parsed.
-pub(crate) const FRAME_DEPTH_MAX: usize = 128;
 
 /// Descriptors nobody asked for that one channel may bring in its life; all of them are closed at once.
 pub(crate) const SURPLUS_FDS_MAX: u64 = 64;
@@ -60,19 +55,6 @@ impl FrameError {
     pub(super) fn unknown_kind(kind: &str) -> Self {
         Self::UnknownKind(brief(kind))
     }
-}
-
-/// A frame cannot be put on the wire. The buffer is as it was.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EncodeError {
-    #[error(transparent)]
-    Payload(PayloadError),
-    #[error("the message is longer than {FRAME_LEN_MAX} bytes")]
-    TooLarge,
-    #[error("the message is nested deeper than {FRAME_DEPTH_MAX} levels")]
-    TooDeep,
-    #[error("a message carries at most {FRAME_FDS_MAX} descriptors")]
-    TooManyFds,
 }
 
 /// What a decoder met in its life besides frames.
@@ -217,6 +199,10 @@ impl Decoder {
         }
         let mut line = self.buf.split_to(len + 1).freeze();
         line.truncate(len);
+        if len > LONG_LINE {
+            // The rest, less than one read, moves to a buffer of its own: one long line must not hold its memory for ever.
+            self.buf = BytesMut::from(&*self.buf);
+        }
         let start = self.offset;
         self.offset += len as u64 + 1;
         self.scanned = 0;
@@ -350,158 +336,6 @@ fn decode_line<T: Wire>(line: &Bytes) -> Result<(T, u64), FrameError> {
     Ok((frame, declared))
 }
 
-/// Appends a user's message as one line; on an error `out` is as it was.
-pub(super) fn encode_message<T: Serialize + ?Sized>(
-    value: &T,
-    fds: usize,
-    out: &mut Vec<u8>,
-) -> Result<(), EncodeError> {
-    encode(out, |line| {
-        if fds == 0 {
-            line.out.extend_from_slice(MESSAGE_HEAD);
-        } else {
-            head(line.out, "msg", None, fds)?;
-            line.out.extend_from_slice(b",\"m\":");
-        }
-        serde_json::to_writer(line, value).map_err(refused)
-    })
-}
-
-/// Appends any frame as one line; on an error `out` is as it was.
-pub(super) fn encode_frame(
-    kind: &'static str,
-    id: Option<u64>,
-    fds: usize,
-    body: Option<&dyn Body>,
-    out: &mut Vec<u8>,
-) -> Result<(), EncodeError> {
-    encode(out, |line| {
-        head(line.out, kind, id, fds)?;
-        let Some(body) = body else { return Ok(()) };
-        line.out.extend_from_slice(b",\"m\":");
-        body.write(line).map_err(refused)
-    })
-}
-
-/// One line from what `write` writes, checked against the limits the receiver has: what leaves here is never a reason to
-/// end the channel.
-fn encode(out: &mut Vec<u8>, write: impl FnOnce(&mut Line<'_>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
-    let start = out.len();
-    // Also when a user's `Serialize` panics.
-    let mut line = Line {
-        start,
-        is_whole: false,
-        is_over: false,
-        out,
-    };
-    let written = write(&mut line);
-    if line.is_over || line.out.len() - start >= FRAME_LEN_MAX {
-        return Err(EncodeError::TooLarge);
-    }
-    written?;
-    line.out.push(b'}');
-    let frame = &mut line.out[start..];
-    if is_too_deep(frame) {
-        return Err(EncodeError::TooDeep);
-    }
-    // Raw text from a user (`RawValue`) may hold line ends; in well-formed JSON they are blanks between tokens.
-    let mut from = 0;
-    while let Some(found) = memchr(b'\n', &frame[from..]) {
-        frame[from + found] = b' ';
-        from += found + 1;
-    }
-    line.out.push(b'\n');
-    line.is_whole = true;
-    Ok(())
-}
-
-fn head(out: &mut Vec<u8>, kind: &str, id: Option<u64>, fds: usize) -> Result<(), EncodeError> {
-    use std::io::Write;
-    if fds > FRAME_FDS_MAX {
-        return Err(EncodeError::TooManyFds);
-    }
-    let written = write!(out, "{{\"t\":\"{kind}\"")
-        .and_then(|()| id.map_or(Ok(()), |id| write!(out, ",\"id\":{id}")))
-        .and_then(|()| {
-            if fds == 0 {
-                Ok(())
-            } else {
-                write!(out, ",\"fds\":{fds}")
-            }
-        });
-    written.expect("writing to a Vec does not fail");
-    Ok(())
-}
-
-const fn refused(error: serde_json::Error) -> EncodeError {
-    EncodeError::Payload(PayloadError(error))
-}
-
-/// A line in the making, cut off again unless it becomes whole. It takes no more than a frame's length, so that a huge
-/// value is refused before it has eaten the memory.
-struct Line<'a> {
-    out: &'a mut Vec<u8>,
-    start: usize,
-    is_whole: bool,
-    is_over: bool,
-}
-
-impl io::Write for Line<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes).map(|()| bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.out.len() - self.start + bytes.len() > FRAME_LEN_MAX {
-            self.is_over = true;
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.out.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Line<'_> {
-    fn drop(&mut self) {
-        if !self.is_whole {
-            self.out.truncate(self.start);
-        }
-    }
-}
-
-/// Counting every opening bracket is a few bytes per cycle and settles nearly every line; only the rest is scanned with
-/// regard to strings.
-fn is_too_deep(line: &[u8]) -> bool {
-    // `[` and `{` differ in one bit only.
-    let opening = line.iter().filter(|byte| **byte | 0x20 == b'{').count();
-    opening > FRAME_DEPTH_MAX && depth(line) > FRAME_DEPTH_MAX
-}
-
-fn depth(line: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0_usize);
-    let (mut in_text, mut escaped) = (false, false);
-    for byte in line {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            b'[' | b'{' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// Foreign text for an error message: its start is enough.
 fn brief(text: &str) -> String {
     const LEN_MAX: usize = 200;
@@ -512,8 +346,8 @@ fn brief(text: &str) -> String {
     format!("{}…", &text[..end])
 }
 
-/// How a message without descriptors starts when this library writes it.
-const MESSAGE_HEAD: &[u8] = b"{\"t\":\"msg\",\"m\":";
+/// A line longer than this gives its buffer back when it is done.
+const LONG_LINE: usize = 1 << 16;
 
 #[cfg(test)]
 #[path = "codec_tests.rs"]

@@ -1,13 +1,15 @@
 //! Tests of the codec: every split, every limit, hostile input, and which descriptor belongs to which frame.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::stat::fstat;
+use serde::Serialize;
 use serde_json::json;
 
-use super::super::frame::{BoundListener, ToMaster, ToWorker};
+use super::super::encode::{EncodeError, encode_message};
+use super::super::frame::{BoundListener, FRAME_FDS_MAX, ToMaster, ToWorker};
 use super::*;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, WorkerStats};
 
@@ -267,7 +269,7 @@ fn f_065_nesting_is_limited_on_both_sides() {
 }
 
 #[test]
-fn f_064_an_endless_line_is_cut_at_the_limit() {
+fn an_endless_line_is_cut_at_the_limit() {
     let part = vec![b'x'; 1 << 15];
     let mut decoder = Decoder::new();
     let mut fed = 0;
@@ -280,6 +282,19 @@ fn f_064_an_endless_line_is_cut_at_the_limit() {
     assert_eq!(error, Some(FrameError::TooLong));
     assert_eq!(fed, FRAME_LEN_MAX + part.len());
     assert_eq!(decoder.buf.capacity(), 0);
+}
+
+#[test]
+fn a_long_line_does_not_keep_its_memory() {
+    let mut decoder = Decoder::new();
+    let mut line = Vec::new();
+    encode_message(&"x".repeat(1 << 19), 0, &mut line).unwrap();
+    line.extend_from_slice(b"{\"t\":");
+    feed(&mut decoder, &line, Vec::new(), false);
+    assert_eq!(take::<ToMaster>(&mut decoder).unwrap().len(), 1);
+    assert!(decoder.buf.capacity() < 100);
+    feed(&mut decoder, b"\"ready\"}\n", Vec::new(), false);
+    assert_eq!(take::<ToMaster>(&mut decoder).unwrap().len(), 1);
 }
 
 #[test]
@@ -467,8 +482,6 @@ fn f_088_the_nth_declared_descriptor_is_the_nth_received() {
 fn half_a_frame_at_the_end_is_dropped_and_counted_once() {
     let mut decoder = Decoder::new();
     let fd = files(1);
-    let number: RawFd = fd[0].as_raw_fd();
-    assert!(number >= 0);
     feed(&mut decoder, b"{\"t\":\"ready\"}\n{\"t\":\"msg\",\"fds\":1", fd, false);
     feed(&mut decoder, b"", Vec::new(), false);
     assert_eq!(take::<ToMaster>(&mut decoder).unwrap().len(), 1);

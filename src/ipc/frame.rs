@@ -1,7 +1,8 @@
 //! What master and worker say to each other: the only wire types, protocol version 1.
 //!
 //! One frame is one line of JSON, `{"t":"<kind>","id":N?,"fds":K?,"m":<body>?}`. Unknown keys are ignored, so that a newer
-//! side may say more; an unknown kind is an error. How a line becomes bytes and back is in [`super::codec`].
+//! side may say more; an unknown kind is an error. How frames become lines is in
+//! [`super::encode`], the way back in [`super::codec`].
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::{EncodeError, FrameError, RawFrame, encode_frame};
+use super::codec::{FrameError, RawFrame};
+use super::encode::{EncodeError, encode_frame};
 use crate::model::{BoundAddress, ListenError, ListenKey, ListenOptions, Payload, WorkerStats};
 
 /// The version both sides must speak.

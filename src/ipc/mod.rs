@@ -6,11 +6,13 @@
 mod calls;
 mod channel;
 mod codec;
+mod encode;
 mod frame;
 mod outbox;
 
 pub(crate) use calls::{CallError, CallTicket, Calls};
 pub(crate) use channel::{Channel, ChannelError, ReadOutcome};
-pub(crate) use codec::{Counters, Decoder, FRAME_LEN_MAX, FrameError};
+pub(crate) use codec::{Counters, Decoder, FrameError};
+pub(crate) use encode::FRAME_LEN_MAX;
 pub(crate) use frame::{BoundListener, FRAME_FDS_MAX, Incoming, PROTOCOL, ToMaster, ToWorker, Wire};
 pub(crate) use outbox::{Limits, Outbox, PushError};

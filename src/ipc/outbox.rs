@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::codec::{EncodeError, encode_message};
+use super::encode::{EncodeError, encode_message};
 use super::frame::{FRAME_FDS_MAX, Wire};
 use crate::clock;
 use crate::model::PayloadError;
