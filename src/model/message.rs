@@ -64,7 +64,7 @@ impl Serialize for Payload {
 /// A value could not be written as JSON, or a payload does not have the form asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("the message does not fit: {0}")]
-pub struct PayloadError(#[source] serde_json::Error);
+pub struct PayloadError(#[source] pub(crate) serde_json::Error);
 
 /// A message from the other side, with the descriptors that came along and, if it was a call, the way to answer.
 ///
