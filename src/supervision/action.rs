@@ -29,7 +29,7 @@ pub(crate) enum Action {
     },
     /// No worker will come to this slot by itself any more: what is kept for it (listeners) may be released.
     SlotGone { slot: Slot },
-    /// The end; nothing follows.
+    /// The end; nothing follows but refusals of late requests. Comes exactly once.
     Finished(Outcome),
 }
 

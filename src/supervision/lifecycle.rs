@@ -186,7 +186,6 @@ impl Lifecycle {
                 | In::Exited(_),
             ) => return self.ignore(),
         }
-        self.climb(now);
         Note::Taken
     }
 
@@ -320,6 +319,7 @@ impl Lifecycle {
             };
             self.ladder.terminate_at(now + patience);
         }
+        self.climb(now);
     }
 
     /// It is going already: one more order can only make it faster.
@@ -327,6 +327,7 @@ impl Lifecycle {
         self.cause.get_or_insert(ExitReason::Ordered);
         self.exited_after_disconnect.get_or_insert(true);
         self.ladder.kill_by(policy, now);
+        self.climb(now);
     }
 
     fn signal(&mut self, signal: Signal, now: Mono) -> Note {
@@ -359,6 +360,7 @@ impl Lifecycle {
         self.disconnect(past);
         self.ladder.terminate_at(now);
         self.ladder.kill_by(self.config.shutdown, now);
+        self.climb(now);
     }
 
     fn disconnect(&mut self, past: Past) {
@@ -407,7 +409,8 @@ impl Lifecycle {
             .any(|signal| self.signals & bit(signal) != 0)
     }
 
-    /// Gives out the rungs that are due.
+    /// Gives out the rungs that are due. Only after orders and when time passed: what the worker says must not make a late
+    /// master act on a limit while the answer to it is the next thing it would read.
     fn climb(&mut self, now: Mono) {
         if matches!(self.state, State::Dead) {
             return;
