@@ -103,7 +103,6 @@ impl Lifecycle {
     }
 
     /// A fact happened.
-    #[expect(clippy::needless_pass_by_value, reason = "a fact is used up by what follows from it")]
     pub(crate) fn handle(&mut self, input: LifeInput, now: Mono) -> Note {
         use LifeInput as In;
         match (self.state, input) {

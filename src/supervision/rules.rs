@@ -65,9 +65,7 @@ impl Supervision {
             self.refuse(request, spawn_refusal(exit));
             return self.retire(key, Down::Stopped);
         }
-        if matches!(self.course, Course::ShuttingDown { .. }) {
-            return self.retire(key, Down::Stopped);
-        }
+        // In a shutdown every worker was ordered to stop, so every purpose is `Remove`.
         match worker.purpose() {
             Some(Purpose::Remove) => self.retire(key, Down::Stopped),
             Some(Purpose::Replace) => self.queue_restart(key),

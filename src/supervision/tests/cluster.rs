@@ -476,7 +476,7 @@ fn o_069_o_086_a_thousand_workers_cost_no_more_each_than_ten() {
     let mut config = web(2_000);
     config.max_booting = 64;
     let mut cluster = Cluster::new(config);
-    let mut booting: std::collections::VecDeque<String> = cluster.tell(Input::Started).into();
+    let mut booting: VecDeque<String> = cluster.tell(Input::Started).into();
     while let Some(word) = booting.pop_front() {
         if let Some(id) = word.strip_prefix("spawn ").and_then(|rest| rest.split(' ').next()) {
             let words = cluster.ready(id.parse().expect("an id"));

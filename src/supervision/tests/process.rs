@@ -291,27 +291,37 @@ fn n_180_every_exit_has_exactly_one_disconnect_before_it() {
 
 #[test]
 fn n_042_n_176_exited_after_disconnect() {
-    let ends: [(fn(&mut Lifecycle), Option<bool>); 6] = [
-        (|_| {}, None),
-        (|life| drop(stop(life, ms(1))), Some(true)),
-        (|life| drop(life.handle(LifeInput::Leaving, ms(1))), Some(true)),
-        (|life| drop(life.handle(LifeInput::ChannelClosed, ms(1))), Some(false)),
-        (
-            |life| drop(life.handle(LifeInput::KillOrdered(Signal::TERM), ms(1))),
-            None,
-        ),
-        (
-            |life| drop(life.handle(LifeInput::ProtocolBroken(String::new()), ms(1))),
-            Some(false),
-        ),
+    let brutal = LifeInput::StopOrdered(ShutdownPolicy::Brutal);
+    let table = [
+        (LifeInput::Stats(WorkerStats::default()), None),
+        (brutal, Some(true)),
+        (LifeInput::Leaving, Some(true)),
+        (LifeInput::ChannelClosed, Some(false)),
+        (LifeInput::KillOrdered(Signal::TERM), None),
+        (LifeInput::ProtocolBroken(String::new()), Some(false)),
     ];
-    for (end, expected) in ends {
+    for (input, expected) in table {
         let mut life = ready();
-        end(&mut life);
+        life.handle(input, ms(200));
         assert_eq!(life.exited_after_disconnect(), expected);
-        exit(&mut life, by(Signal::TERM), ms(2));
+        exit(&mut life, by(Signal::TERM), ms(201));
         assert_eq!(life.exited_after_disconnect(), Some(expected.unwrap_or(false)));
     }
+}
+
+#[test]
+fn a_worker_that_leaves_and_never_ends_is_killed_at_grace() {
+    let mut life = ready();
+    life.handle(LifeInput::Leaving, ms(1_000));
+    life.handle(LifeInput::ChannelClosed, ms(1_500));
+    assert_eq!(
+        (names(&mut life), life.state()),
+        (vec!["exiting", "disconnect"], WorkerState::Disconnected)
+    );
+    assert_eq!(life.next_deadline(), Some(ms(6_000)));
+    life.handle_deadline(ms(6_000));
+    assert_eq!(drain(&mut life), [KILL]);
+    assert_eq!(exit(&mut life, by(Signal::KILL), ms(6_001)).reason, ExitReason::Crash);
 }
 
 #[test]
@@ -327,7 +337,8 @@ fn n_179_a_polite_signal_through_the_handle_escalates() {
 
 #[test]
 fn the_reason_is_the_first_one() {
-    let table: [(&[LifeInput], ExitStatus, ExitReason); 8] = [
+    type Row<'a> = (&'a [LifeInput], ExitStatus, ExitReason);
+    let table: [Row<'_>; 8] = [
         (&[], ExitStatus::Code(0), ExitReason::Crash),
         (&[LifeInput::Leaving], ExitStatus::Code(0), ExitReason::Voluntary),
         (&[LifeInput::Leaving], ExitStatus::Code(1), ExitReason::Crash),
