@@ -175,18 +175,44 @@ async fn rest(client: &mut (impl AsyncRead + Unpin)) -> String {
 
 #[actix_rt::test]
 async fn idle_connections_are_closed_at_once_and_not_reset() {
+    let mut fastest = Duration::MAX;
+    // The machine may be busy elsewhere; the claim is about what the stop itself takes.
+    for _ in 0..5 {
+        let served = serve(ServeOptions::default());
+        let mut clients = Vec::new();
+        for _ in 0..10 {
+            clients.push(served.idle_client().await);
+        }
+        // What is tested is the passing of time: unused for this long is idle.
+        tokio::time::sleep(Duration::from_millis(260)).await;
+        let begun = clock::now();
+        served.shutdown.start();
+        for client in &mut clients {
+            assert_eq!(rest(client).await, "");
+        }
+        served.ended().await;
+        fastest = fastest.min(clock::now().since(begun));
+        if fastest < Duration::from_millis(100) {
+            return;
+        }
+    }
+    panic!("took {fastest:?}");
+}
+
+#[actix_rt::test]
+async fn a_busy_connection_is_told_of_the_close_by_its_next_response() {
     let served = serve(ServeOptions::default());
-    let mut clients = Vec::new();
-    for _ in 0..10 {
-        clients.push(served.idle_client().await);
-    }
-    let begun = clock::now();
+    let mut client = served.idle_client().await;
     served.shutdown.start();
-    for client in &mut clients {
-        assert_eq!(rest(client).await, "");
-    }
+    tokio::task::yield_now().await;
+    client.write_all(GET).await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(
+        answer.contains("connection: close") && answer.ends_with("hello"),
+        "{answer}"
+    );
+    drop(client);
     served.ended().await;
-    assert!(clock::now().since(begun) < Duration::from_millis(900));
 }
 
 #[actix_rt::test]
