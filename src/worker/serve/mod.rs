@@ -14,5 +14,6 @@ pub(crate) mod intake;
 mod listener;
 #[cfg(feature = "web")]
 pub(crate) mod web;
-#[cfg(all(test, feature = "web"))]
+#[cfg(feature = "web")]
+#[cfg(test)]
 mod web_tests;
