@@ -7,8 +7,12 @@
 //! |---|---|
 //! | has a request in progress or unsent response bytes | after the response |
 //! | was used before and is idle | at once |
+//! | was used a moment ago (less than `RECENT`) | after the next response, or after `RECENT` without a request |
 //! | is new, nothing received yet | after `FRESH_PATIENCE` (the first request may be on its way) |
 //! | has sent part of a request head | after the client's time limit for heads |
+//!
+//! The third of these rows is what keeps busy keep-alive clients free of errors: their next request is probably on its
+//! way, would meet a closed connection, and is told of the close by its response instead.
 //!
 //! Everything here is on one thread. Accepting, and the application, are in `web`.
 
@@ -28,12 +32,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::conn::{ConnectionGuard, Stream};
+use crate::clock;
+use crate::model::Mono;
 use crate::worker::counters::Counters;
 
 /// The stop, as all connections of one listener see it.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     stage: Cell<Stage>,
+    begun: Cell<Mono>,
     last_id: Cell<u64>,
     open: RefCell<HashMap<u64, Weak<ConnState>>>,
 }
@@ -43,6 +50,7 @@ pub(super) struct Drain {
 enum Stage {
     #[default]
     None,
+    Idle,
     Used,
     UsedAndFresh,
     All,
@@ -52,12 +60,19 @@ impl Drain {
     /// Closes what is idle, and everything else as it becomes idle. Then moves on by time, so that no client can hold
     /// the stop up by being silent; lasts until it is dropped.
     pub(super) async fn run(&self, head_patience: Duration) {
-        let fresh = FRESH_PATIENCE.min(head_patience);
-        self.enter(Stage::Used);
-        tokio::time::sleep(fresh).await;
-        self.enter(Stage::UsedAndFresh);
-        tokio::time::sleep(head_patience.saturating_sub(fresh)).await;
-        self.enter(Stage::All);
+        self.begun.set(clock::now());
+        self.enter(Stage::Idle);
+        let mut passed = Duration::ZERO;
+        let rest = [
+            (RECENT, Stage::Used),
+            (FRESH_PATIENCE.min(head_patience), Stage::UsedAndFresh),
+            (head_patience, Stage::All),
+        ];
+        for (after, stage) in rest {
+            tokio::time::sleep(after.saturating_sub(passed)).await;
+            passed = passed.max(after);
+            self.enter(stage);
+        }
         std::future::pending().await
     }
 
@@ -81,8 +96,8 @@ pub(super) struct ConnState {
     counters: Counters,
     /// Requests whose response is not completely produced.
     in_flight: Cell<u32>,
-    /// Did a request ever begin?
-    used: Cell<bool>,
+    /// When the last request began or ended; `None` before the first.
+    used: Cell<Option<Mono>>,
     /// Bytes were received that no request has begun with yet: part of a head, in all probability.
     partial: Cell<bool>,
     /// The dispatcher holds response bytes that the kernel has not taken.
@@ -96,7 +111,7 @@ impl ConnState {
     /// Begins a request: counted, and protected from the drain, until the result is dropped.
     pub(super) fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
-        self.used.set(true);
+        self.used.set(Some(clock::now()));
         self.partial.set(false);
         self.counters.request_started();
         InFlight { state: Rc::clone(self) }
@@ -116,10 +131,17 @@ impl ConnState {
             && !self.unsent.get()
             && match self.drain.stage.get() {
                 Stage::None => false,
-                Stage::Used => self.used.get() && !self.partial.get(),
+                Stage::Idle => self.is_idle() && !self.partial.get(),
+                Stage::Used => self.used.get().is_some() && !self.partial.get(),
                 Stage::UsedAndFresh => !self.partial.get(),
                 Stage::All => true,
             }
+    }
+
+    /// Was it used before, but not lately?
+    fn is_idle(&self) -> bool {
+        let begun = self.drain.begun.get();
+        self.used.get().is_some_and(|used| begun.since(used) >= RECENT)
     }
 
     fn park(&self, waker: &Waker) {
@@ -166,6 +188,7 @@ impl Drop for InFlight {
             self.failed();
         }
         self.state.in_flight.set(self.state.in_flight.get() - 1);
+        self.state.used.set(Some(clock::now()));
         self.state.counters.request_finished();
         self.state.reconsider();
     }
@@ -217,7 +240,7 @@ impl GracefulStream {
             drain: Rc::clone(drain),
             counters,
             in_flight: Cell::new(0),
-            used: Cell::new(false),
+            used: Cell::new(None),
             partial: Cell::new(false),
             unsent: Cell::new(false),
             announced: Cell::new(false),
@@ -322,6 +345,9 @@ impl AsyncWrite for GracefulStream {
         Poll::Ready(Ok(()))
     }
 }
+
+/// What counts as busy, and how long the next request of a busy connection is waited for.
+const RECENT: Duration = Duration::from_millis(250);
 
 /// How long a connection without any request yet is kept at the stop: longer than any round trip, so that a client
 /// whose connection was just accepted gets its request through.

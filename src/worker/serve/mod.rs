@@ -1,8 +1,8 @@
 //! Serving: from the worker's listening sockets to answered requests, and the orderly end of it.
 //!
-//! `intake` accepts on its `listener`s, `conn` is what was accepted, and on top of these two `incoming` feeds any tokio server, `web` an
-//! actix-web application (`graceful` is how its connections end). `http_server` runs an unmodified `HttpServer`, which
-//! accepts for itself. How sockets get into the worker, and when it has to stop, is decided outside.
+//! `intake` accepts on its `listener`s, `conn` is what was accepted. On top of these, `incoming` feeds any tokio server
+//! and `web` an actix-web application; `graceful` is how the latter's connections end. `http_server` runs an unmodified
+//! `HttpServer`, which accepts for itself. How sockets get into the worker, and when it has to stop, is decided outside.
 
 pub(crate) mod conn;
 #[cfg(feature = "web")]
@@ -14,5 +14,6 @@ pub(crate) mod intake;
 mod listener;
 #[cfg(feature = "web")]
 pub(crate) mod web;
-#[cfg(all(test, feature = "web"))]
+#[cfg(feature = "web")]
+#[cfg(test)]
 mod web_tests;
