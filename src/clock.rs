@@ -15,22 +15,8 @@ pub(crate) fn now() -> Mono {
     Mono::new(now.saturating_duration_since(*ORIGIN.get_or_init(|| now)))
 }
 
-/// The `Instant` that stands for `at`, for timers.
-pub(crate) fn instant(at: Mono) -> Instant {
-    let origin = *ORIGIN.get_or_init(instant_now);
-    origin.checked_add(at.since_start()).unwrap_or_else(|| origin + FAR)
-}
-
 /// Now, on the wall clock: for people only.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
-
-#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
-fn instant_now() -> Instant {
-    Instant::now()
-}
-
-/// "Never", as far as timers go: a hundred years.
-const FAR: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 3600);

@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::outbox::PushError;
-use crate::model::{Payload, PayloadError};
+use crate::model::Payload;
 
 /// A call has no answer.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum CallError {
+pub(crate) enum NoAnswer {
     /// The other side ended, or its channel closed, before it answered. It may or may not have done what was asked.
     #[error("the other side is gone; it may or may not have done what was asked")]
     Gone,
@@ -32,24 +30,6 @@ pub(crate) enum CallError {
     /// The channel was closed already; nothing was sent.
     #[error("the channel is closed")]
     Closed,
-    /// The question has no JSON form, or the answer is not of the expected one.
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    /// The question does not fit into a frame (length, nesting, number of descriptors); nothing was sent.
-    #[error("the call cannot be sent: {0}")]
-    TooLarge(String),
-}
-
-/// The descriptors that were to go with the call are closed; take them with `into_fds` where they matter.
-impl From<PushError> for CallError {
-    fn from(error: PushError) -> Self {
-        match error {
-            PushError::Full(_) => Self::Full,
-            PushError::Closed(_) => Self::Closed,
-            PushError::Payload(error, _) => Self::Payload(error),
-            PushError::TooLarge(why, _) => Self::TooLarge(why.to_string()),
-        }
-    }
 }
 
 /// The open calls of one channel. Clones share the table.
@@ -80,13 +60,13 @@ impl Calls {
     ///
     /// # Errors
     /// `Full` with [`OPEN_MAX`] open calls, `Closed` after [`fail_all`](Self::fail_all).
-    pub(crate) fn open(&self) -> Result<(u64, CallTicket), CallError> {
+    pub(crate) fn open(&self) -> Result<(u64, CallTicket), NoAnswer> {
         let mut open = self.lock();
         if open.is_closed {
-            return Err(CallError::Closed);
+            return Err(NoAnswer::Closed);
         }
         if open.waiters.len() >= OPEN_MAX {
-            return Err(CallError::Full);
+            return Err(NoAnswer::Full);
         }
         let (sender, answer) = oneshot::channel();
         open.last_id += 1;
@@ -106,7 +86,7 @@ impl Calls {
         is_taken
     }
 
-    /// The channel is gone: every caller gets [`CallError::Gone`], and nothing can be opened any more.
+    /// The channel is gone: every caller gets [`NoAnswer::Gone`], and nothing can be opened any more.
     pub(crate) fn fail_all(&self) {
         let waiters = {
             let mut open = self.lock();
@@ -117,11 +97,13 @@ impl Calls {
     }
 
     /// Calls that wait for an answer.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lock().waiters.len()
     }
 
     /// Answers that nobody waited for.
+    #[cfg(test)]
     pub(crate) fn strays(&self) -> u64 {
         self.0.strays.load(Relaxed)
     }
@@ -144,11 +126,11 @@ impl CallTicket {
     ///
     /// # Errors
     /// `Refused`, `TimedOut` or `Gone`.
-    pub(crate) async fn wait(mut self, limit: Duration) -> Result<Payload, CallError> {
+    pub(crate) async fn wait(mut self, limit: Duration) -> Result<Payload, NoAnswer> {
         match tokio::time::timeout(limit, &mut self.answer).await {
-            Ok(Ok(answer)) => answer.map_err(CallError::Refused),
-            Ok(Err(_)) => Err(CallError::Gone),
-            Err(_) => Err(CallError::TimedOut),
+            Ok(Ok(answer)) => answer.map_err(NoAnswer::Refused),
+            Ok(Err(_)) => Err(NoAnswer::Gone),
+            Err(_) => Err(NoAnswer::TimedOut),
         }
     }
 }
@@ -184,7 +166,7 @@ mod tests {
 
         let (id, ticket) = calls.open().unwrap();
         let error = ticket.wait(Duration::ZERO).await.unwrap_err();
-        assert!(matches!(error, CallError::TimedOut));
+        assert!(matches!(error, NoAnswer::TimedOut));
         assert!(!calls.complete(id, Ok(payload("late"))));
         assert_eq!((calls.strays(), calls.len()), (3, 0));
     }
@@ -195,10 +177,10 @@ mod tests {
         let (old_id, old_ticket) = old.open().unwrap();
         let (new_id, new_ticket) = new.open().unwrap();
         old.fail_all();
-        assert!(matches!(old_ticket.wait(LONG).await, Err(CallError::Gone)));
+        assert!(matches!(old_ticket.wait(LONG).await, Err(NoAnswer::Gone)));
         assert!(!old.complete(old_id, Ok(payload("from the grave"))));
         assert!(new.complete(new_id, Err("no".into())));
-        assert!(matches!(new_ticket.wait(LONG).await, Err(CallError::Refused(why)) if why == "no"));
+        assert!(matches!(new_ticket.wait(LONG).await, Err(NoAnswer::Refused(why)) if why == "no"));
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -207,9 +189,9 @@ mod tests {
         let tickets: Vec<_> = (0..100).map(|_| calls.open().unwrap().1).collect();
         calls.fail_all();
         for ticket in tickets {
-            assert!(matches!(ticket.wait(LONG).await, Err(CallError::Gone)));
+            assert!(matches!(ticket.wait(LONG).await, Err(NoAnswer::Gone)));
         }
-        assert!(matches!(calls.open(), Err(CallError::Closed)));
+        assert!(matches!(calls.open(), Err(NoAnswer::Closed)));
         assert_eq!(calls.len(), 0);
     }
 
@@ -217,7 +199,7 @@ mod tests {
     fn calls_are_bounded_and_a_dropped_ticket_makes_room() {
         let calls = Calls::new();
         let mut tickets: Vec<_> = (0..OPEN_MAX).map(|_| calls.open().unwrap()).collect();
-        assert!(matches!(calls.open(), Err(CallError::Full)));
+        assert!(matches!(calls.open(), Err(NoAnswer::Full)));
         let (old, _) = tickets.pop().unwrap();
         let (new, _ticket) = calls.open().unwrap();
         assert!(new > old, "ids are not reused");

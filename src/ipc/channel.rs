@@ -4,7 +4,7 @@
 //! lose descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -50,6 +50,13 @@ impl Channel {
             socket: scm::register(socket)?,
             control: Mutex::new(ControlBuffer::new()),
         })
+    }
+
+    /// Ends the channel in both directions, also for duplicates of its descriptor: the peer reads what was sent, and then
+    /// the end.
+    pub(crate) fn shut_down(&self) {
+        // ENOTCONN: the peer has closed its end already.
+        nix::sys::socket::shutdown(self.socket.get_ref().as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
     }
 
     /// Waits for frames and appends at most a turn's worth of them to `out`.

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::super::encode::{EncodeError, encode_message};
 use super::super::frame::{BoundListener, FRAME_FDS_MAX, ToMaster, ToWorker};
 use super::*;
-use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, WorkerStats};
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Slot, WorkerStats};
 
 type Decoded<T> = Result<Vec<Incoming<T>>, FrameError>;
 
@@ -161,9 +161,12 @@ fn every_frame_to_a_worker_comes_back_as_it_was() {
         },
         ToWorker::Adopt {
             key: key.clone(),
-            slot: 2,
+            slot: Slot::new("a", 2),
         },
-        ToWorker::Unadopt { key, slot: 2 },
+        ToWorker::Unadopt {
+            key,
+            slot: Slot::new("a", 2),
+        },
         ToWorker::Message(payload.clone()),
         ToWorker::Call {
             id: 4,
@@ -411,7 +414,10 @@ fn f_083_another_number_than_declared_closes_all_and_is_an_error() {
         not_allowed(&declared(65), 65),
         not_allowed(&declared(u64::MAX), 1),
         not_allowed("{\"t\":\"stop\",\"fds\":1,\"m\":{\"grace_ms\":1}}\n", 1),
-        not_allowed("{\"t\":\"adopt\",\"m\":{\"key\":{\"named\":\"a\"},\"slot\":1}}\n", 0),
+        not_allowed(
+            "{\"t\":\"adopt\",\"m\":{\"key\":{\"named\":\"a\"},\"slot\":{\"spec\":\"a\",\"index\":1}}}\n",
+            0,
+        ),
     ] {
         assert!(matches!(error, FrameError::DescriptorsNotAllowed { .. }), "{error}");
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{FrameError, RawFrame};
 use super::encode::{EncodeError, encode_frame};
-use crate::model::{BoundAddress, ListenError, ListenKey, ListenOptions, Payload, WorkerStats};
+use crate::model::{BoundAddress, ListenError, ListenKey, ListenOptions, Payload, Slot, WorkerStats};
 
 /// The version both sides must speak.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -70,9 +70,9 @@ pub(crate) enum ToWorker {
         answer: Result<BoundListener, ListenError>,
     },
     /// Accept on this socket too: it belongs to a slot without a worker. Carries one descriptor.
-    Adopt { key: ListenKey, slot: u32 },
+    Adopt { key: ListenKey, slot: Slot },
     /// Stop accepting on what was adopted.
-    Unadopt { key: ListenKey, slot: u32 },
+    Unadopt { key: ListenKey, slot: Slot },
     /// From user to user.
     Message(Payload),
     /// From user to user, wants an answer.
@@ -104,6 +104,12 @@ pub(crate) trait Wire: Sized {
     /// A user's message, the frame worth a short cut.
     fn message(payload: Payload) -> Self;
 
+    /// A user's question.
+    fn call(id: u64, payload: Payload) -> Self;
+
+    /// The answer to a question of the other side.
+    fn reply(id: u64, answer: Result<Payload, String>) -> Self;
+
     fn decode(raw: RawFrame<'_>) -> Result<Self, FrameError>;
 
     /// Appends the frame as one line; on an error `out` is as it was.
@@ -119,6 +125,14 @@ pub(crate) trait Wire: Sized {
 impl Wire for ToMaster {
     fn message(payload: Payload) -> Self {
         Self::Message(payload)
+    }
+
+    fn call(id: u64, payload: Payload) -> Self {
+        Self::Call { id, payload }
+    }
+
+    fn reply(id: u64, answer: Result<Payload, String>) -> Self {
+        Self::Reply { id, answer }
     }
 
     fn decode(raw: RawFrame<'_>) -> Result<Self, FrameError> {
@@ -233,6 +247,14 @@ impl Wire for ToWorker {
         Self::Message(payload)
     }
 
+    fn call(id: u64, payload: Payload) -> Self {
+        Self::Call { id, payload }
+    }
+
+    fn reply(id: u64, answer: Result<Payload, String>) -> Self {
+        Self::Reply { id, answer }
+    }
+
     fn decode(raw: RawFrame<'_>) -> Result<Self, FrameError> {
         Ok(match raw.kind {
             "stop" => Self::Stop {
@@ -270,8 +292,8 @@ impl Wire for ToWorker {
         match self {
             Self::Stop { grace_ms } => put("stop", None, &StopBody { grace_ms: *grace_ms }),
             Self::Bound { id, answer } => put("bound", Some(*id), &Answer::of(answer)),
-            Self::Adopt { key, slot } => put("adopt", None, &SlotBody::new(key, *slot)),
-            Self::Unadopt { key, slot } => put("unadopt", None, &SlotBody::new(key, *slot)),
+            Self::Adopt { key, slot } => put("adopt", None, &SlotBody::new(key, slot)),
+            Self::Unadopt { key, slot } => put("unadopt", None, &SlotBody::new(key, slot)),
             Self::Message(payload) => put("msg", None, payload),
             Self::Call { id, payload } => put("call", Some(*id), payload),
             Self::Reply { id, answer } => put("reply", Some(*id), &Answer::of(answer)),
@@ -369,14 +391,14 @@ struct StopBody {
 #[derive(Serialize, Deserialize)]
 struct SlotBody<'a> {
     key: Cow<'a, ListenKey>,
-    slot: u32,
+    slot: Slot,
 }
 
 impl<'a> SlotBody<'a> {
-    const fn new(key: &'a ListenKey, slot: u32) -> Self {
+    fn new(key: &'a ListenKey, slot: &'a Slot) -> Self {
         Self {
             key: Cow::Borrowed(key),
-            slot,
+            slot: slot.clone(),
         }
     }
 }

@@ -9,10 +9,12 @@ mod codec;
 mod encode;
 mod frame;
 mod outbox;
+mod talk;
 
-pub(crate) use calls::{CallError, CallTicket, Calls};
+pub(crate) use calls::Calls;
 pub(crate) use channel::{Channel, ChannelError, ReadOutcome};
-pub(crate) use codec::{Counters, Decoder, FrameError};
-pub(crate) use encode::FRAME_LEN_MAX;
-pub(crate) use frame::{BoundListener, FRAME_FDS_MAX, Incoming, PROTOCOL, ToMaster, ToWorker, Wire};
-pub(crate) use outbox::{Limits, Outbox, PushError};
+pub(crate) use codec::{Counters, Decoder};
+pub(crate) use frame::{BoundListener, Incoming, PROTOCOL, ToMaster, ToWorker};
+pub(crate) use outbox::{Limits, Outbox};
+pub use talk::{CallError, SendError};
+pub(crate) use talk::{CallReply, call, send};

@@ -70,6 +70,7 @@ impl PushError {
     }
 
     /// The descriptors that were to be sent.
+    #[cfg(test)]
     pub(crate) fn into_fds(self) -> Vec<OwnedFd> {
         match self {
             Self::Full(fds) | Self::Closed(fds) | Self::Payload(_, fds) | Self::TooLarge(_, fds) => fds,
@@ -211,12 +212,14 @@ impl Outbox {
     }
 
     /// Bytes that are not with the kernel yet.
+    #[cfg(test)]
     pub(crate) fn queued_bytes(&self) -> usize {
         let waiting = self.waiting();
         waiting.batch.bytes.len() + self.0.flying.load(Relaxed)
     }
 
     /// Waits until everything pushed before is with the kernel, or never will be because the peer is gone.
+    #[cfg(test)]
     pub(crate) async fn flushed(&self) {
         loop {
             // Registered before looking: what happens in between is not missed.

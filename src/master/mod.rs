@@ -1,1 +1,27 @@
-//! (room to be filled)
+//! The actors of the master: thin, they translate facts into inputs of the machines and actions into effects.
+//!
+//! Everything here runs on the thread that called [`run`], and only supervision runs there; plug-ins have a thread of
+//! their own. It alone spawns.
+
+mod birth;
+mod command;
+mod commands;
+mod directory;
+mod life;
+mod listening;
+mod messages;
+mod publisher;
+mod replies;
+mod signals;
+mod start;
+mod subscribers;
+mod supervisor;
+mod worker_actor;
+
+pub(crate) use command::{Command, Urgency};
+pub(crate) use directory::{Directory, Link};
+pub(crate) use publisher::Publisher;
+pub(crate) use start::{Finished, pump, run, start};
+pub use subscribers::{Interest, SubscribeOptions};
+pub(crate) use subscribers::{Queue, Subscribers};
+pub(crate) use supervisor::ClusterSupervisor;

@@ -8,8 +8,12 @@ use super::Signal;
 
 /// Exit codes with a meaning to the master.
 pub mod exit_code {
+    /// The worker ended in order.
+    pub const SUCCESS: i32 = 0;
     /// The worker's future returned an error.
     pub const FAILED: i32 = 1;
+    /// A panic ended the worker (the code Rust's own runtime uses).
+    pub const PANICKED: i32 = 101;
     /// The worker could not be set up before user code ran (working directory, user, descriptors).
     pub const BOOT_FAILED: i32 = 124;
     /// "Do not restart me": the slot stays down, whatever its restart type (s6 uses the same number).
@@ -160,6 +164,8 @@ impl fmt::Display for Exit {
 pub enum SpawnStep {
     /// Checking the settings (a NUL byte in an argument, an environment that is too large).
     Settings,
+    /// Getting the declared listeners' sockets for the slot.
+    Listeners,
     /// Making the channel's socket pair.
     Channel,
     /// Making pipes for standard output or error.
@@ -176,6 +182,7 @@ impl fmt::Display for SpawnStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Settings => "settings",
+            Self::Listeners => "listeners",
             Self::Channel => "channel",
             Self::Pipes => "pipes",
             Self::Exec => "exec",

@@ -74,6 +74,7 @@ pub struct Message {
     payload: Payload,
     reply: Option<Reply>,
     fds: TakeOnce<Vec<OwnedFd>>,
+    fds_lost: bool,
 }
 
 impl Message {
@@ -83,7 +84,25 @@ impl Message {
         } else {
             TakeOnce::new(fds)
         };
-        Self { payload, reply, fds }
+        Self {
+            payload,
+            reply,
+            fds,
+            fds_lost: false,
+        }
+    }
+
+    /// Notes that descriptors were sent along, but this process had no room for them.
+    pub(crate) const fn with_lost_fds(mut self, fds_lost: bool) -> Self {
+        self.fds_lost = fds_lost;
+        self
+    }
+
+    /// Were descriptors sent along that this process had no room for (`RLIMIT_NOFILE`)? Then none came at all, and the
+    /// sender, whose copies are gone too, may want to hear of it.
+    #[must_use]
+    pub const fn fds_lost(&self) -> bool {
+        self.fds_lost
     }
 
     /// The value, still as text.

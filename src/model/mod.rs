@@ -20,8 +20,8 @@ pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, Work
 pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
 pub use id::{Generation, Slot, SpecName, WorkerId};
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenKey, ListenOptions, Scheduling, ToListenAddr};
+pub(crate) use message::ReplySink;
 pub use message::{Message, Payload, PayloadError, Reply};
-pub(crate) use message::{ReplySink, TakeOnce};
 pub use settings::{Program, Settings, StdioMode};
 pub use signal::Signal;
 pub use snapshot::{

@@ -30,7 +30,7 @@ pub enum StdioMode {
 }
 
 /// How the *next* workers are started. Running workers are never touched by a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Settings {
     /// The program. Default: this one.
@@ -45,7 +45,8 @@ pub struct Settings {
     pub uid: Option<u32>,
     /// The group id to run under; needs privilege. Default: the master's.
     pub gid: Option<u32>,
-    /// Standard input. Default: inherit, as Node does.
+    /// Standard input. Default: `/dev/null`. A worker is in a process group of its own, so the kernel would stop it
+    /// (`SIGTTIN`) when it reads the master's terminal.
     pub stdin: StdioMode,
     /// Standard output. Default: inherit.
     pub stdout: StdioMode,
@@ -53,4 +54,21 @@ pub struct Settings {
     pub stderr: StdioMode,
     /// When the worker ends, end what is left of its process group too. Default: no.
     pub kill_tree: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            exec: Program::Same,
+            args: None,
+            env: Vec::new(),
+            cwd: None,
+            uid: None,
+            gid: None,
+            stdin: StdioMode::Null,
+            stdout: StdioMode::Inherit,
+            stderr: StdioMode::Inherit,
+            kill_tree: false,
+        }
+    }
 }

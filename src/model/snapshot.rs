@@ -1,5 +1,6 @@
 //! The cluster at one instant, as plain values.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,8 @@ pub struct ClusterSnapshot {
     pub ready: usize,
     /// The sequence number of the last event this snapshot includes.
     pub seq: u64,
+    /// Where the declared listeners are bound, by name.
+    pub listeners: BTreeMap<String, BoundAddress>,
     /// Every worker that is not dead, by id.
     pub workers: Vec<WorkerSnapshot>,
     /// Every slot, in start order.

@@ -6,6 +6,7 @@
 //! | who goes with it? | [`strategy`] |
 //! | too often? | [`intensity`] |
 //! | how long to wait? | [`backoff`] |
+//! | what if nobody is left? | [`when_empty`] |
 //! | how is a worker stopped, and when is it ready? | [`shutdown`], [`readiness`] |
 //!
 //! Not here: who asks (that is [`crate::supervision`]), clocks, random sources, effects of any kind.
@@ -16,6 +17,7 @@ mod readiness;
 mod restart;
 mod shutdown;
 mod strategy;
+mod when_empty;
 
 pub(crate) use backoff::SplitMix64;
 pub use backoff::{Backoff, RestartDelay};
@@ -27,3 +29,4 @@ pub(crate) use restart::declines_restart;
 pub use shutdown::ShutdownPolicy;
 pub(crate) use shutdown::{Ladder, Rung};
 pub use strategy::{OneForOne, RestartStrategy};
+pub use when_empty::WhenEmpty;

@@ -158,6 +158,7 @@ impl ProcessHandle {
     }
 
     /// Has the process ended (reaped or not)?
+    #[cfg(test)]
     pub(crate) fn is_gone(&self) -> bool {
         self.peek().is_some()
     }

@@ -17,4 +17,4 @@ mod tests;
 pub(crate) use bootstrap::{Contract, InheritedListener, Role, role};
 pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
 pub(crate) use output::Lines;
-pub(crate) use spawn::{Child, SpawnPlan, spawn};
+pub(crate) use spawn::{SpawnPlan, spawn};

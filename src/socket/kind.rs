@@ -75,11 +75,12 @@ impl fmt::Display for SocketKind {
 /// The descriptor is not the kind of thing that is needed here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the descriptor is {found}, but {wanted} is needed")]
-pub(crate) struct WrongKind {
+#[non_exhaustive]
+pub struct WrongKind {
     /// What is needed.
-    pub(crate) wanted: &'static str,
+    pub wanted: &'static str,
     /// What it is.
-    pub(crate) found: String,
+    pub found: String,
 }
 
 /// What `fd` is.
@@ -158,7 +159,7 @@ pub(crate) fn adopt_listener(number: RawFd) -> Result<BoundSocket, ListenError> 
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_tcp_stream(fd: OwnedFd) -> Result<TcpStream, WrongKind> {
+pub fn into_tcp_stream(fd: OwnedFd) -> Result<TcpStream, WrongKind> {
     // That it still *is* connected is not asked: a peer that has reset it meanwhile is the next read's news.
     checked(fd, &TCP_STREAM).map(TcpStream::from)
 }
@@ -167,7 +168,7 @@ pub(crate) fn into_tcp_stream(fd: OwnedFd) -> Result<TcpStream, WrongKind> {
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_tcp_listener(fd: OwnedFd) -> Result<TcpListener, WrongKind> {
+pub fn into_tcp_listener(fd: OwnedFd) -> Result<TcpListener, WrongKind> {
     checked(fd, &TCP_LISTENER).map(TcpListener::from)
 }
 
@@ -175,7 +176,7 @@ pub(crate) fn into_tcp_listener(fd: OwnedFd) -> Result<TcpListener, WrongKind> {
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_udp_socket(fd: OwnedFd) -> Result<UdpSocket, WrongKind> {
+pub fn into_udp_socket(fd: OwnedFd) -> Result<UdpSocket, WrongKind> {
     checked(fd, &UDP_SOCKET).map(UdpSocket::from)
 }
 
@@ -183,7 +184,7 @@ pub(crate) fn into_udp_socket(fd: OwnedFd) -> Result<UdpSocket, WrongKind> {
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_unix_stream(fd: OwnedFd) -> Result<UnixStream, WrongKind> {
+pub fn into_unix_stream(fd: OwnedFd) -> Result<UnixStream, WrongKind> {
     checked(fd, &UNIX_STREAM).map(UnixStream::from)
 }
 
@@ -191,7 +192,7 @@ pub(crate) fn into_unix_stream(fd: OwnedFd) -> Result<UnixStream, WrongKind> {
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_unix_listener(fd: OwnedFd) -> Result<UnixListener, WrongKind> {
+pub fn into_unix_listener(fd: OwnedFd) -> Result<UnixListener, WrongKind> {
     checked(fd, &UNIX_LISTENER).map(UnixListener::from)
 }
 
@@ -199,7 +200,7 @@ pub(crate) fn into_unix_listener(fd: OwnedFd) -> Result<UnixListener, WrongKind>
 ///
 /// # Errors
 /// When it is something else; it is closed then.
-pub(crate) fn into_unix_datagram(fd: OwnedFd) -> Result<UnixDatagram, WrongKind> {
+pub fn into_unix_datagram(fd: OwnedFd) -> Result<UnixDatagram, WrongKind> {
     checked(fd, &UNIX_DATAGRAM).map(UnixDatagram::from)
 }
 

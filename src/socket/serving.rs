@@ -104,6 +104,7 @@ impl Serving {
 
     /// The worker that accepts on the socket of `slot` now.
     #[must_use]
+    #[cfg(test)]
     pub(crate) fn server(&self, key: &ListenKey, slot: &Slot) -> Option<WorkerId> {
         let socket = self.sockets.iter().find(|it| it.key == *key && it.slot == *slot)?;
         socket.occupants.last().map(|it| it.worker).or(socket.adopter)

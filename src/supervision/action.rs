@@ -22,6 +22,8 @@ pub(crate) enum Action {
     Stop { id: WorkerId, policy: ShutdownPolicy },
     /// Publish this event; every state a handle can read is already the new one.
     Publish { worker: Option<WorkerId>, kind: EventKind },
+    /// The slot that a `SlotForkRequested` gets; comes before its worker is started.
+    SlotAdded { request: RequestId, slot: Slot },
     /// The answer to a `SlotForkRequested`; exactly one for each.
     Forked {
         request: RequestId,

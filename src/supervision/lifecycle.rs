@@ -252,21 +252,21 @@ impl Lifecycle {
     }
 
     /// Can it serve?
+    #[cfg(test)]
     pub(crate) const fn is_ready(&self) -> bool {
         matches!(self.state, State::Up { boot: Boot::Ready, .. })
     }
 
     /// Node's `exitedAfterDisconnect`: the first of "asked or announced" (true) and "ended unasked" (false).
+    #[cfg(test)]
     pub(crate) const fn exited_after_disconnect(&self) -> Option<bool> {
         self.exited_after_disconnect
     }
 
     /// The numbers it last reported.
-    pub(crate) const fn stats(&self) -> WorkerStats {
-        self.stats
-    }
 
     /// Inputs that were out of order, repeated or too late.
+    #[cfg(test)]
     pub(crate) const fn ignored(&self) -> u64 {
         self.ignored
     }

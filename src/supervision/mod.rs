@@ -23,14 +23,16 @@ mod rules;
 
 pub(crate) use action::{Action, ForkRefused, Outcome};
 pub(crate) use input::{Input, RequestId};
-pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report};
+pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Order, Output, Report};
 pub(crate) use lifecycle::Lifecycle;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::{EventKind, GaveUp, Mono, Phase, Slot, SlotSnapshot, SpecName, WorkerError, WorkerId};
-use crate::policy::{RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, SplitMix64, Window};
+use crate::model::{EventKind, GaveUp, Mono, Phase, Slot, SlotSnapshot, SlotState, SpecName, WorkerError, WorkerId};
+use crate::policy::{
+    RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, SplitMix64, WhenEmpty, Window,
+};
 
 use roster::{Occupant, Purpose, Roster, SeatState, Stage, Turn};
 
@@ -61,16 +63,6 @@ pub(crate) struct SpecConfig {
     /// A run of at least this long, from ready to exit, ends a row of failures.
     pub(crate) stable_after: Duration,
     pub(crate) shutdown: ShutdownPolicy,
-}
-
-/// What happens when nobody is left and nobody is to come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum WhenEmpty {
-    /// The cluster ends.
-    #[default]
-    Stop,
-    /// It waits for a handle to fork or start something.
-    Wait,
 }
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
@@ -210,9 +202,21 @@ impl Supervision {
         }
     }
 
+    /// The slots that have changed since the last call: the place in the start order, and the slot unless it was
+    /// forgotten.
+    pub(crate) fn take_changes(&mut self) -> Vec<(u64, Option<SlotSnapshot>)> {
+        self.roster.take_changes()
+    }
+
     /// Every slot, in start order.
+    #[cfg(test)]
     pub(crate) fn slots(&self) -> Vec<SlotSnapshot> {
         self.roster.snapshots()
+    }
+
+    /// What a slot is doing; `None` if there is no such slot.
+    pub(crate) fn slot_state(&self, slot: &Slot) -> Option<SlotState> {
+        self.roster.state_of(slot)
     }
 
     /// How many workers should be ready; a failed slot is one that is missing.
@@ -221,11 +225,13 @@ impl Supervision {
     }
 
     /// How many can serve and are to stay.
+    #[cfg(test)]
     pub(crate) const fn ready(&self) -> usize {
         self.roster.sums().ready
     }
 
     /// Inputs about unknown or dead workers, and requests that came too late.
+    #[cfg(test)]
     pub(crate) const fn ignored(&self) -> u64 {
         self.ignored
     }

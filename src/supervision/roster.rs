@@ -163,6 +163,8 @@ pub(super) struct Roster {
     queue: BTreeSet<(Turn, SeatKey)>,
     timers: BTreeSet<(Mono, SeatKey)>,
     sums: Sums,
+    /// Slots that are not what they were when somebody last looked.
+    changed: BTreeSet<SeatKey>,
 }
 
 impl Roster {
@@ -185,6 +187,7 @@ impl Roster {
         };
         self.seats.insert(key, seat);
         self.enter(key, state);
+        self.changed.insert(key);
         key
     }
 
@@ -193,12 +196,14 @@ impl Roster {
         let before = std::mem::replace(&mut self.seat_mut(key).state, state);
         self.leave(key, before);
         self.enter(key, state);
+        self.changed.insert(key);
     }
 
     /// Forgets a slot.
     pub(super) fn remove(&mut self, key: SeatKey) {
         if let Some(seat) = self.seats.remove(&key) {
             self.leave(key, seat.state);
+            self.changed.insert(key);
         }
     }
 
@@ -256,8 +261,22 @@ impl Roster {
         })
     }
 
+    pub(super) fn state_of(&self, slot: &Slot) -> Option<SlotState> {
+        self.find_slot(slot).map(|key| self.seat(key).snapshot().state)
+    }
+
+    #[cfg(test)]
     pub(super) fn snapshots(&self) -> Vec<SlotSnapshot> {
         self.seats.values().map(Seat::snapshot).collect()
+    }
+
+    /// What has changed since the last call: the place in the start order, and the slot unless it was forgotten.
+    pub(super) fn take_changes(&mut self) -> Vec<(u64, Option<SlotSnapshot>)> {
+        let changed = std::mem::take(&mut self.changed);
+        changed
+            .into_iter()
+            .map(|key| (key.0, self.seats.get(&key).map(Seat::snapshot)))
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -158,6 +158,10 @@ impl Supervision {
         self.next_index[position] = next;
         let window = self.config.specs[position].limit.into();
         let slot = Slot { spec, index };
+        self.actions.push_back(Action::SlotAdded {
+            request,
+            slot: slot.clone(),
+        });
         self.roster.add(slot, position, window, Some(request));
     }
 

@@ -1,5 +1,25 @@
 //! The child's side: what runs inside a worker process.
+//!
+//! `runtime` is the life of the process, `context` what user code has in its hands, `listeners` and `listener` what it may
+//! accept on, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
 
+pub(crate) mod context;
 pub(crate) mod counters;
+pub(crate) mod listener;
+mod listeners;
+mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+#[cfg(feature = "web")]
+mod web;
+
+pub use context::{Messages, Worker};
+pub use counters::{ActiveRequest, Counters};
+pub use listener::Listener;
+pub use runtime::WorkerOutput;
+pub(crate) use runtime::{run, run_here};
+pub use serve::conn::{ConnectionGuard, Stream};
+pub use serve::incoming::{Connection, Incoming, RemoteIncoming};
+#[cfg(feature = "web")]
+pub use serve::web::{ServeError, ServeOptions};
+pub use shutdown::Shutdown;

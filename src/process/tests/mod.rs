@@ -15,7 +15,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal as Blocked};
 use tokio::time::timeout;
 
-use super::{Child, Contract, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
+use super::spawn::Child;
+use super::{Contract, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
 use crate::model::{
     BoundAddress, ExitStatus, Generation, Program, Scheduling, Settings, Slot, SpawnFailure, SpawnStep, StdioMode,
     WorkerId, exit_code,

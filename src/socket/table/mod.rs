@@ -176,6 +176,7 @@ impl ListenerTable {
 
     /// Where the declared listener `name` listens.
     #[must_use]
+    #[cfg(test)]
     pub(crate) fn address(&self, name: &str) -> Option<&BoundAddress> {
         self.listeners
             .get(&ListenKey::Named(name.to_owned()))

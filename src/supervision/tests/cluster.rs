@@ -103,6 +103,7 @@ impl Cluster {
         let mut words = Vec::new();
         while let Some(action) = self.machine.poll_action() {
             words.push(match action {
+                Action::SlotAdded { slot, .. } => format!("added {slot}"),
                 Action::Spawn { id, slot, .. } => format!("spawn {id} {slot}"),
                 Action::Stop {
                     id,
@@ -302,7 +303,7 @@ fn o_010_o_012_a_fork_that_cannot_be_spawned_is_answered_and_leaves_no_slot() {
         request: RequestId(number),
         spec: spec.into(),
     };
-    assert_eq!(cluster.tell(fork(1, "web")), ["spawn 3 web.2"]);
+    assert_eq!(cluster.tell(fork(1, "web")), ["added web.2", "spawn 3 web.2"]);
     let words = cluster.tell(spawn_failed(3));
     assert_eq!(
         words,
@@ -316,7 +317,7 @@ fn o_010_o_012_a_fork_that_cannot_be_spawned_is_answered_and_leaves_no_slot() {
     assert_eq!(cluster.machine.slots().len(), 2);
     assert!(cluster.tell(fork(2, "nobody"))[0].starts_with("refused: there is no worker spec named `nobody`"));
     // The next one gets a new place, and an answer when it exists.
-    assert_eq!(cluster.tell(fork(3, "web")), ["spawn 4 web.3"]);
+    assert_eq!(cluster.tell(fork(3, "web")), ["added web.3", "spawn 4 web.3"]);
     assert_eq!(cluster.ready(4)[..2], ["fork 4", "forked 4 web.3"]);
     cluster.tell(Input::ShutdownRequested { now: false });
     assert!(cluster.tell(fork(4, "web"))[0].starts_with("refused: the cluster is stopping"));

@@ -7,6 +7,7 @@ mod world;
 
 use std::time::Duration;
 
+use super::life::Note;
 use super::*;
 use crate::policy::{Backoff, ReadyWhen};
 

@@ -72,6 +72,7 @@ impl Judge {
             }
             Action::Publish { worker: Some(id), kind } => self.step(*id, kind, now),
             Action::Publish { worker: None, kind } => self.verdict(kind, machine, now),
+            Action::SlotAdded { .. } => {}
             Action::Forked { request, .. } => *self.answers.entry(*request).or_default() += 1,
             Action::SlotGone { slot } => {
                 let held = self.places.get(slot).and_then(|place| place.occupant);

@@ -216,7 +216,11 @@ impl World {
             match action {
                 Action::Spawn { id, .. } => self.spawn(id),
                 Action::Stop { id, policy } => self.later(self.latency, Happening::Ordered(id, policy)),
-                Action::Publish { .. } | Action::Forked { .. } | Action::SlotGone { .. } | Action::Finished(_) => {}
+                Action::Publish { .. }
+                | Action::SlotAdded { .. }
+                | Action::Forked { .. }
+                | Action::SlotGone { .. }
+                | Action::Finished(_) => {}
             }
         }
     }

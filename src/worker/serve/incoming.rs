@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::{ConnectionGuard, Connections, Stream};
 use super::intake::Intake;
+use crate::worker::listener::Lease;
 
 /// The connections of one listener.
 ///
@@ -19,6 +20,8 @@ use super::intake::Intake;
 pub struct Incoming {
     intake: Intake,
     connections: Connections,
+    /// The worker's share of the listener; given back with the stream.
+    _lease: Option<Lease>,
 }
 
 /// An accepted connection: a byte stream that the worker's stop waits for.
@@ -33,7 +36,19 @@ pub struct Connection {
 
 impl Incoming {
     pub(crate) fn new(intake: Intake, connections: Connections) -> Self {
-        Self { intake, connections }
+        Self {
+            intake,
+            connections,
+            _lease: None,
+        }
+    }
+
+    /// Holds the worker's share of the listener as long as it accepts.
+    pub(crate) fn leased(self, lease: Lease) -> Self {
+        Self {
+            _lease: Some(lease),
+            ..self
+        }
     }
 
     /// The next connection; `None` once the worker was told to stop and everything queued by then was taken.
@@ -46,6 +61,24 @@ impl Incoming {
             peer: accepted.peer,
             guard: self.connections.open(),
         })
+    }
+
+    /// The same connections as a value that can be moved to other threads, for servers that ask for `Send` (axum). They
+    /// are accepted here, one ahead of what was taken there.
+    ///
+    /// # Panics
+    /// Outside of an actix `System` or another local task set.
+    #[must_use]
+    pub fn into_remote(mut self) -> RemoteIncoming {
+        let (sender, connections) = tokio::sync::mpsc::channel(1);
+        drop(actix_rt::spawn(async move {
+            while let Some(connection) = self.accept().await {
+                if sender.send(connection).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        RemoteIncoming { connections }
     }
 
     /// Runs `serve` for each connection in a task of its own on this thread; returns when the worker was told to stop
@@ -68,6 +101,20 @@ impl Incoming {
             }));
         }
         tasks.idle().await;
+    }
+}
+
+/// The connections of one listener, for another thread; see [`Incoming::into_remote`].
+#[derive(Debug)]
+pub struct RemoteIncoming {
+    connections: tokio::sync::mpsc::Receiver<Connection>,
+}
+
+impl RemoteIncoming {
+    /// The next connection; `None` once the worker was told to stop and everything queued by then was taken. Safe to
+    /// drop and call again.
+    pub async fn accept(&mut self) -> Option<Connection> {
+        self.connections.recv().await
     }
 }
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -16,7 +16,19 @@ use tokio::time::Sleep;
 
 use super::conn::Accepted;
 use super::listener::{AcceptErrorAction, Listener, StdListener, accept_error_action};
+use crate::model::Slot;
 use crate::worker::shutdown::Shutdown;
+
+/// A way to change an [`Intake`] that does not keep it alive.
+#[derive(Debug)]
+pub(crate) struct WeakIntake(Weak<Inner>);
+
+impl WeakIntake {
+    /// The intake, while somebody accepts on it.
+    pub(crate) fn upgrade(&self) -> Option<Intake> {
+        self.0.upgrade().map(|inner| Intake { inner })
+    }
+}
 
 /// The sockets this worker accepts on for one listener. Clones are the same set; one task accepts, others may change it.
 #[derive(Clone)]
@@ -53,17 +65,22 @@ impl Intake {
         Ok(Self { inner: Rc::new(inner) })
     }
 
+    /// A way to change the set from elsewhere.
+    pub(crate) fn downgrade(&self) -> WeakIntake {
+        WeakIntake(Rc::downgrade(&self.inner))
+    }
+
     /// Accepts on `slot`'s socket too, from now on, its queue included. A second socket for the same slot replaces the
     /// first. Once the stop has started nothing is adopted: the queue stays with the master, who will find a sibling.
     ///
     /// # Errors
     /// When `fd` is no listening socket of a kind we serve.
-    pub(crate) fn add(&self, slot: u32, fd: OwnedFd) -> io::Result<()> {
+    pub(crate) fn add(&self, slot: Slot, fd: OwnedFd) -> io::Result<()> {
         if self.inner.shutdown.is_started() {
             return Ok(());
         }
         let listener = Listener::adopt(fd)?;
-        self.remove(slot);
+        self.remove(&slot);
         let socket = Socket::new(Source::Adopted(slot), listener);
         self.inner.sockets.borrow_mut().push(socket);
         if let Some(acceptor) = self.inner.acceptor.take() {
@@ -73,10 +90,10 @@ impl Intake {
     }
 
     /// Stops accepting on `slot`'s socket; its queue belongs to another worker now. True if it was here.
-    pub(crate) fn remove(&self, slot: u32) -> bool {
+    pub(crate) fn remove(&self, slot: &Slot) -> bool {
         let mut sockets = self.inner.sockets.borrow_mut();
         let before = sockets.len();
-        sockets.retain(|socket| socket.source != Source::Adopted(slot));
+        sockets.retain(|socket| !matches!(&socket.source, Source::Adopted(adopted) if adopted == slot));
         sockets.len() < before
     }
 
@@ -198,10 +215,10 @@ impl Sweep {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     Own,
-    Adopted(u32),
+    Adopted(Slot),
 }
 
 struct Socket {
@@ -307,10 +324,12 @@ mod tests {
         });
         tokio::task::yield_now().await;
         clients.push(std::net::TcpStream::connect(lent_address).unwrap());
-        intake.add(3, lent.try_clone().unwrap().into()).unwrap();
+        intake
+            .add(Slot::new("other", 3), lent.try_clone().unwrap().into())
+            .unwrap();
         assert!(waiting.await.unwrap().is_some());
-        assert!(intake.remove(3));
-        assert!(!intake.remove(3));
+        assert!(intake.remove(&Slot::new("other", 3)));
+        assert!(!intake.remove(&Slot::new("other", 3)));
         clients.push(std::net::TcpStream::connect(lent_address).unwrap());
         shutdown.start();
         assert!(

@@ -22,6 +22,7 @@ use actix_web::{Error, HttpResponse};
 use super::conn::{Accepted, Connections, Stream};
 use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
 use super::intake::Intake;
+use crate::model::ListenError;
 use crate::worker::counters::Counters;
 
 /// Limits of serving HTTP.
@@ -55,6 +56,9 @@ impl Default for ServeOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// The listener cannot be had.
+    #[error(transparent)]
+    Listen(ListenError),
     /// A data factory or another part of the application failed to start.
     #[error("the application could not be started: one of its factories failed, its error is in the log")]
     App,

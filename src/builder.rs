@@ -1,0 +1,447 @@
+//! `ClusterBuilder`: setters are prose with defaults; `build` validates, and nothing has an effect before `run`.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Handler};
+
+use crate::cluster::{Cluster, PlugIn, WorkerMain};
+use crate::config::{Config, DeclaredListener};
+use crate::error::{BuildError, RunError};
+use crate::handle::{ClusterHandle, WorkerRef};
+use crate::master::{Interest, SubscribeOptions};
+use crate::model::{
+    ClusterEvent, EventKind, ListenAddr, ListenAddrError, ListenOptions, Message, Program, Settings, ShutdownReport,
+    SpecName, StdioMode, ToListenAddr,
+};
+use crate::policy::{ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, WhenEmpty};
+use crate::worker::{Worker, WorkerOutput};
+
+/// Describes a cluster.
+///
+/// `main` runs in every process, master and workers alike, so the builder binds nothing, spawns nothing and starts no
+/// actor: all of that happens in [`run`](Self::run), and in the master only.
+#[must_use = "a builder does nothing until `run`, `main` or `start`"]
+pub struct ClusterBuilder {
+    config: Config,
+    workers: Option<u32>,
+    max_booting: Option<usize>,
+    ready_when: Option<ReadyWhen>,
+    listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
+    main: Option<WorkerMain>,
+    plug_ins: Vec<PlugIn>,
+}
+
+impl ClusterBuilder {
+    pub(crate) fn new() -> Self {
+        let config = Config {
+            spec: SpecName::from("worker"),
+            workers: 0,
+            listeners: Vec::new(),
+            settings: Settings::default(),
+            args: Vec::new(),
+            restart: RestartType::default(),
+            delay: RestartDelay::default(),
+            slot_limit: RestartLimit::default(),
+            intensity: None,
+            stable_after: Duration::from_secs(60),
+            boot: Duration::from_secs(30),
+            ask: Duration::from_secs(1),
+            shutdown: ShutdownPolicy::default(),
+            orphan_grace: Duration::from_millis(500),
+            ready_when: ReadyWhen::default(),
+            max_booting: 0,
+            when_empty: WhenEmpty::default(),
+            signals: true,
+            exit_on_panic: false,
+            seed: 0,
+        };
+        Self {
+            config,
+            workers: None,
+            max_booting: None,
+            ready_when: None,
+            listeners: Vec::new(),
+            main: None,
+            plug_ins: Vec::new(),
+        }
+    }
+
+    /// How many workers to keep. Default: one for each CPU this process may use (a container's quota counts). With 0
+    /// the cluster starts empty and waits for [`ClusterHandle::fork`].
+    pub const fn workers(mut self, count: u32) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// The name of the workers' spec, as it appears in slots, events and logs. Default `worker`.
+    pub fn name(mut self, name: impl Into<SpecName>) -> Self {
+        self.config.spec = name.into();
+        self
+    }
+
+    /// What a worker does. Runs in each worker process on a single-threaded actix `System`; when its future ends, the
+    /// worker ends: with code 0, or with code 1 if the output is an error.
+    pub fn worker<F, Fut>(mut self, main: F) -> Self
+    where
+        F: FnOnce(Worker) -> Fut + 'static,
+        Fut: Future + 'static,
+        Fut::Output: WorkerOutput,
+    {
+        self.main = Some(Box::new(|worker| {
+            let future = main(worker);
+            Box::pin(async move { future.await.into_result() })
+        }));
+        self
+    }
+
+    /// Binds `address` in the master before the first worker is started; workers take it by `name`. The socket lives
+    /// until the cluster ends, so clients are never refused while workers restart. A text is checked by
+    /// [`build`](Self::build).
+    pub fn listen(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        self.listen_with(name, address, ListenOptions::default())
+    }
+
+    /// [`listen`](Self::listen) with options.
+    pub fn listen_with(mut self, name: impl Into<String>, address: impl ToListenAddr, options: ListenOptions) -> Self {
+        self.listeners.push((name.into(), address.to_listen_addr(), options));
+        self
+    }
+
+    /// Runs another program in the workers instead of this one. If it speaks the channel's protocol (it uses this crate,
+    /// or reads `ACTIX_CLUSTER_WORKER`), everything works; if not, set [`ready_when`](Self::ready_when) to
+    /// [`ReadyWhen::Spawned`].
+    pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
+        self.config.settings.exec = Program::Path(program.into());
+        self
+    }
+
+    /// The workers' arguments, without the program's name. Default: the master's own.
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.config.settings.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets a variable in the workers' environment, which otherwise is the master's.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.config.settings.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// The workers' working directory. Default: the master's.
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.settings.cwd = Some(directory.into());
+        self
+    }
+
+    /// The user the workers run under. Needs privilege; supplementary groups are dropped. Default: the master's.
+    pub const fn uid(mut self, uid: u32) -> Self {
+        self.config.settings.uid = Some(uid);
+        self
+    }
+
+    /// The group the workers run under. Needs privilege. Default: the master's.
+    pub const fn gid(mut self, gid: u32) -> Self {
+        self.config.settings.gid = Some(gid);
+        self
+    }
+
+    /// What becomes of the workers' standard streams: input, output, error. Default: null, inherited, inherited.
+    pub const fn stdio(mut self, stdin: StdioMode, stdout: StdioMode, stderr: StdioMode) -> Self {
+        self.config.settings.stdin = stdin;
+        self.config.settings.stdout = stdout;
+        self.config.settings.stderr = stderr;
+        self
+    }
+
+    /// Nothing the workers print reaches the master's streams: every line becomes an `Output` event (Node's `silent`).
+    pub const fn silent(self) -> Self {
+        self.stdio(StdioMode::Null, StdioMode::Piped, StdioMode::Piped)
+    }
+
+    /// When a worker ends, ends what is left of its process group too. Default: no; processes it leaves behind live on.
+    pub const fn kill_tree(mut self, yes: bool) -> Self {
+        self.config.settings.kill_tree = yes;
+        self
+    }
+
+    /// Which ends deserve a restart. Default [`RestartType::Permanent`]: every end that nobody ordered.
+    pub const fn restart(mut self, restart: RestartType) -> Self {
+        self.config.restart = restart;
+        self
+    }
+
+    /// How long to wait before a restart. Default: the first at once, then 1 s, doubling with every further failure.
+    pub const fn restart_delay(mut self, delay: RestartDelay) -> Self {
+        self.config.delay = delay;
+        self
+    }
+
+    /// How often one slot may be restarted. Default: 5 times in 60 s; then the slot is failed and the others go on.
+    pub const fn restart_limit(mut self, limit: RestartLimit) -> Self {
+        self.config.slot_limit = limit;
+        self
+    }
+
+    /// How often the whole cluster may restart workers before it gives up and ends with an error (OTP's intensity).
+    /// Default: no limit, because with N processes N restarts at once are normal.
+    pub const fn restart_intensity(mut self, intensity: RestartIntensity) -> Self {
+        self.config.intensity = Some(intensity);
+        self
+    }
+
+    /// How long a worker must have been ready for its failures before that to be forgiven. Default 60 s.
+    pub const fn stable_after(mut self, time: Duration) -> Self {
+        self.config.stable_after = time;
+        self
+    }
+
+    /// How long a worker may take from its start until it is ready, before it is killed and counted as a failure.
+    /// Default 30 s; `Duration::MAX` for no limit.
+    pub const fn boot_limit(mut self, limit: Duration) -> Self {
+        self.config.boot = limit;
+        self
+    }
+
+    /// How long a worker that was told to stop may take before it is killed. Default 30 s.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.config.shutdown = ShutdownPolicy::Grace(grace);
+        self
+    }
+
+    /// [`grace`](Self::grace) with the choice of no limit or no grace at all.
+    pub const fn shutdown_policy(mut self, policy: ShutdownPolicy) -> Self {
+        self.config.shutdown = policy;
+        self
+    }
+
+    /// How long a worker drains when the master is dead. Default 500 ms; at most 30 s.
+    pub const fn orphan_grace(mut self, grace: Duration) -> Self {
+        self.config.orphan_grace = grace;
+        self
+    }
+
+    /// When a worker counts as ready. Default: when its first listener is up if listeners are declared, else when it is
+    /// online. An explicit [`Worker::ready`] always counts.
+    pub const fn ready_when(mut self, rule: ReadyWhen) -> Self {
+        self.ready_when = Some(rule);
+        self
+    }
+
+    /// How many workers may be between their start and ready at the same time. Default: twice the CPUs, at least 4.
+    pub const fn max_booting(mut self, count: NonZeroUsize) -> Self {
+        self.max_booting = Some(count.get());
+        self
+    }
+
+    /// What to do when no worker is left and none will come by itself. Default: end.
+    pub const fn when_empty(mut self, rule: WhenEmpty) -> Self {
+        self.config.when_empty = rule;
+        self
+    }
+
+    /// Ends a worker with code 101 when any of its threads or tasks panics. Default: no; a panic in a task ends that
+    /// task only, and only a panic of the worker's own future ends the worker.
+    pub const fn exit_on_panic(mut self, yes: bool) -> Self {
+        self.config.exit_on_panic = yes;
+        self
+    }
+
+    /// Leaves the master's signals alone: no handler is installed, and stopping is up to the handle. Default: `TERM` and
+    /// `INT` stop in order, a second `INT` and `QUIT` stop at once.
+    pub const fn disable_signals(mut self) -> Self {
+        self.config.signals = false;
+        self
+    }
+
+    /// The seed of the back-off's jitter. Default: the master's process id.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.config.seed = seed;
+        self
+    }
+
+    /// Starts an actor in the master, on the plug-ins' own thread, and sends it every event from the first one on.
+    pub fn subscribe<A, F>(self, start: F) -> Self
+    where
+        A: Actor<Context = actix::Context<A>> + Handler<ClusterEvent>,
+        F: FnOnce(ClusterHandle) -> Addr<A> + Send + 'static,
+    {
+        self.subscribe_with(SubscribeOptions::default(), start)
+    }
+
+    /// [`subscribe`](Self::subscribe) with a queue and an interest of one's own.
+    pub fn subscribe_with<A, F>(mut self, options: SubscribeOptions, start: F) -> Self
+    where
+        A: Actor<Context = actix::Context<A>> + Handler<ClusterEvent>,
+        F: FnOnce(ClusterHandle) -> Addr<A> + Send + 'static,
+    {
+        let start = |handle: ClusterHandle, events| {
+            let actor = start(handle).recipient();
+            Box::pin(crate::master::pump(events, actor)) as _
+        };
+        self.plug_ins.push(PlugIn {
+            options,
+            start: Box::new(start),
+        });
+        self
+    }
+
+    /// Calls `handler` with every event, in the master, on the plug-ins' thread.
+    pub fn on_event<F>(self, handler: F) -> Self
+    where
+        F: FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static,
+    {
+        self.on_event_with(SubscribeOptions::default(), handler)
+    }
+
+    /// [`on_event`](Self::on_event) with a queue and an interest of one's own.
+    pub fn on_event_with<F>(mut self, options: SubscribeOptions, mut handler: F) -> Self
+    where
+        F: FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static,
+    {
+        let start = |handle: ClusterHandle, mut events: crate::Events| {
+            Box::pin(async move {
+                while let Some(event) = events.next().await {
+                    handler(&event, &handle);
+                }
+            }) as _
+        };
+        self.plug_ins.push(PlugIn {
+            options,
+            start: Box::new(start),
+        });
+        self
+    }
+
+    /// Calls `handler` with every message of every worker, in the master, on the plug-ins' thread. None is dropped: a
+    /// handler that is slower than the workers slows the workers.
+    pub fn on_message<F>(mut self, mut handler: F) -> Self
+    where
+        F: FnMut(WorkerRef, Message) + Send + 'static,
+    {
+        let start = |handle: ClusterHandle, mut events: crate::Events| {
+            Box::pin(async move {
+                while let Some(event) = events.next().await {
+                    let ClusterEvent {
+                        worker: Some(worker),
+                        kind: EventKind::Message(message),
+                        ..
+                    } = event
+                    else {
+                        continue;
+                    };
+                    if let Some(worker) = handle.worker_dead_or_alive(worker.id) {
+                        handler(worker, message);
+                    }
+                }
+            }) as _
+        };
+        let options = SubscribeOptions {
+            interest: Interest::Messages,
+            ..SubscribeOptions::default()
+        };
+        self.plug_ins.push(PlugIn {
+            options,
+            start: Box::new(start),
+        });
+        self
+    }
+
+    /// Validates the description.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the first contradiction.
+    pub fn build(self) -> Result<Cluster, BuildError> {
+        let Self {
+            mut config,
+            workers,
+            max_booting,
+            ready_when,
+            listeners,
+            main,
+            plug_ins,
+        } = self;
+        if main.is_none() && config.settings.exec == Program::Same {
+            return Err(BuildError::NoWorker);
+        }
+        for (name, address, options) in listeners {
+            if config.listeners.iter().any(|declared| declared.name == name) {
+                return Err(BuildError::DuplicateListener(name));
+            }
+            let address = match address {
+                Ok(address) => address,
+                Err(source) => return Err(BuildError::Address { name, source }),
+            };
+            config.listeners.push(DeclaredListener { name, address, options });
+        }
+        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        config.workers = workers.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX));
+        if config.workers > WORKERS_MAX {
+            return Err(out_of_range("workers", config.workers, "at most 10000"));
+        }
+        if config.orphan_grace > ORPHAN_GRACE_MAX {
+            return Err(out_of_range(
+                "orphan_grace",
+                format!("{:?}", config.orphan_grace),
+                "at most 30 s",
+            ));
+        }
+        if config.boot.is_zero() {
+            return Err(out_of_range(
+                "boot_limit",
+                "0",
+                "more than zero, or no worker ever gets ready",
+            ));
+        }
+        config.max_booting = max_booting.unwrap_or_else(|| (2 * cpus).max(4));
+        let default = if config.listeners.is_empty() {
+            ReadyWhen::Online
+        } else {
+            ReadyWhen::Listening
+        };
+        config.ready_when = ready_when.unwrap_or(default);
+        if config.seed == 0 {
+            config.seed = u64::from(std::process::id());
+        }
+        Ok(Cluster { config, main, plug_ins })
+    }
+
+    /// [`build`](Self::build) and [`Cluster::run`].
+    ///
+    /// # Errors
+    /// As [`Cluster::run`].
+    pub fn run(self) -> Result<ShutdownReport, RunError> {
+        self.build()?.run()
+    }
+
+    /// [`build`](Self::build) and [`Cluster::main`]: the whole `main` of a program.
+    #[must_use]
+    pub fn main(self) -> std::process::ExitCode {
+        Cluster::exit_code(self.build().map_err(RunError::from).and_then(Cluster::run))
+    }
+}
+
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str) -> BuildError {
+    BuildError::OutOfRange {
+        what,
+        value: value.to_string(),
+        rule,
+    }
+}
+
+/// More processes than this on one machine are a mistake: the kernel's default `pid_max` is 32,768.
+const WORKERS_MAX: u32 = 10_000;
+/// A worker whose master is dead must not hold the port for long.
+const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);

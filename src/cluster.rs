@@ -1,0 +1,145 @@
+//! `Cluster`: am I the master or a worker? Running goes one way or the other.
+
+use std::fmt;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use crate::builder::ClusterBuilder;
+use crate::config::Config;
+use crate::error::RunError;
+use crate::events::Events;
+use crate::handle::ClusterHandle;
+use crate::master::{self, SubscribeOptions};
+use crate::model::ShutdownReport;
+use crate::process::{self, Role};
+use crate::worker::{self, Worker};
+
+/// The body of a worker: its future's error, if any, as text.
+pub(crate) type WorkerMain = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
+
+/// A consumer of events that lives on the plug-ins' thread.
+pub(crate) struct PlugIn {
+    pub(crate) options: SubscribeOptions,
+    pub(crate) start: PlugInStart,
+}
+
+/// Starts a consumer on the plug-ins' thread; the future ends with the last event.
+pub(crate) type PlugInStart = Box<dyn FnOnce(ClusterHandle, Events) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A described and validated cluster, not yet running.
+#[must_use = "a cluster does nothing until `run` or `start`"]
+pub struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) main: Option<WorkerMain>,
+    pub(crate) plug_ins: Vec<PlugIn>,
+}
+
+impl Cluster {
+    /// A new description with the defaults.
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::new()
+    }
+
+    /// Runs the cluster until it ends.
+    ///
+    /// In the master: binds the listeners, starts the workers and supervises them on this thread, until a signal or the
+    /// handle stops it or nothing is left to supervise. In a worker: runs the worker's function and then *ends the
+    /// process*, so code after this call runs in the master only.
+    ///
+    /// # Errors
+    /// [`RunError`] tells why the cluster could not start or ended in another way than in order.
+    pub fn run(self) -> Result<ShutdownReport, RunError> {
+        match process::role() {
+            Role::Master => master::run(self.config, self.plug_ins),
+            Role::Worker(contract) => worker::run(contract, &self.config, self.main),
+            Role::Broken(why) => Err(RunError::Contract(why.to_string())),
+        }
+    }
+
+    /// [`run`](Self::run) as the whole `main` of a program: the error goes to standard error, the exit code is the
+    /// error's (see [`RunError::exit_code`]).
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        Self::exit_code(self.run())
+    }
+
+    pub(crate) fn exit_code(result: Result<ShutdownReport, RunError>) -> ExitCode {
+        match result {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                // Standard error may be closed or full; the exit code says it all the same.
+                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {error}\n")).ok();
+                error.into()
+            }
+        }
+    }
+
+    /// Starts the cluster inside the actix `System` that this thread runs, for programs that own their `main`. In the
+    /// master it returns as soon as the listeners are bound and the first workers are ordered. In a worker it runs the
+    /// worker's function and then ends the process, so call it before doing anything only the master should do.
+    ///
+    /// Supervision shares this thread: what blocks it delays supervision.
+    ///
+    /// # Errors
+    /// [`RunError`] if the cluster could not start.
+    pub async fn start(self) -> Result<RunningCluster, RunError> {
+        match process::role() {
+            Role::Master => master::start(self.config, self.plug_ins),
+            Role::Worker(contract) => worker::run_here(contract, &self.config, self.main).await,
+            Role::Broken(why) => Err(RunError::Contract(why.to_string())),
+        }
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A cluster that was started inside a running `System`.
+#[derive(Debug)]
+#[must_use = "wait for the cluster's end with `wait`"]
+pub struct RunningCluster {
+    pub(crate) handle: ClusterHandle,
+    pub(crate) finished: master::Finished,
+}
+
+impl RunningCluster {
+    /// The remote control.
+    #[must_use]
+    pub fn handle(&self) -> ClusterHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the cluster has ended.
+    ///
+    /// # Errors
+    /// As [`Cluster::run`].
+    pub async fn wait(self) -> Result<ShutdownReport, RunError> {
+        self.finished.wait().await
+    }
+}
+
+/// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.
+#[must_use]
+pub fn is_worker() -> bool {
+    matches!(process::role(), Role::Worker(_))
+}
+
+/// Is this process a master, or no part of a cluster yet?
+#[must_use]
+pub fn is_master() -> bool {
+    !is_worker()
+}
+
+/// The id of the worker this process is; `None` in the master.
+#[must_use]
+pub fn worker_id() -> Option<crate::model::WorkerId> {
+    match process::role() {
+        Role::Worker(contract) => Some(contract.id),
+        Role::Master | Role::Broken(_) => None,
+    }
+}

@@ -1,0 +1,153 @@
+//! Errors, one enum for each moment at which somebody can act.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::model::{GaveUp, ListenAddrError, ListenError, Signal, Slot, SpecName, WorkerId};
+
+/// The configuration contradicts itself. Nothing has happened yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No worker function was given.
+    #[error("no worker function: call `.worker(..)`, or `.exec(..)` for a foreign program")]
+    NoWorker,
+    /// A text is no listen address.
+    #[error("listener {name:?}: {source}")]
+    Address {
+        /// The listener's name.
+        name: String,
+        /// What is wrong with the text.
+        source: ListenAddrError,
+    },
+    /// Two listeners have one name.
+    #[error("two listeners are named {0:?}: give each its own name")]
+    DuplicateListener(String),
+    /// A number or duration is out of range.
+    #[error("{what} is {value}: {rule}")]
+    OutOfRange {
+        /// Which setting.
+        what: &'static str,
+        /// What it was set to.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+/// The cluster could not run, or ended in another way than an orderly one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A declared listener could not be had.
+    #[error("listener {name:?}: {source}")]
+    Listen {
+        /// The listener's name.
+        name: String,
+        /// Why not.
+        source: ListenError,
+    },
+    /// This process was started as a worker, but its contract with the master cannot be read.
+    #[error("started as a worker with a broken contract: {0}")]
+    Contract(String),
+    /// The operating system refused something the master needs.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Too many restarts.
+    #[error("gave up: {}", describe(.0))]
+    GaveUp(GaveUp),
+    /// Every slot has failed.
+    #[error("every slot has failed; the error and exit events before this tell why")]
+    AllFailed,
+    /// An immediate stop was asked for by a signal.
+    #[error("stopped at once by {0}")]
+    Interrupted(Signal),
+    /// These workers did not die of `SIGKILL` and were left behind: the kernel holds them.
+    #[error("workers {0:?} did not die of SIGKILL and were left behind")]
+    Unkillable(Vec<WorkerId>),
+    /// The supervisor itself broke. The workers end because their channels close.
+    #[error("the supervisor ended unexpectedly; this is a bug")]
+    SupervisorLost,
+}
+
+impl RunError {
+    /// The exit code for a program that ends with this error: 2 for wrong usage, 128 + n for an immediate stop by
+    /// signal n (as shells do it), else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Build(_) => 2,
+            Self::Interrupted(signal) => u8::try_from(128 + signal.number()).unwrap_or(1),
+            Self::Listen { .. }
+            | Self::Contract(_)
+            | Self::Io { .. }
+            | Self::GaveUp(_)
+            | Self::AllFailed
+            | Self::Unkillable(_)
+            | Self::SupervisorLost => 1,
+        }
+    }
+}
+
+impl From<RunError> for ExitCode {
+    fn from(error: RunError) -> Self {
+        Self::from(error.exit_code())
+    }
+}
+
+fn describe(gave_up: &GaveUp) -> String {
+    let (what, limit, period): (String, u32, Duration) = match gave_up {
+        GaveUp::Slot { slot, limit, period } => (format!("slot {slot}"), *limit, *period),
+        GaveUp::Spec { spec, limit, period } => (format!("spec {spec}"), *limit, *period),
+        GaveUp::Cluster { limit, period } => ("the cluster".to_owned(), *limit, *period),
+    };
+    format!("{what} needed more than {limit} restarts in {period:?}")
+}
+
+/// A request through the handle could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The cluster has ended.
+    #[error("the cluster has ended")]
+    Gone,
+    /// The cluster is shutting down: nothing is started any more.
+    #[error("the cluster is shutting down")]
+    ShuttingDown,
+    /// No worker with this id lives.
+    #[error("no worker {0} (it may have exited)")]
+    UnknownWorker(WorkerId),
+    /// No spec has this name.
+    #[error("no spec named {0}")]
+    UnknownSpec(SpecName),
+    /// No slot like this.
+    #[error("no slot {0}")]
+    UnknownSlot(Slot),
+    /// The slot is filled or about to be.
+    #[error("slot {0} is running")]
+    AlreadyRunning(Slot),
+    /// There are as many slots as one master keeps.
+    #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
+    TooManySlots(usize),
+    /// The worker could not be started.
+    #[error("could not start: {0}")]
+    Spawn(crate::model::SpawnFailure),
+    /// The kernel refused to deliver the signal.
+    #[error("cannot send {signal} to worker {worker}: errno {errno}")]
+    Signal {
+        /// The worker.
+        worker: WorkerId,
+        /// The signal.
+        signal: Signal,
+        /// The errno.
+        errno: i32,
+    },
+}

@@ -1,0 +1,44 @@
+//! A stream of the cluster's events, for whoever is not an actor.
+
+use std::sync::Arc;
+
+use crate::master::{Queue, Subscribers};
+use crate::model::ClusterEvent;
+
+/// The events of a cluster from the moment of subscription, in order.
+///
+/// Can be moved to any thread and any runtime. Dropping it ends the subscription.
+#[derive(Debug)]
+#[must_use = "events that nobody takes are dropped"]
+pub struct Events {
+    queue: Arc<Queue>,
+    subscribers: Arc<Subscribers>,
+}
+
+impl Events {
+    pub(crate) const fn new(queue: Arc<Queue>, subscribers: Arc<Subscribers>) -> Self {
+        Self { queue, subscribers }
+    }
+
+    /// The next event; `None` after the cluster's last one. Cancel-safe: a dropped future has taken nothing.
+    pub async fn next(&mut self) -> Option<ClusterEvent> {
+        self.queue.next(&self.subscribers).await
+    }
+
+    /// The next event for which `wanted` says yes; the others are dropped.
+    pub async fn next_where(&mut self, mut wanted: impl FnMut(&ClusterEvent) -> bool) -> Option<ClusterEvent> {
+        loop {
+            let event = self.next().await?;
+            if wanted(&event) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.queue.abandon();
+        self.subscribers.drained();
+    }
+}

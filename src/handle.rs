@@ -1,0 +1,432 @@
+//! The remote control of a running cluster.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, Recipient};
+use actix_rt::ArbiterHandle;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use crate::error::CommandError;
+use crate::events::Events;
+use crate::ipc::{self, CallError, SendError, ToWorker};
+use crate::master::{ClusterSupervisor, Command, Directory, Interest, Link, SubscribeOptions, Subscribers, Urgency};
+use crate::model::{
+    BoundAddress, ClusterEvent, ClusterSnapshot, EventKind, Exit, Generation, Payload, PayloadError, Settings,
+    ShutdownReport, Signal, Slot, SpecName, WorkerId, WorkerSnapshot, WorkerState,
+};
+
+/// The remote control of a running cluster: clonable, usable from any thread.
+///
+/// Reading (`snapshot`, `worker`, `workers`) never waits: it sees a view that the supervisor publishes before it
+/// delivers the event that tells of a change. Commands wait for the supervisor, which answers each of them once.
+/// Dropping every handle does not stop the cluster.
+#[derive(Clone)]
+pub struct ClusterHandle {
+    shared: Arc<Shared>,
+}
+
+/// What all clones of a handle share.
+pub(crate) struct Shared {
+    pub(crate) supervisor: Addr<ClusterSupervisor>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) subscribers: Arc<Subscribers>,
+    /// Where plug-ins run: never on the thread that supervises.
+    pub(crate) plug_ins: ArbiterHandle,
+}
+
+impl ClusterHandle {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Starts one more worker in a new slot (Node's `cluster.fork(env)`), with `env` laid over the settings'
+    /// environment for this slot and all its restarts. Answers when the process exists.
+    ///
+    /// # Errors
+    /// [`CommandError::Spawn`] if it could not be started (the restart rules apply to the slot all the same),
+    /// [`CommandError::ShuttingDown`], [`CommandError::Gone`].
+    pub async fn fork<K, V>(&self, env: impl IntoIterator<Item = (K, V)>) -> Result<WorkerRef, CommandError>
+    where
+        K: Into<OsString>,
+        V: Into<OsString>,
+    {
+        let env = env.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let id = self
+            .ask(|reply| Command::Fork {
+                spec: None::<SpecName>,
+                env,
+                reply,
+            })
+            .await??;
+        self.worker(id).ok_or(CommandError::UnknownWorker(id))
+    }
+
+    /// Changes the settings for the *next* workers (Node's cumulative `setupPrimary`): what `change` leaves alone stays
+    /// as it was. Running workers are not touched. Publishes `Setup`; answers with what is in force now.
+    ///
+    /// # Errors
+    /// [`CommandError::Gone`].
+    pub async fn setup(&self, change: impl FnOnce(&mut Settings) + Send + 'static) -> Result<Settings, CommandError> {
+        self.ask(|reply| Command::Setup {
+            change: Box::new(change),
+            reply,
+        })
+        .await
+    }
+
+    /// Stops one worker for good (Node's `worker.disconnect()`): it stops accepting, drains, closes its channel and
+    /// ends, or is killed after its grace period. Its slot is not filled again. Answers when the order is given; asking
+    /// twice is the same as asking once.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownWorker`] if it has exited, [`CommandError::Gone`].
+    pub async fn disconnect(&self, worker: WorkerId) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Disconnect { worker, reply }).await?
+    }
+
+    /// Stops one worker in order and fills its slot again; counts as no failure. Answers when the order is given.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownWorker`] if it has exited, [`CommandError::Gone`].
+    pub async fn restart(&self, worker: WorkerId) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Restart { worker, reply }).await?
+    }
+
+    /// Stops every worker for good (Node's `cluster.disconnect`) and waits until the last one is gone.
+    ///
+    /// # Errors
+    /// [`CommandError::Gone`] if the cluster had ended before.
+    pub async fn disconnect_all(&self) -> Result<(), CommandError> {
+        self.ask(|reply| Command::DisconnectAll { reply }).await
+    }
+
+    /// Sends a signal to one worker (Node's `worker.kill`). A signal that asks politely (`TERM`, `INT`, `QUIT`, `HUP`)
+    /// is followed by `SIGKILL` after the grace period. The end counts as unasked: restart rules apply. A worker that
+    /// has exited is no error.
+    ///
+    /// # Errors
+    /// [`CommandError::Signal`] if the kernel refuses (a worker under another user), [`CommandError::Gone`].
+    pub async fn kill(&self, worker: WorkerId, signal: Signal) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Kill { worker, signal, reply }).await?
+    }
+
+    /// Closes a worker's channel without a word: the worker takes that for the master's death and ends.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownWorker`] if it has exited, [`CommandError::Gone`].
+    pub async fn close_channel(&self, worker: WorkerId) -> Result<(), CommandError> {
+        self.ask(|reply| Command::CloseChannel { worker, reply }).await?
+    }
+
+    /// Starts a slot that has failed or was stopped; its restart budget begins anew.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownSlot`], [`CommandError::AlreadyRunning`], [`CommandError::ShuttingDown`],
+    /// [`CommandError::Gone`].
+    pub async fn start_slot(&self, slot: Slot) -> Result<(), CommandError> {
+        self.ask(|reply| Command::StartSlot { slot, reply }).await?
+    }
+
+    /// Stops the cluster in order and waits until every process is gone: workers stop accepting, finish the requests in
+    /// progress and end; who takes longer than its grace period is killed. The report says how each one ended. A
+    /// second call waits for the same end.
+    ///
+    /// # Errors
+    /// [`CommandError::Gone`] if the cluster had ended before.
+    pub async fn shutdown(&self) -> Result<ShutdownReport, CommandError> {
+        self.ask(|reply| Command::Shutdown {
+            urgency: Urgency::Graceful,
+            reply: Some(reply),
+        })
+        .await
+    }
+
+    /// Kills every worker at once and waits until all are gone.
+    ///
+    /// # Errors
+    /// [`CommandError::Gone`] if the cluster had ended before.
+    pub async fn shutdown_now(&self) -> Result<ShutdownReport, CommandError> {
+        self.ask(|reply| Command::Shutdown {
+            urgency: Urgency::Immediate(None),
+            reply: Some(reply),
+        })
+        .await
+    }
+
+    /// The whole cluster at this instant.
+    #[must_use]
+    pub fn snapshot(&self) -> ClusterSnapshot {
+        self.shared.directory.snapshot()
+    }
+
+    /// Where a declared listener is bound: with port 0, here is the real one.
+    #[must_use]
+    pub fn address(&self, listener: &str) -> Option<BoundAddress> {
+        self.shared.directory.read().listeners.get(listener).cloned()
+    }
+
+    /// One worker, unless it is dead.
+    #[must_use]
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerRef> {
+        self.shared.directory.worker(id).map(|link| self.refer(link))
+    }
+
+    /// One worker, also one of the last 1,024 that died: its last words are handled after its death.
+    pub(crate) fn worker_dead_or_alive(&self, id: WorkerId) -> Option<WorkerRef> {
+        self.shared.directory.dead_or_alive(id).map(|link| self.refer(link))
+    }
+
+    /// Every worker that is not dead, by id (Node's `cluster.workers`).
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerRef> {
+        self.shared
+            .directory
+            .workers()
+            .into_iter()
+            .map(|link| self.refer(link))
+            .collect()
+    }
+
+    /// Sends a message to every connected worker. One that cannot take it does not keep it from the others.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if the message has no JSON form; then nobody gets it.
+    pub fn broadcast<T: Serialize + ?Sized>(&self, message: &T) -> Result<Broadcast, PayloadError> {
+        let payload = Payload::from_value(message)?;
+        let mut result = Broadcast::default();
+        for worker in self.workers() {
+            match worker.send(&payload) {
+                Ok(()) => result.sent += 1,
+                Err(error) => result.failed.push((worker.id(), error)),
+            }
+        }
+        Ok(result)
+    }
+
+    /// Every event from now on, with the default options.
+    pub fn events(&self) -> Events {
+        self.events_with(&SubscribeOptions::default())
+    }
+
+    /// Events from now on, with a queue and an interest of one's own.
+    pub fn events_with(&self, options: &SubscribeOptions) -> Events {
+        let queue = self.shared.subscribers.subscribe(options);
+        Events::new(queue, Arc::clone(&self.shared.subscribers))
+    }
+
+    /// Sends every event from now on to an actor. Its mailbox may be small and the actor slow: events wait in a bounded
+    /// queue, and what does not fit is announced by `Lagged`.
+    pub fn subscribe(&self, actor: Recipient<ClusterEvent>) {
+        self.subscribe_with(actor, &SubscribeOptions::default());
+    }
+
+    /// [`subscribe`](Self::subscribe) with a queue and an interest of one's own.
+    pub fn subscribe_with(&self, actor: Recipient<ClusterEvent>, options: &SubscribeOptions) {
+        let events = self.events_with(options);
+        // If the plug-ins' thread is gone the cluster has ended, and no event will follow.
+        self.shared.plug_ins.spawn(crate::master::pump(events, actor));
+    }
+
+    /// Waits until every wanted slot holds a ready worker.
+    ///
+    /// # Errors
+    /// [`CommandError::Gone`] if the cluster ends before that.
+    pub async fn all_ready(&self) -> Result<(), CommandError> {
+        let options = SubscribeOptions {
+            interest: Interest::Lifecycle,
+            ..SubscribeOptions::default()
+        };
+        let mut events = self.events_with(&options);
+        let now = self.snapshot();
+        if now.target > 0 && now.ready >= now.target {
+            return Ok(());
+        }
+        let ready = events
+            .next_where(|event| matches!(event.kind, EventKind::AllReady { .. }))
+            .await;
+        ready.map(|_| ()).ok_or(CommandError::Gone)
+    }
+
+    fn refer(&self, link: Arc<Link>) -> WorkerRef {
+        WorkerRef {
+            link,
+            handle: self.clone(),
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared
+            .supervisor
+            .send(command(reply))
+            .await
+            .map_err(|_| CommandError::Gone)?;
+        answer.await.map_err(|_| CommandError::Gone)
+    }
+}
+
+impl fmt::Debug for ClusterHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterHandle").finish_non_exhaustive()
+    }
+}
+
+/// What became of a broadcast.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Broadcast {
+    /// Workers whose channel took the message.
+    pub sent: usize,
+    /// Workers whose channel did not, and why.
+    pub failed: Vec<(WorkerId, SendError)>,
+}
+
+/// One worker, as the master sees it. Stays valid, and tells the truth, after the worker's death.
+#[derive(Clone)]
+pub struct WorkerRef {
+    link: Arc<Link>,
+    handle: ClusterHandle,
+}
+
+impl WorkerRef {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> WorkerId {
+        self.link.id
+    }
+
+    /// The place it fills.
+    #[must_use]
+    pub fn slot(&self) -> &Slot {
+        &self.link.slot
+    }
+
+    /// Its generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.link.generation
+    }
+
+    /// Its process id. After its death the number may belong to a stranger: never signal by it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.link.pid
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> WorkerState {
+        self.link.view().state
+    }
+
+    /// Can it serve?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.link.view().ready
+    }
+
+    /// Is its channel open? True from the fork until the `Disconnect` event.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.state().is_connected()
+    }
+
+    /// Is its process gone?
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.state().is_dead()
+    }
+
+    /// Node's `exitedAfterDisconnect`: unset while it lives and nobody asked, then whether the end was voluntary.
+    #[must_use]
+    pub fn exited_after_disconnect(&self) -> Option<bool> {
+        self.link.view().exited_after_disconnect
+    }
+
+    /// How it ended, once it is dead.
+    #[must_use]
+    pub fn exit(&self) -> Option<Exit> {
+        self.link.view().exit.clone()
+    }
+
+    /// Everything the master knows about it.
+    #[must_use]
+    pub fn snapshot(&self) -> WorkerSnapshot {
+        self.link.snapshot()
+    }
+
+    /// Sends a message. Returns at once: the message waits in a bounded queue until the kernel takes it. A message sent
+    /// before the worker runs is kept for it.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] if the worker does not read fast enough, [`SendError::Closed`] if its channel is closed,
+    /// [`SendError::Unfit`] if the message has no JSON form or is too long.
+    pub fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), SendError> {
+        self.send_with_fds(message, Vec::new())
+    }
+
+    /// [`send`](Self::send) with open descriptors (sockets, files) along; the receiver gets copies of its own, these are
+    /// closed here once sent. To keep one, pass a `try_clone`.
+    ///
+    /// # Errors
+    /// As `send`; the error gives the descriptors back.
+    pub fn send_with_fds<T: Serialize + ?Sized>(&self, message: &T, fds: Vec<OwnedFd>) -> Result<(), SendError> {
+        ipc::send(&self.link.outbox, message, fds)
+    }
+
+    /// Asks the worker something and waits for its answer, at most `deadline`.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a worker that dies answers `Gone` at once.
+    pub async fn call<A: DeserializeOwned>(
+        &self,
+        question: &(impl Serialize + ?Sized),
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        ipc::call::<ToWorker, _>(&self.link.outbox, &self.link.calls, question, deadline).await
+    }
+
+    /// [`ClusterHandle::disconnect`] for this worker.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn disconnect(&self) -> Result<(), CommandError> {
+        self.handle.disconnect(self.id()).await
+    }
+
+    /// [`ClusterHandle::kill`] for this worker.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn kill(&self, signal: Signal) -> Result<(), CommandError> {
+        self.handle.kill(self.id(), signal).await
+    }
+
+    /// [`ClusterHandle::close_channel`] for this worker.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn close_channel(&self) -> Result<(), CommandError> {
+        self.handle.close_channel(self.id()).await
+    }
+}
+
+impl fmt::Debug for WorkerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.link.view();
+        f.debug_struct("WorkerRef")
+            .field("id", &self.link.id)
+            .field("slot", &self.link.slot)
+            .field("pid", &self.link.pid)
+            .field("state", &view.state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! What users do with a channel: send a message, ask a question, answer one. The same on both sides.
+
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::calls::{Calls, NoAnswer};
+use super::frame::Wire;
+use super::outbox::{Outbox, PushError};
+use crate::model::{Payload, PayloadError, ReplySink};
+
+/// A message could not be put on its way. The message is still the caller's; descriptors come back here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The other side does not read fast enough: wait, or drop the message.
+    #[error("the channel is full: the other side does not read fast enough")]
+    Full(Vec<OwnedFd>),
+    /// The channel is closed.
+    #[error("the channel is closed")]
+    Closed(Vec<OwnedFd>),
+    /// The message has no JSON form, or is longer than 1 MiB, or carries more than 64 descriptors.
+    #[error("the message cannot be sent: {reason}")]
+    Unfit {
+        /// Why.
+        reason: String,
+        /// The descriptors.
+        fds: Vec<OwnedFd>,
+    },
+}
+
+impl SendError {
+    /// The descriptors that were to go along.
+    #[must_use]
+    pub fn into_fds(self) -> Vec<OwnedFd> {
+        match self {
+            Self::Full(fds) | Self::Closed(fds) | Self::Unfit { fds, .. } => fds,
+        }
+    }
+
+    /// Would a later attempt make sense?
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+
+    /// Is the channel closed?
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
+}
+
+/// A call got no answer that could be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The question could not be sent.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The other side ended before it answered.
+    #[error("the other side is gone")]
+    Gone,
+    /// No answer within the deadline. A late one is dropped.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The other side answered with an error, or dropped the call without an answer.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The answer does not have the form asked for.
+    #[error(transparent)]
+    Answer(#[from] PayloadError),
+    /// Too many calls wait for an answer already.
+    #[error("too many calls are open")]
+    TooMany,
+}
+
+/// Sends a message.
+pub(crate) fn send<T: Serialize + ?Sized>(outbox: &Outbox, message: &T, fds: Vec<OwnedFd>) -> Result<(), SendError> {
+    outbox.push_message(message, fds).map_err(refused)
+}
+
+/// Asks a question and waits for its answer.
+pub(crate) async fn call<W: Wire, A: DeserializeOwned>(
+    outbox: &Outbox,
+    calls: &Calls,
+    question: &(impl Serialize + ?Sized),
+    deadline: Duration,
+) -> Result<A, CallError> {
+    let payload = Payload::from_value(question)?;
+    let failed = |error| match error {
+        NoAnswer::Gone | NoAnswer::Closed => CallError::Gone,
+        NoAnswer::TimedOut => CallError::TimedOut(deadline),
+        NoAnswer::Refused(why) => CallError::Refused(why),
+        NoAnswer::Full => CallError::TooMany,
+    };
+    let (id, ticket) = calls.open().map_err(failed)?;
+    outbox.push(&W::call(id, payload), Vec::new()).map_err(refused)?;
+    Ok(ticket.wait(deadline).await.map_err(failed)?.parse()?)
+}
+
+fn refused(error: PushError) -> SendError {
+    match error {
+        PushError::Full(fds) => SendError::Full(fds),
+        PushError::Closed(fds) => SendError::Closed(fds),
+        PushError::Payload(why, fds) => SendError::Unfit {
+            reason: why.to_string(),
+            fds,
+        },
+        PushError::TooLarge(why, fds) => SendError::Unfit {
+            reason: why.to_string(),
+            fds,
+        },
+    }
+}
+
+/// Where the answer to a call goes: one channel, one call. Dropped unused, it tells the caller that nobody answered.
+pub(crate) struct CallReply<W: Wire> {
+    outbox: Outbox,
+    id: u64,
+    is_answered: bool,
+    direction: PhantomData<fn() -> W>,
+}
+
+impl<W: Wire> CallReply<W> {
+    pub(crate) const fn new(outbox: Outbox, id: u64) -> Self {
+        Self {
+            outbox,
+            id,
+            is_answered: false,
+            direction: PhantomData,
+        }
+    }
+
+    fn send(&mut self, answer: Result<Payload, String>) {
+        self.is_answered = true;
+        // A caller whose channel is full or closed gets no answer: its deadline or its end tells it.
+        if let Err(error) = self.outbox.push(&W::reply(self.id, answer), Vec::new()) {
+            tracing::debug!(%error, "answer to a call not sent");
+        }
+    }
+}
+
+impl<W: Wire> ReplySink for CallReply<W> {
+    fn answer(mut self: Box<Self>, answer: Result<Payload, String>) {
+        self.send(answer);
+    }
+}
+
+impl<W: Wire> Drop for CallReply<W> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.send(Err("nobody answered".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! From an order to a running process: channel, listeners, spawn, registration. Every step can fail, and a failure
+//! leaves nothing behind.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+use crate::clock;
+use crate::config::Config;
+use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
+use crate::master::Link;
+use crate::master::worker_actor::Newborn;
+use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::process::{self, Contract, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode};
+use crate::socket::table::Handout;
+use crate::supervision::{Lifecycle, LifecycleConfig};
+
+/// Which worker to start, where, and with what.
+pub(crate) struct Birth<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) settings: &'a Settings,
+    pub(crate) env: &'a [(OsString, OsString)],
+    pub(crate) id: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+    pub(crate) restarts: u32,
+    pub(crate) listeners: Vec<(String, Handout)>,
+}
+
+impl Birth<'_> {
+    /// Starts the process.
+    pub(crate) fn deliver(self) -> Result<Newborn, SpawnFailure> {
+        let (ours, theirs) = channel_pair()?;
+        let child = process::spawn(SpawnPlan {
+            settings: self.settings,
+            extra_env: self.env,
+            contract: self.contract(),
+            channel: theirs.as_fd(),
+            listeners: self.listeners.iter().map(|(_, handout)| handout.fd.as_fd()).collect(),
+            default_args: &self.config.args,
+        })?;
+        drop(theirs);
+        if child.handle.mode() == WatchMode::Thread {
+            tracing::warn!(
+                pid = child.pid,
+                "no pidfd to be had: a thread waits for this worker's end"
+            );
+        }
+        let registered = Channel::new(ours).and_then(|channel| {
+            let mut outputs = Vec::new();
+            for (stream, fd) in [
+                (OutputStream::Stdout, child.stdout),
+                (OutputStream::Stderr, child.stderr),
+            ] {
+                if let Some(fd) = fd {
+                    outputs.push((stream, Lines::new(fd)?));
+                }
+            }
+            Ok((channel, outputs))
+        });
+        let (channel, outputs) = match registered {
+            Ok(registered) => registered,
+            Err(error) => {
+                // The process runs, but nobody could hear it: it must not live, nor stay a zombie.
+                actix_rt::spawn(bury(child.handle));
+                return Err(failure(SpawnStep::Register, &error));
+            }
+        };
+        let outbox = Outbox::new(Limits::default());
+        let link = Link::new(
+            self.id,
+            self.slot,
+            self.generation,
+            child.pid,
+            self.restarts,
+            outbox,
+            Calls::new(),
+        );
+        let lifecycle = LifecycleConfig {
+            ready_when: self.config.ready_when,
+            boot: self.config.boot,
+            ask: self.config.ask,
+            shutdown: self.config.shutdown,
+        };
+        Ok(Newborn {
+            link: Arc::new(link),
+            lifecycle: Lifecycle::new(lifecycle, clock::now()),
+            channel: Arc::new(channel),
+            process: child.handle,
+            outputs,
+            kill_tree: self.settings.kill_tree,
+            grace_ms: u64::try_from(self.config.grace().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn contract(&self) -> Contract {
+        let listeners = self.listeners.iter().map(|(name, handout)| InheritedListener {
+            name: name.clone(),
+            fd: UNSET,
+            address: handout.address.clone(),
+            scheduling: handout.scheduling,
+        });
+        Contract {
+            protocol: PROTOCOL,
+            id: self.id,
+            slot: self.slot.clone(),
+            generation: self.generation,
+            channel: UNSET,
+            listeners: listeners.collect(),
+            restarts: self.restarts,
+            grace: self.config.grace(),
+            orphan_grace: self.config.orphan_grace,
+            uid: None,
+            gid: None,
+            shim: false,
+            name: None,
+        }
+    }
+}
+
+async fn bury(process: ProcessHandle) {
+    // Failing to signal means that it has ended already.
+    process.signal(Signal::KILL).ok();
+    process.exited().await;
+    process.reap(true);
+}
+
+fn channel_pair() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
+        .map_err(|errno| failure(SpawnStep::Channel, &std::io::Error::from(errno)))
+}
+
+fn failure(step: SpawnStep, err: &std::io::Error) -> SpawnFailure {
+    SpawnFailure {
+        step,
+        errno: err.raw_os_error(),
+        detail: err.to_string(),
+    }
+}
+
+/// A descriptor number that `process::spawn` fills in.
+const UNSET: std::os::fd::RawFd = -1;

@@ -1,0 +1,241 @@
+//! The published view of the cluster: what any thread may read without asking the supervisor.
+//!
+//! Written by the supervisor alone, and always *before* the event that tells of the change is delivered. Nothing is
+//! decided from it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::clock;
+use crate::ipc::{Calls, Outbox};
+use crate::master::messages::News;
+use crate::model::{
+    BoundAddress, ClusterSnapshot, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot,
+    WorkerState, WorkerStats, WorkerTimes,
+};
+use crate::supervision::Fact;
+
+/// One worker as everybody sees it, with the way to talk to it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+    pub(crate) pid: u32,
+    pub(crate) restarts: u32,
+    pub(crate) outbox: Outbox,
+    pub(crate) calls: Calls,
+    view: RwLock<View>,
+}
+
+/// The part of a worker's record that changes.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) state: WorkerState,
+    pub(crate) ready: bool,
+    pub(crate) exited_after_disconnect: Option<bool>,
+    pub(crate) times: WorkerTimes,
+    pub(crate) stats: WorkerStats,
+    pub(crate) addresses: Vec<BoundAddress>,
+    pub(crate) exit: Option<Exit>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        pid: u32,
+        restarts: u32,
+        outbox: Outbox,
+        calls: Calls,
+    ) -> Self {
+        let view = RwLock::new(View {
+            state: WorkerState::Created,
+            ready: false,
+            exited_after_disconnect: None,
+            times: WorkerTimes {
+                created: Some(clock::now()),
+                ..WorkerTimes::default()
+            },
+            stats: WorkerStats::default(),
+            addresses: Vec::new(),
+            exit: None,
+        });
+        Self {
+            id,
+            slot,
+            generation,
+            pid,
+            restarts,
+            outbox,
+            calls,
+            view,
+        }
+    }
+
+    pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn change(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the state after a step of the worker's life.
+    pub(crate) fn learn(&self, news: &News) {
+        let now = Some(clock::now());
+        let mut view = self.change();
+        view.state = news.state;
+        view.exited_after_disconnect = news.exited_after_disconnect;
+        match &news.fact {
+            Fact::Online => view.times.online = now,
+            Fact::Listening(address) => {
+                view.times.listening = view.times.listening.or(now);
+                view.addresses.push(address.clone());
+            }
+            Fact::Ready => {
+                view.ready = true;
+                view.times.ready = now;
+            }
+            Fact::Exiting => {
+                view.ready = false;
+                view.times.exiting = now;
+            }
+            Fact::Disconnected => {
+                view.ready = false;
+                view.times.disconnected = now;
+            }
+            Fact::Exited(exit) => {
+                view.ready = false;
+                view.times.exited = now;
+                view.exit = Some(exit.clone());
+            }
+            Fact::Error(_) => {}
+        }
+    }
+
+    pub(crate) fn info(&self) -> WorkerInfo {
+        let view = self.view();
+        WorkerInfo {
+            id: self.id,
+            slot: self.slot.clone(),
+            generation: self.generation,
+            pid: Some(self.pid),
+            state: view.state,
+            exited_after_disconnect: view.exited_after_disconnect,
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> WorkerSnapshot {
+        let view = self.view().clone();
+        let until = view.times.exited.unwrap_or_else(clock::now);
+        WorkerSnapshot {
+            id: self.id,
+            slot: self.slot.clone(),
+            generation: self.generation,
+            pid: Some(self.pid),
+            state: view.state,
+            ready: view.ready,
+            exited_after_disconnect: view.exited_after_disconnect,
+            uptime: view
+                .times
+                .created
+                .map_or_else(Default::default, |created| until.since(created)),
+            times: view.times,
+            restarts: self.restarts,
+            stats: view.stats,
+            addresses: view.addresses,
+        }
+    }
+}
+
+/// Every worker that is not dead, every slot, and where the cluster is in its life.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    table: RwLock<Table>,
+}
+
+/// The state behind the directory's lock.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) workers: BTreeMap<WorkerId, Arc<Link>>,
+    /// The last dead ones, oldest first.
+    departed: VecDeque<Arc<Link>>,
+    /// By their place in the start order.
+    pub(crate) slots: BTreeMap<u64, SlotSnapshot>,
+    /// Where the declared listeners are bound.
+    pub(crate) listeners: BTreeMap<String, BoundAddress>,
+    pub(crate) phase: Phase,
+    pub(crate) target: usize,
+    pub(crate) seq: u64,
+}
+
+impl Directory {
+    pub(crate) fn new(listeners: BTreeMap<String, BoundAddress>) -> Self {
+        let table = Table {
+            workers: BTreeMap::new(),
+            departed: VecDeque::new(),
+            slots: BTreeMap::new(),
+            listeners,
+            phase: Phase::Running,
+            target: 0,
+            seq: 0,
+        };
+        Self {
+            table: RwLock::new(table),
+        }
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn worker(&self, id: WorkerId) -> Option<Arc<Link>> {
+        self.read().workers.get(&id).cloned()
+    }
+
+    /// Takes a dead worker out of the table. Its record stays findable for a while.
+    pub(crate) fn depart(&self, id: WorkerId) {
+        let mut table = self.write();
+        if let Some(link) = table.workers.remove(&id) {
+            if table.departed.len() == DEPARTED_MAX {
+                table.departed.pop_front();
+            }
+            table.departed.push_back(link);
+        }
+    }
+
+    pub(crate) fn dead_or_alive(&self, id: WorkerId) -> Option<Arc<Link>> {
+        let table = self.read();
+        let departed = || table.departed.iter().rev().find(|link| link.id == id);
+        table.workers.get(&id).or_else(departed).cloned()
+    }
+
+    pub(crate) fn workers(&self) -> Vec<Arc<Link>> {
+        self.read().workers.values().cloned().collect()
+    }
+
+    pub(crate) fn snapshot(&self) -> ClusterSnapshot {
+        let table = self.read();
+        let workers: Vec<WorkerSnapshot> = table.workers.values().map(|link| link.snapshot()).collect();
+        ClusterSnapshot {
+            master_pid: std::process::id(),
+            phase: table.phase,
+            uptime: clock::now().since_start(),
+            target: table.target,
+            ready: workers.iter().filter(|worker| worker.ready).count(),
+            seq: table.seq,
+            listeners: table.listeners.clone(),
+            workers,
+            slots: table.slots.values().cloned().collect(),
+        }
+    }
+}
+
+/// Dead workers whose record is kept, so that a handler of their last words finds them.
+const DEPARTED_MAX: usize = 1024;

@@ -1,0 +1,148 @@
+//! The task that watches one worker's channel and process, and keeps their order: last words come before the exit.
+//!
+//! It decides nothing: it reads, and tells the `WorkerActor`.
+
+use std::sync::Arc;
+
+use actix::Addr;
+
+use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome, ToMaster};
+use crate::master::Subscribers;
+use crate::master::messages::{Frames, Happening};
+use crate::master::worker_actor::WorkerActor;
+use crate::model::OutputStream;
+use crate::process::{Lines, ProcessHandle};
+
+/// What the life task of one worker works with.
+pub(crate) struct Life {
+    pub(crate) worker: Addr<WorkerActor>,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) process: ProcessHandle,
+    pub(crate) subscribers: Arc<Subscribers>,
+    pub(crate) outputs: Vec<(OutputStream, Lines)>,
+    pub(crate) kill_tree: bool,
+}
+
+impl Life {
+    /// Reads the channel until the process dies, then what is left in the channel, and only then tells of the death.
+    ///
+    /// A send to the `WorkerActor` fails only when the cluster is being torn down; then nobody is left to be told.
+    pub(crate) async fn run(mut self) {
+        let copiers = std::mem::take(&mut self.outputs).into_iter().map(|(stream, lines)| {
+            actix_rt::spawn(copy_lines(self.worker.clone(), self.process.clone(), stream, lines))
+        });
+        let copiers: Vec<_> = copiers.collect();
+        let mut decoder = Decoder::new();
+        let readable = tokio::select! {
+            // Whatever is in the channel when the process dies is read below.
+            readable = self.read(&mut decoder) => {
+                self.process.exited().await;
+                readable
+            }
+            _ = self.process.exited() => true,
+        };
+        if readable {
+            self.last_words(&mut decoder).await;
+        }
+        for copier in copiers {
+            // A copier ends by itself when the process has ended; a panic in it costs lines, not the exit.
+            copier.await.ok();
+        }
+        self.tell_oddities(&decoder);
+        // The process has ended, so there is something to bury; `None` cannot be.
+        let Some(reaped) = self.process.reap(self.kill_tree) else {
+            return;
+        };
+        self.tell(Happening::Died(reaped)).await;
+    }
+
+    /// Reads until the channel ends or breaks; false if what follows makes no sense any more.
+    async fn read(&self, decoder: &mut Decoder) -> bool {
+        loop {
+            let mut frames = Vec::new();
+            let outcome = self.channel.read_batch(decoder, &mut frames).await;
+            let spoke = frames.iter().any(is_said);
+            self.hand_over(frames).await;
+            match outcome {
+                Ok(ReadOutcome::Frames) => {}
+                Err(ChannelError::Frame(error)) => {
+                    self.tell(Happening::ProtocolBroken(error.to_string())).await;
+                    return false;
+                }
+                // ECONNRESET: the other end was closed with our bytes unread.
+                Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_)) => {
+                    self.tell(Happening::ChannelClosed).await;
+                    return false;
+                }
+            }
+            if spoke {
+                self.subscribers.room_for_messages().await;
+            }
+        }
+    }
+
+    /// A grandchild may hold the other end, so this takes what is there and does not wait for end-of-file.
+    async fn last_words(&self, decoder: &mut Decoder) {
+        let mut frames = Vec::new();
+        let outcome = self.channel.drain_now(decoder, &mut frames);
+        self.hand_over(frames).await;
+        if let Err(ChannelError::Frame(error)) = outcome {
+            self.tell(Happening::ProtocolBroken(error.to_string())).await;
+        }
+    }
+
+    async fn hand_over(&self, frames: Vec<Incoming<ToMaster>>) {
+        if !frames.is_empty() && self.worker.send(Frames(frames)).await.is_err() {
+            tracing::debug!("frames of a worker came after its actor's end");
+        }
+    }
+
+    /// What was met on the channel besides frames, told once.
+    fn tell_oddities(&self, decoder: &Decoder) {
+        let counters = decoder.counters();
+        if counters.surplus_fds > 0 || counters.half_frames > 0 {
+            let pid = self.process.pid();
+            let Counters {
+                surplus_fds,
+                half_frames,
+            } = counters;
+            tracing::warn!(
+                pid,
+                surplus_fds,
+                half_frames,
+                "the worker's channel held more, or less, than frames"
+            );
+        }
+    }
+
+    async fn tell(&self, happening: Happening) {
+        if self.worker.send(happening).await.is_err() {
+            tracing::debug!("news of a worker came after its actor's end");
+        }
+    }
+}
+
+const fn is_said(incoming: &Incoming<ToMaster>) -> bool {
+    matches!(incoming.frame, ToMaster::Message(_) | ToMaster::Call { .. })
+}
+
+/// Passes the lines of a piped stream on until it ends. After the process's death only what is in the pipe counts: a
+/// grandchild may hold the other end for ever.
+async fn copy_lines(worker: Addr<WorkerActor>, process: ProcessHandle, stream: OutputStream, mut lines: Lines) {
+    loop {
+        let line = tokio::select! {
+            biased;
+            line = lines.next() => line,
+            _ = process.exited() => break,
+        };
+        let Some(line) = line else { return };
+        if worker.send(Happening::Line(stream, line)).await.is_err() {
+            return;
+        }
+    }
+    for line in lines.drain_now() {
+        if worker.send(Happening::Line(stream, line)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The listeners of the cluster and who accepts on them: the socket room's table and its serving decision, tied to the
+//! channels of the workers.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::ipc::{BoundListener, ToWorker};
+use crate::master::Link;
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot, WorkerId};
+use crate::socket::serving::{Order, Serving};
+use crate::socket::table::{Handout, ListenerTable};
+
+/// Every listening socket of the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Listening {
+    table: ListenerTable,
+    serving: Serving,
+    /// Names of the declared listeners, in the order of the builder.
+    names: Vec<String>,
+    /// Listeners of which each slot has a socket of its own.
+    per_worker: HashSet<ListenKey>,
+    /// Where to send orders to.
+    links: HashMap<WorkerId, Arc<Link>>,
+}
+
+impl Listening {
+    /// Binds a declared listener, before the first worker is started.
+    pub(crate) fn declare(
+        &mut self,
+        name: &str,
+        address: &ListenAddr,
+        options: &ListenOptions,
+    ) -> Result<BoundAddress, ListenError> {
+        let bound = self.table.declare(name, address, options)?;
+        self.names.push(name.to_owned());
+        Ok(bound)
+    }
+
+    /// The declared listeners' sockets for a worker about to be started in `slot`.
+    pub(crate) fn hand_out_declared(&mut self, slot: &Slot) -> Result<Vec<(String, Handout)>, ListenError> {
+        let mut handouts = Vec::with_capacity(self.names.len());
+        for name in &self.names {
+            let key = ListenKey::Named(name.clone());
+            let handout = self.table.acquire(&key, None, &ListenOptions::default(), slot)?;
+            handouts.push((name.clone(), handout));
+        }
+        for (_, handout) in &handouts {
+            self.opened(handout, slot);
+        }
+        Ok(handouts)
+    }
+
+    /// A worker exists: orders can reach it.
+    pub(crate) fn born(&mut self, link: &Arc<Link>) {
+        self.links.insert(link.id, Arc::clone(link));
+    }
+
+    /// Answers a worker that asked for a listener.
+    pub(crate) fn answer(
+        &mut self,
+        link: &Link,
+        request: u64,
+        key: &ListenKey,
+        cwd: Option<&Path>,
+        options: &ListenOptions,
+    ) -> Result<(), ListenError> {
+        let (answer, fds, result) = match self.table.acquire(key, cwd, options, &link.slot) {
+            Ok(handout) => {
+                self.opened(&handout, &link.slot);
+                let Handout { key, fd, address, .. } = handout;
+                (Ok(BoundListener { key, address }), vec![fd], Ok(()))
+            }
+            Err(error) => (Err(error.clone()), Vec::new(), Err(error)),
+        };
+        send(link, &ToWorker::Bound { id: request, answer }, fds);
+        result
+    }
+
+    /// A worker accepts on `key`.
+    pub(crate) fn accepts(&mut self, link: &Link, key: &ListenKey, adopts: bool) {
+        if self.per_worker.contains(key) {
+            let orders = self.serving.worker_listening(key, &link.slot, link.id, adopts);
+            self.carry_out(orders);
+        }
+    }
+
+    /// A worker gave a listener back.
+    pub(crate) fn gave_back(&mut self, link: &Link, key: &ListenKey) {
+        let orders = self.serving.worker_unlistened(key, link.id);
+        self.carry_out(orders);
+        if self.table.release(key, &link.slot) {
+            self.closed(key);
+        }
+    }
+
+    /// A worker accepts nothing any more: it drains, or it is dead.
+    pub(crate) fn leaves(&mut self, worker: WorkerId) {
+        let orders = self.serving.worker_leaving(worker);
+        self.carry_out(orders);
+    }
+
+    /// A worker is dead.
+    pub(crate) fn died(&mut self, worker: WorkerId) {
+        self.leaves(worker);
+        self.links.remove(&worker);
+    }
+
+    /// A slot is gone for good: what only it held is closed.
+    pub(crate) fn slot_gone(&mut self, slot: &Slot) {
+        for key in self.table.release_slot(slot) {
+            self.closed(&key);
+        }
+    }
+
+    /// The cluster is down: every socket is closed and every path removed.
+    pub(crate) fn close_all(&mut self) {
+        self.table.close_all();
+    }
+
+    /// A slot's own socket exists: until its worker listens, a sibling serves its queue.
+    fn opened(&mut self, handout: &Handout, slot: &Slot) {
+        if handout.scheduling == Scheduling::PerWorker {
+            self.per_worker.insert(handout.key.clone());
+            let orders = self.serving.socket_opened(&handout.key, slot);
+            self.carry_out(orders);
+        }
+    }
+
+    fn closed(&mut self, key: &ListenKey) {
+        self.per_worker.remove(key);
+        let orders = self.serving.listener_closed(key);
+        self.carry_out(orders);
+    }
+
+    fn carry_out(&self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Adopt { key, slot, by } => self.adopt(key, slot, by),
+                Order::Unadopt { key, slot, from } => {
+                    if let Some(link) = self.links.get(&from) {
+                        send(link, &ToWorker::Unadopt { key, slot }, Vec::new());
+                    }
+                }
+            }
+        }
+    }
+
+    fn adopt(&self, key: ListenKey, slot: Slot, by: WorkerId) {
+        let Some(link) = self.links.get(&by) else { return };
+        match self.table.socket_of(&key, &slot) {
+            Ok(Some(fd)) => send(link, &ToWorker::Adopt { key, slot }, vec![fd]),
+            // Closed meanwhile: there is no queue to serve.
+            Ok(None) => {}
+            Err(err) => tracing::warn!(%slot, %err, "a queue waits for its slot's next worker"),
+        }
+    }
+}
+
+/// Sends a control frame. A worker whose channel is closed is ending, and needs no listeners.
+fn send(link: &Link, frame: &ToWorker, fds: Vec<OwnedFd>) {
+    if let Err(err) = link.outbox.push(frame, fds) {
+        tracing::debug!(worker = link.id.get(), %err, "order about a listener not sent");
+    }
+}

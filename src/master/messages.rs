@@ -1,0 +1,94 @@
+//! What the actors of the master say to each other, and the model's types as actix messages.
+
+use actix::Message as ActixMessage;
+
+use crate::ipc::{Incoming, ToMaster};
+use crate::master::Command;
+use crate::model::{ClusterEvent, ListenKey, ListenOptions, Message, OutputStream, Signal, WorkerId, WorkerStats};
+use crate::policy::ShutdownPolicy;
+use crate::process::Reaped;
+pub(crate) use crate::supervision::Report as News;
+
+impl ActixMessage for ClusterEvent {
+    type Result = ();
+}
+
+impl ActixMessage for Command {
+    type Result = ();
+}
+
+/// Frames of one worker, in order. To its `WorkerActor`.
+pub(crate) struct Frames(pub(crate) Vec<Incoming<ToMaster>>);
+
+impl ActixMessage for Frames {
+    type Result = ();
+}
+
+/// Something happened to a worker's process or channel. To its `WorkerActor`.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// The channel ended: by end-of-file, or because of a broken rule.
+    ChannelClosed,
+    /// A frame broke the protocol.
+    ProtocolBroken(String),
+    /// The process is gone and reaped.
+    Died(Reaped),
+    /// A line on a piped stream.
+    Line(OutputStream, String),
+}
+
+impl ActixMessage for Happening {
+    type Result = ();
+}
+
+/// What the supervisor wants done with a worker. To its `WorkerActor`.
+#[derive(Clone, Debug)]
+pub(crate) enum WorkerOrder {
+    /// End it in order.
+    Stop(ShutdownPolicy),
+    /// Send it a signal for the user.
+    Kill(Signal),
+    /// Close its channel.
+    CloseChannel,
+}
+
+impl ActixMessage for WorkerOrder {
+    type Result = Result<(), nix::errno::Errno>;
+}
+
+/// What a worker did, in order. From a `WorkerActor` to the supervisor.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    pub(crate) worker: WorkerId,
+    pub(crate) reports: Vec<Report>,
+}
+
+impl ActixMessage for Reports {
+    type Result = ();
+}
+
+/// One thing a worker did.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A step of its life.
+    Fact(News),
+    /// It said something.
+    Said(Message),
+    /// A line on a piped stream.
+    Line(OutputStream, String),
+    /// Its counters.
+    Stats(WorkerStats),
+    /// Its future failed, in its own words.
+    Failed(String),
+    /// It wants a listener.
+    WantsListener {
+        request: u64,
+        key: ListenKey,
+        cwd: Option<std::path::PathBuf>,
+        options: ListenOptions,
+    },
+    /// It accepts on a listener.
+    Accepts { key: ListenKey, adopts: bool },
+    /// It gave a listener back.
+    GaveBack(ListenKey),
+}

@@ -1,0 +1,87 @@
+//! The one sequencer: every event gets its number, its line in the log and its way to the subscribers here.
+
+use std::sync::Arc;
+
+use tracing::{error, info, trace, warn};
+
+use crate::clock;
+use crate::master::{Directory, Subscribers};
+use crate::model::{ClusterEvent, EventKind, GaveUp, WorkerInfo};
+
+/// Numbers events and fans them out. Owned by the supervisor, so there is one order.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    directory: Arc<Directory>,
+    subscribers: Arc<Subscribers>,
+    seq: u64,
+}
+
+impl Publisher {
+    pub(crate) const fn new(directory: Arc<Directory>, subscribers: Arc<Subscribers>) -> Self {
+        Self {
+            directory,
+            subscribers,
+            seq: 0,
+        }
+    }
+
+    /// Publishes `kind`. The directory must show the state after the event already.
+    pub(crate) fn publish(&mut self, worker: Option<WorkerInfo>, kind: EventKind) {
+        self.seq += 1;
+        log(worker.as_ref(), &kind);
+        self.directory.write().seq = self.seq;
+        let event = ClusterEvent {
+            seq: self.seq,
+            at: clock::now(),
+            time: clock::wall(),
+            worker,
+            kind,
+        };
+        self.subscribers.publish(&event);
+    }
+
+    pub(crate) fn wants_messages(&self) -> bool {
+        self.subscribers.wants_messages()
+    }
+
+    /// No event will follow.
+    pub(crate) fn finish(&self) {
+        self.subscribers.finish();
+    }
+}
+
+/// One line for each fact. Levels by who must act: error = given up, warn = lost and replaced, info = life cycle.
+fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
+    let id = worker.map_or(0, |worker| worker.id.get());
+    let slot = worker.map(|worker| worker.slot.to_string()).unwrap_or_default();
+    let pid = worker.and_then(|worker| worker.pid).unwrap_or_default();
+    match kind {
+        EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),
+        EventKind::Fork => info!(worker = id, slot, pid, "worker forked"),
+        EventKind::Online => info!(worker = id, pid, "worker online"),
+        EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
+        EventKind::Ready => info!(worker = id, pid, "worker ready"),
+        EventKind::AllReady { workers } => info!(workers, "all workers ready"),
+        EventKind::Exiting => info!(worker = id, pid, "worker exiting"),
+        EventKind::Disconnect => info!(worker = id, pid, "worker disconnected"),
+        EventKind::Exit(exit) if exit.is_orderly() => info!(worker = id, pid, %exit, "worker exited"),
+        EventKind::Exit(exit) => warn!(worker = id, slot, pid, %exit, "worker lost"),
+        EventKind::Error(err) => warn!(worker = id, slot, pid, %err, "worker error"),
+        EventKind::RestartScheduled { slot, delay, attempt } => {
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            info!(%slot, delay_ms, attempt, "restart scheduled");
+        }
+        EventKind::GaveUp(GaveUp::Slot { slot, limit, period }) => {
+            error!(%slot, limit, ?period, "slot failed: too many restarts");
+        }
+        EventKind::GaveUp(GaveUp::Spec { spec, limit, period }) => {
+            error!(%spec, limit, ?period, "spec failed: too many restarts");
+        }
+        EventKind::GaveUp(GaveUp::Cluster { limit, period }) => {
+            error!(limit, ?period, "cluster failed: too many restarts");
+        }
+        EventKind::Setup(_) => info!("settings set"),
+        EventKind::ShutdownStarted => info!("shutdown started"),
+        EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),
+    }
+}

@@ -1,0 +1,311 @@
+//! `WorkerActor`: one process of the cluster, from its start to its exit. Thin: it owns the channel and the state
+//! machine of its process, translates frames and deaths into inputs, and orders into signals and frames.
+//!
+//! A restarted worker is a new actor with a new address, so a late message of a dead process cannot reach its successor.
+
+use std::sync::Arc;
+
+use actix::dev::SendError;
+use actix::prelude::*;
+use nix::errno::Errno;
+
+use crate::clock;
+use crate::ipc::{CallReply, Channel, Incoming, Outbox, ToMaster, ToWorker};
+use crate::master::life::Life;
+use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
+use crate::master::{ClusterSupervisor, Link, Subscribers};
+use crate::model::{Message, Mono, OutputStream, Reply};
+use crate::process::{Lines, ProcessHandle};
+use crate::supervision::{LifeInput, Lifecycle, Order, Output};
+
+/// Everything that belongs to a process that was just started.
+pub(crate) struct Newborn {
+    pub(crate) link: Arc<Link>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) process: ProcessHandle,
+    pub(crate) outputs: Vec<(OutputStream, Lines)>,
+    pub(crate) kill_tree: bool,
+    /// How long the worker may drain, as it is told.
+    pub(crate) grace_ms: u64,
+}
+
+/// One worker process in the master.
+pub(crate) struct WorkerActor {
+    link: Arc<Link>,
+    lifecycle: Lifecycle,
+    channel: Arc<Channel>,
+    process: ProcessHandle,
+    supervisor: Addr<ClusterSupervisor>,
+    subscribers: Arc<Subscribers>,
+    outputs: Vec<(OutputStream, Lines)>,
+    kill_tree: bool,
+    grace_ms: u64,
+    deadline: Option<(Mono, SpawnHandle)>,
+    /// The errno of the last signal that the kernel refused to deliver.
+    refused: Option<Errno>,
+    /// The tasks that read and write the channel; they hold it open.
+    tasks: Vec<tokio::task::AbortHandle>,
+}
+
+impl WorkerActor {
+    pub(crate) fn new(newborn: Newborn, supervisor: Addr<ClusterSupervisor>, subscribers: Arc<Subscribers>) -> Self {
+        let Newborn {
+            link,
+            lifecycle,
+            channel,
+            process,
+            outputs,
+            kill_tree,
+            grace_ms,
+        } = newborn;
+        Self {
+            link,
+            lifecycle,
+            channel,
+            process,
+            supervisor,
+            subscribers,
+            outputs,
+            kill_tree,
+            grace_ms,
+            deadline: None,
+            refused: None,
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The one door of the process's machine: passes the input, carries out the orders, reports the facts.
+    fn step(&mut self, input: LifeInput, ctx: &mut Context<Self>) -> Vec<Report> {
+        // A worker that lies about its state is ignored, and its lies are counted by the machine.
+        let _note = self.lifecycle.handle(input, clock::now());
+        self.settle(ctx)
+    }
+
+    /// Carries out what the machine has decided; what it tells is returned, in order.
+    fn settle(&mut self, ctx: &mut Context<Self>) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while let Some(output) = self.lifecycle.poll_output() {
+            match output {
+                Output::Order(order) => self.carry_out(order),
+                Output::Fact(news) => reports.push(Report::Fact(news)),
+            }
+        }
+        self.arm(ctx);
+        reports
+    }
+
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let next = self.lifecycle.next_deadline();
+        if self.deadline.as_ref().map(|(at, _)| *at) == next {
+            return;
+        }
+        if let Some((_, handle)) = self.deadline.take() {
+            ctx.cancel_future(handle);
+        }
+        if let Some(at) = next {
+            let handle = ctx.run_later(clock::now().until(at), |actor, ctx| {
+                actor.deadline = None;
+                actor.lifecycle.handle_deadline(clock::now());
+                let reports = actor.settle(ctx);
+                actor.report(reports, ctx);
+            });
+            self.deadline = Some((at, handle));
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::SendStop => {
+                // A channel that takes no more is no way to reach it: the ladder goes on to SIGTERM.
+                if let Err(error) = self.link.outbox.push(
+                    &ToWorker::Stop {
+                        grace_ms: self.grace_ms,
+                    },
+                    Vec::new(),
+                ) {
+                    tracing::debug!(worker = self.link.id.get(), %error, "stop order not sent");
+                }
+            }
+            Order::Signal(signal) => {
+                // ESRCH means that it died meanwhile: its exit is on the way. EPERM is a worker that changed its user;
+                // the ladder goes on to SIGKILL, which fails the same way and ends in `Unkillable`.
+                if let Err(err) = self.process.signal(signal) {
+                    self.refused = err.raw_os_error().map(Errno::from_raw);
+                    tracing::warn!(worker = self.link.id.get(), %signal, %err, "signal refused");
+                }
+            }
+            Order::CloseChannel => self.close_channel(),
+        }
+    }
+
+    fn close_channel(&mut self) {
+        self.link.outbox.close();
+        self.channel.shut_down();
+    }
+
+    /// Reports to the supervisor, in order. The supervisor waits for nobody, so waiting for it cannot deadlock.
+    fn report(&self, reports: Vec<Report>, ctx: &mut Context<Self>) {
+        if reports.is_empty() {
+            return;
+        }
+        let reports = Reports {
+            worker: self.link.id,
+            reports,
+        };
+        match self.supervisor.try_send(reports) {
+            Ok(()) => {}
+            Err(SendError::Full(reports)) => {
+                let sent = self.supervisor.send(reports).into_actor(self).map(|_, _, _| ());
+                ctx.wait(sent);
+            }
+            // The supervisor is gone: the cluster is being torn down and the channel's end will end the worker.
+            Err(SendError::Closed(_)) => ctx.stop(),
+        }
+    }
+
+    /// What a frame means to the machine, or to the supervisor.
+    fn receive(&mut self, incoming: Incoming<ToMaster>, reports: &mut Vec<Report>, ctx: &mut Context<Self>) {
+        let Incoming { frame, fds, fds_lost } = incoming;
+        match frame {
+            ToMaster::Online { .. } => reports.extend(self.step(LifeInput::Online, ctx)),
+            ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
+            ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
+            ToMaster::Listening { key, address, adopts } => {
+                reports.extend(self.step(LifeInput::Listening(address), ctx));
+                reports.push(Report::Accepts { key, adopts });
+            }
+            ToMaster::Stats(stats) => {
+                reports.extend(self.step(LifeInput::Stats(stats), ctx));
+                reports.push(Report::Stats(stats));
+            }
+            ToMaster::Failed(text) => reports.push(Report::Failed(text)),
+            ToMaster::Bind { id, key, cwd, options } => {
+                reports.push(Report::WantsListener {
+                    request: id,
+                    key,
+                    cwd,
+                    options,
+                });
+            }
+            ToMaster::Release { key } => reports.push(Report::GaveBack(key)),
+            // A sign of life; who watches it is a plug-in.
+            ToMaster::Heartbeat { .. } => {}
+            ToMaster::Message(payload) => {
+                reports.push(Report::Said(Message::new(payload, None, fds).with_lost_fds(fds_lost)))
+            }
+            ToMaster::Call { id, payload } => {
+                let reply = Reply::new(Box::new(CallReply::<ToWorker>::new(self.link.outbox.clone(), id)));
+                reports.push(Report::Said(
+                    Message::new(payload, Some(reply), fds).with_lost_fds(fds_lost),
+                ));
+            }
+            ToMaster::Reply { id, answer } => {
+                self.link.calls.complete(id, answer);
+            }
+        }
+    }
+}
+
+impl Actor for WorkerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let life = Life {
+            worker: ctx.address(),
+            channel: Arc::clone(&self.channel),
+            process: self.process.clone(),
+            subscribers: Arc::clone(&self.subscribers),
+            outputs: std::mem::take(&mut self.outputs),
+            kill_tree: self.kill_tree,
+        };
+        self.tasks.push(actix_rt::spawn(life.run()).abort_handle());
+        let (channel, outbox) = (Arc::clone(&self.channel), self.link.outbox.clone());
+        self.tasks.push(actix_rt::spawn(write(channel, outbox)).abort_handle());
+        let reports = self.settle(ctx);
+        self.report(reports, ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Handler<Frames> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, Frames(frames): Frames, ctx: &mut Self::Context) {
+        let mut reports = Vec::with_capacity(frames.len());
+        for incoming in frames {
+            self.receive(incoming, &mut reports, ctx);
+        }
+        self.report(reports, ctx);
+    }
+}
+
+impl Handler<Happening> for WorkerActor {
+    type Result = ();
+
+    fn handle(&mut self, happening: Happening, ctx: &mut Self::Context) {
+        let mut dead = false;
+        let reports = match happening {
+            Happening::ChannelClosed => {
+                self.close_channel();
+                self.link.calls.fail_all();
+                self.step(LifeInput::ChannelClosed, ctx)
+            }
+            Happening::ProtocolBroken(what) => self.step(LifeInput::ProtocolBroken(what), ctx),
+            Happening::Line(stream, line) => vec![Report::Line(stream, line)],
+            Happening::Died(reaped) => {
+                dead = true;
+                if reaped.leftovers {
+                    tracing::warn!(
+                        worker = self.link.id.get(),
+                        "the worker left processes of its own behind"
+                    );
+                }
+                self.close_channel();
+                self.link.calls.fail_all();
+                self.step(LifeInput::Exited(reaped.status), ctx)
+            }
+        };
+        self.report(reports, ctx);
+        if dead {
+            ctx.stop();
+        }
+    }
+}
+
+impl Handler<WorkerOrder> for WorkerActor {
+    type Result = Result<(), Errno>;
+
+    fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
+        let input = match order {
+            WorkerOrder::Stop(policy) => LifeInput::StopOrdered(policy),
+            WorkerOrder::Kill(signal) => {
+                self.refused = None;
+                LifeInput::KillOrdered(signal)
+            }
+            WorkerOrder::CloseChannel => {
+                self.close_channel();
+                LifeInput::ChannelClosed
+            }
+        };
+        let reports = self.step(input, ctx);
+        self.report(reports, ctx);
+        self.refused.take().map_or(Ok(()), Err)
+    }
+}
+
+async fn write(channel: Arc<Channel>, outbox: Outbox) {
+    // A dead peer is told by the reading side; here it only means that nothing more can be written.
+    if let Err(err) = channel.write_loop(&outbox).await {
+        tracing::debug!(%err, "channel no longer writable");
+    }
+}
+
+/// Orders and news that may wait for one worker's actor: one batch of frames, a few lines, a few orders.
+const MAILBOX: usize = 256;

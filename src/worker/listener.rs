@@ -1,0 +1,230 @@
+//! `Listener`: a socket a worker may accept on, and the ways to do so.
+
+use std::os::fd::OwnedFd;
+
+use crate::ipc::ToMaster;
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
+use crate::socket::kind;
+use crate::worker::context::Worker;
+use crate::worker::listeners::{Bound, Change};
+use crate::worker::serve::incoming::Incoming;
+use crate::worker::serve::intake::Intake;
+
+/// A listening socket of this worker, not yet accepted on.
+///
+/// Dropping it gives it back to the master.
+#[derive(Debug)]
+#[must_use = "a listener does nothing until it is served"]
+pub struct Listener {
+    worker: Worker,
+    lease: Lease,
+    address: BoundAddress,
+    fd: OwnedFd,
+}
+
+/// This worker's share of a listener: given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    worker: Worker,
+    key: ListenKey,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.worker.inner.listeners.forget(&self.key);
+        // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
+        if self.worker.inner.shutdown.is_started() {
+            return;
+        }
+        self.worker.tell(&ToMaster::Release { key: self.key.clone() });
+    }
+}
+
+impl Worker {
+    /// The declared listener `name`, to be accepted on in whatever way. A worker takes each listener once.
+    ///
+    /// # Errors
+    /// [`ListenError`] if there is no such listener, or it was taken already.
+    pub fn socket(&self, name: &str) -> Result<Listener, ListenError> {
+        self.inner.listeners.take(name).map(|bound| self.listener_of(bound))
+    }
+
+    /// The declared TCP listener `name` as the standard library's type, for a server that accepts for itself:
+    /// `HttpServer::new(..).listen(worker.listener("http")?)`. Tells the master that this worker listens.
+    ///
+    /// A server that accepts for itself cannot take over the queue of a slot that has no worker: with
+    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker.
+    ///
+    /// # Errors
+    /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener.
+    pub fn listener(&self, name: &str) -> Result<std::net::TcpListener, ListenError> {
+        self.socket(name)?.into_tcp()
+    }
+
+    /// Asks the master for a listener at run time (Node's `server.listen`). The master binds once; every worker that
+    /// asks for the same address shares it. With port 0 all workers get the same port; a second request for port 0 by
+    /// one worker gets another one, which the second requests of its siblings share.
+    ///
+    /// A dropped future gives the listener back.
+    ///
+    /// # Errors
+    /// [`ListenError`] with the master's errno (`EADDRINUSE`, `EACCES`, …). It is not sticky: asking again may succeed.
+    pub async fn bind(&self, address: impl ToListenAddr) -> Result<Listener, ListenError> {
+        self.bind_with(address, ListenOptions::default()).await
+    }
+
+    /// [`bind`](Self::bind) with options. All workers must ask with the same ones.
+    ///
+    /// # Errors
+    /// As `bind`.
+    pub async fn bind_with(&self, address: impl ToListenAddr, options: ListenOptions) -> Result<Listener, ListenError> {
+        let address = address.to_listen_addr().map_err(|error| ListenError {
+            address: error.text.clone(),
+            errno: None,
+            detail: error.to_string(),
+        })?;
+        let cwd = match &address {
+            ListenAddr::Unix(path) if path.is_relative() => std::env::current_dir().ok(),
+            ListenAddr::Unix(_) | ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => None,
+        };
+        let (id, key, answer) = self.inner.listeners.ask(&address);
+        self.tell(&ToMaster::Bind { id, key, cwd, options });
+        let gone = ListenError {
+            address: address.to_string(),
+            errno: None,
+            detail: "the master is gone".to_owned(),
+        };
+        answer.await.unwrap_or(Err(gone)).map(|bound| self.listener_of(bound))
+    }
+
+    /// Tells the master that this worker listens on an address of its own, which the master did not bind.
+    pub fn listening(&self, address: BoundAddress) {
+        let key = ListenKey::Named(address.to_string());
+        self.tell(&ToMaster::Listening {
+            key,
+            address,
+            adopts: false,
+        });
+    }
+
+    /// Accepts on the declared listener `name`, for any tokio server.
+    ///
+    /// # Errors
+    /// [`ListenError`] as for [`socket`](Self::socket).
+    pub fn incoming(&self, name: &str) -> Result<Incoming, ListenError> {
+        self.socket(name)?.incoming()
+    }
+
+    fn listener_of(&self, Bound { key, address, fd }: Bound) -> Listener {
+        let lease = Lease {
+            worker: self.clone(),
+            key,
+        };
+        Listener {
+            worker: self.clone(),
+            lease,
+            address,
+            fd,
+        }
+    }
+}
+
+impl Listener {
+    /// Where it is bound: the port is the real one.
+    #[must_use]
+    pub const fn address(&self) -> &BoundAddress {
+        &self.address
+    }
+
+    #[cfg(feature = "web")]
+    pub(crate) const fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// As the standard library's TCP listener, non-blocking, for a server that accepts for itself. Tells the master that
+    /// this worker listens. The share is kept until the worker ends.
+    ///
+    /// # Errors
+    /// [`ListenError`] if it is no TCP listener.
+    pub fn into_tcp(self) -> Result<std::net::TcpListener, ListenError> {
+        self.hand_over(kind::into_tcp_listener)
+    }
+
+    /// As the standard library's Unix listener, non-blocking; else as [`into_tcp`](Self::into_tcp).
+    ///
+    /// # Errors
+    /// [`ListenError`] if it is no Unix listener.
+    pub fn into_unix(self) -> Result<std::os::unix::net::UnixListener, ListenError> {
+        self.hand_over(kind::into_unix_listener)
+    }
+
+    /// Accepts on it, for any tokio server. Tells the master that this worker listens.
+    ///
+    /// # Errors
+    /// [`ListenError`] if the socket cannot be registered with the runtime.
+    pub fn incoming(self) -> Result<Incoming, ListenError> {
+        let connections = self.worker.inner.connections.clone();
+        let (intake, lease) = self.intake()?;
+        Ok(Incoming::new(intake, connections).leased(lease))
+    }
+
+    fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, kind::WrongKind>) -> Result<T, ListenError> {
+        let Self {
+            worker,
+            lease,
+            address,
+            fd,
+        } = self;
+        let wrong = |error: kind::WrongKind| ListenError {
+            address: address.to_string(),
+            errno: None,
+            detail: error.to_string(),
+        };
+        let listener = convert(fd).map_err(wrong)?;
+        worker.tell(&ToMaster::Listening {
+            key: lease.key.clone(),
+            address: address.clone(),
+            adopts: false,
+        });
+        worker.inner.listeners.keep(lease);
+        Ok(listener)
+    }
+
+    /// The accepting side, tied to the master's orders to adopt other slots' sockets.
+    pub(crate) fn intake(self) -> Result<(Intake, Lease), ListenError> {
+        let Self {
+            worker,
+            lease,
+            address,
+            fd,
+        } = self;
+        let intake = Intake::new(fd, worker.inner.shutdown.clone()).map_err(|error| ListenError {
+            address: address.to_string(),
+            errno: error.raw_os_error(),
+            detail: error.to_string(),
+        })?;
+        let mut changes = worker.inner.listeners.adopter(&lease.key);
+        let adopted = intake.downgrade();
+        actix_rt::spawn(async move {
+            while let Some(change) = changes.recv().await {
+                let Some(intake) = adopted.upgrade() else { return };
+                match change {
+                    // A socket that cannot be registered is left to its slot's next worker.
+                    Change::Adopt(slot, fd) => match intake.add(slot, fd) {
+                        Ok(()) => {}
+                        Err(err) => tracing::warn!(%err, "cannot accept for another slot"),
+                    },
+                    Change::Unadopt(slot) => {
+                        intake.remove(&slot);
+                    }
+                }
+            }
+        });
+        worker.tell(&ToMaster::Listening {
+            key: lease.key.clone(),
+            address,
+            adopts: true,
+        });
+        Ok((intake, lease))
+    }
+}

@@ -1,0 +1,92 @@
+//! Serving actix-web applications: the ways a worker offers.
+
+use std::fmt::Debug;
+use std::io;
+
+use actix_http::body::MessageBody;
+use actix_http::{Request, Response};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory};
+use actix_web::Error;
+use actix_web::dev::{AppConfig, Server};
+
+use crate::model::ListenError;
+use crate::worker::context::Worker;
+use crate::worker::listener::Listener;
+use crate::worker::serve::http_server::run_server;
+use crate::worker::serve::web::{ServeError, ServeOptions, serve_app};
+
+impl Worker {
+    /// Serves an actix-web application on the declared listener `name`, until the worker is told to stop and the last
+    /// connection has ended: requests in progress are finished, idle keep-alive connections closed.
+    ///
+    /// The application runs on this thread; the processes are the parallelism. `app` is called once.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the listener cannot be had or the application does not start.
+    pub async fn serve<F, I, S, B>(&self, name: &str, app: F) -> Result<(), ServeError>
+    where
+        F: FnOnce() -> I,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<Error> + 'static,
+        S::InitError: Debug,
+        S::Response: Into<Response<B>> + 'static,
+        <S::Service as Service<Request>>::Future: 'static,
+        S::Service: 'static,
+        B: MessageBody + 'static,
+    {
+        self.socket(name)?.serve(ServeOptions::default(), app).await
+    }
+
+    /// Runs an unmodified actix-web server, and stops it gracefully when the worker is told to stop:
+    ///
+    /// ```no_run
+    /// # use actix_web::{App, HttpServer};
+    /// # async fn body(worker: actix_cluster::Worker) -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = HttpServer::new(App::new)
+    ///     .workers(1) // else every process starts one thread for each CPU
+    ///     .disable_signals() // the worker handles them
+    ///     .listen(worker.listener("http")?)?
+    ///     .run();
+    /// worker.run_server(server).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The server's own.
+    pub async fn run_server(&self, server: Server) -> io::Result<()> {
+        run_server(server, self.shutdown()).await
+    }
+}
+
+impl Listener {
+    /// Serves an actix-web application on this listener; see [`Worker::serve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn serve<F, I, S, B>(self, options: ServeOptions, app: F) -> Result<(), ServeError>
+    where
+        F: FnOnce() -> I,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<Error> + 'static,
+        S::InitError: Debug,
+        S::Response: Into<Response<B>> + 'static,
+        <S::Service as Service<Request>>::Future: 'static,
+        S::Service: 'static,
+        B: MessageBody + 'static,
+    {
+        let counters = self.worker().counters().clone();
+        let (intake, lease) = self.intake().map_err(ServeError::Listen)?;
+        let result = serve_app(intake, counters, options, app).await;
+        drop(lease);
+        result
+    }
+}
+
+impl From<ListenError> for ServeError {
+    fn from(error: ListenError) -> Self {
+        Self::Listen(error)
+    }
+}
