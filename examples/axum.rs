@@ -1,0 +1,55 @@
+//! Any tokio server can take the connections: here axum, through its own listener trait.
+//!
+//! `cargo run --example axum`, then `curl localhost:8081`.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use actix_cluster::{Cluster, Connection, RemoteIncoming, Worker};
+use axum::Router;
+use axum::routing::get;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    Cluster::builder().listen("http", "127.0.0.1:8081").worker(serve).main()
+}
+
+async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
+    let id = worker.id();
+    let app = Router::new().route("/", get(move || async move { format!("hello from worker {id}\n") }));
+    let incoming = Accept(worker.incoming("http")?.into_remote());
+    let shutdown = worker.shutdown().clone();
+    axum::serve(incoming, app)
+        .with_graceful_shutdown(async move { shutdown.started().await })
+        .await?;
+    Ok(())
+}
+
+/// The worker's connections as axum wants them.
+struct Accept(RemoteIncoming);
+
+impl axum::serve::Listener for Accept {
+    type Io = Connection;
+    type Addr = Option<SocketAddr>;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.0.accept().await {
+            Some(connection) => {
+                let peer = connection.peer;
+                (connection, peer)
+            }
+            // The worker was told to stop: the graceful shutdown ends the server.
+            None => never(pending::<Infallible>()).await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        Ok(None)
+    }
+}
+
+async fn never<T>(nothing: impl Future<Output = Infallible>) -> T {
+    match nothing.await {}
+}

@@ -1,0 +1,187 @@
+//! The program that outside measurements and tests drive: see `--help`, and the table of routes in `examples/README.md`.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use actix_cluster::{
+    Backoff, CallError, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, Interest,
+    ListenAddr, ListenOptions, RestartDelay, RestartLimit, Scheduling, SubscribeOptions, Worker,
+};
+use actix_web::{App, HttpResponse, HttpServer, Responder, web};
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+/// A clustered HTTP server with routes for every way to go wrong.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen: host:port, *:port or unix:/path.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: ListenAddr,
+    /// How many workers to keep; default: one for each CPU.
+    #[arg(long)]
+    workers: Option<u32>,
+    /// How connections are spread; default: per-worker for TCP, shared for Unix paths.
+    #[arg(long)]
+    scheduling: Option<Spread>,
+    /// Who accepts: the cluster's own loop, or an unmodified actix-web server.
+    #[arg(long, default_value = "own")]
+    server: Server,
+    /// Write every event as one JSON line on standard output.
+    #[arg(long)]
+    events: Option<Format>,
+    /// Offer the routes that break things.
+    #[arg(long)]
+    faults: bool,
+    /// Restarts of one slot within 60 s; default: no limit.
+    #[arg(long)]
+    max_restarts: Option<u32>,
+    /// Delay before the second restart in a row, doubling from there; default: restarts are at once.
+    #[arg(long)]
+    backoff_ms: Option<u64>,
+    /// How long a worker may take to stop, in milliseconds.
+    #[arg(long, default_value_t = 30_000)]
+    grace_ms: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Spread {
+    Shared,
+    PerWorker,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Server {
+    Own,
+    HttpServer,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_writer(std::io::stderr)
+        .init();
+    cluster(&args).main()
+}
+
+/// Warnings and worse, unless `RUST_LOG` says otherwise.
+fn filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into())
+}
+
+fn cluster(args: &Args) -> ClusterBuilder {
+    let mut options = ListenOptions::default();
+    options.scheduling = args.scheduling.map(|spread| match spread {
+        Spread::Shared => Scheduling::Shared,
+        Spread::PerWorker => Scheduling::PerWorker,
+    });
+    let (server, faults) = (args.server, args.faults);
+    let mut builder = Cluster::builder()
+        .listen_with("http", &args.listen, options)
+        .restart_delay(args.backoff_ms.map_or(RestartDelay::AtOnce, |base| {
+            RestartDelay::Backoff(Backoff::new().base(Duration::from_millis(base)))
+        }))
+        .restart_limit(args.max_restarts.map_or(RestartLimit::unlimited(), |max| RestartLimit {
+            max,
+            period: Duration::from_secs(60),
+        }))
+        .grace(Duration::from_millis(args.grace_ms))
+        .worker(move |worker| serve(worker, server, faults));
+    if let Some(workers) = args.workers {
+        builder = builder.workers(workers);
+    }
+    if args.events.is_some() {
+        let mut options = SubscribeOptions::default();
+        options.interest = Interest::Lifecycle;
+        builder = builder.on_event_with(options, |event, _| write_line(event));
+    }
+    builder.on_event(answer)
+}
+
+/// Standard output may be closed or full; that is no reason to stop serving.
+fn write_line(event: &ClusterEvent) {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    std::io::stdout().lock().write_all(&line).ok();
+}
+
+/// Workers ask for the cluster's state.
+fn answer(event: &ClusterEvent, cluster: &ClusterHandle) {
+    if let EventKind::Message(message) = &event.kind
+        && let Some(reply) = message.reply()
+    {
+        // The worker asks again if it must.
+        reply.ok(&cluster.snapshot()).ok();
+    }
+}
+
+async fn serve(worker: Worker, server: Server, faults: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let routes = {
+        let worker = worker.clone();
+        move |config: &mut web::ServiceConfig| routes(config, worker.clone(), faults)
+    };
+    match server {
+        Server::Own => worker.serve("http", move || App::new().configure(routes)).await?,
+        Server::HttpServer => {
+            let server = HttpServer::new(move || App::new().configure(routes.clone()));
+            let server = server.workers(1).disable_signals().listen(worker.listener("http")?)?;
+            worker.run_server(server.run()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn routes(config: &mut web::ServiceConfig, worker: Worker, faults: bool) {
+    config
+        .app_data(web::Data::new(worker))
+        .app_data(web::PayloadConfig::new(64 << 20))
+        .route("/", web::get().to(async || format!("{}\n", std::process::id())))
+        .route("/slow", web::get().to(slow))
+        .route("/echo", web::post().to(async |body: web::Bytes| body))
+        .route("/state", web::get().to(state));
+    if faults {
+        config
+            .route("/crash", web::get().to(async || -> String { std::process::abort() }))
+            .route("/hang", web::get().to(hang))
+            .route("/leak", web::get().to(leak));
+    }
+}
+
+#[derive(Deserialize)]
+struct Slow {
+    ms: u64,
+}
+
+async fn slow(query: web::Query<Slow>) -> impl Responder {
+    tokio::time::sleep(Duration::from_millis(query.ms)).await;
+    format!("{}\n", std::process::id())
+}
+
+async fn state(worker: web::Data<Worker>) -> Result<web::Json<ClusterSnapshot>, actix_web::Error> {
+    let snapshot: Result<ClusterSnapshot, CallError> = worker.call("state", Duration::from_secs(5)).await;
+    snapshot
+        .map(web::Json)
+        .map_err(actix_web::error::ErrorServiceUnavailable)
+}
+
+async fn hang() -> HttpResponse {
+    loop {
+        std::thread::park();
+    }
+}
+
+#[derive(Deserialize)]
+struct Leak {
+    mb: usize,
+}
+
+async fn leak(query: web::Query<Leak>) -> String {
+    let kept: &'static [u8] = Box::leak(vec![1; query.mb << 20].into_boxed_slice());
+    format!("kept {} bytes\n", kept.len())
+}
