@@ -6,7 +6,10 @@
 pub mod http;
 pub mod leftovers;
 pub mod manifest;
+pub mod master;
+pub mod probe;
 pub mod scan;
+pub mod scenario;
 pub mod tally;
 
 use std::path::{Path, PathBuf};

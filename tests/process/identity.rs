@@ -1,0 +1,5 @@
+//! Whose process is whose: signals, reaping, helpers left behind.
+
+use actix_cluster_tests::scenario::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];

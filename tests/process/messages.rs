@@ -1,0 +1,5 @@
+//! What master and workers say to each other.
+
+use actix_cluster_tests::scenario::Scenario;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[];

@@ -1,0 +1,418 @@
+//! A scenario's master, from outside: what it shows, what can be done to it, and that nothing is left of it.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::probe::Order;
+use crate::scenario::SCENARIO_VAR;
+use crate::{Deadline, leftovers, limit};
+
+/// How long anything may take that should take no time at all.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// A running master.
+#[derive(Debug)]
+pub struct Master {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Receiver<Value>,
+    /// Everything shown so far; the test has looked at the first `looked` of them.
+    seen: RefCell<Vec<Value>>,
+    token: String,
+    directory: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Master {
+    /// Starts the program of the scenario `name` in a session and a directory of its own.
+    #[must_use]
+    pub fn start(name: &str) -> Self {
+        Self::start_with(name, |_| {})
+    }
+
+    /// Starts it once more, beside the one the test has, for scenarios with two clusters; `change` has the last word.
+    #[must_use]
+    pub fn start_with(name: &str, change: impl FnOnce(&mut Command)) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let token = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(format!("actix-cluster-test-{token}"));
+        fs::create_dir_all(&directory).expect("a private directory can be made");
+        let log = fs::File::create(directory.join("log")).expect("the private directory is writable");
+        let program = std::env::current_exe().expect("a running program has a path");
+        let mut command = Command::new(program);
+        command
+            .env(SCENARIO_VAR, name)
+            .env(leftovers::TOKEN_VAR, &token)
+            .current_dir(&directory);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .process_group(0);
+        change(&mut command);
+        let mut child = command.spawn().expect("the suite can start itself");
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            // Bytes, not text: a scenario may print anything.
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                if let Ok(value) = serde_json::from_slice(&line)
+                    && sender.send(value).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let stdin = child.stdin.take();
+        Self {
+            child,
+            stdin,
+            lines,
+            seen: RefCell::new(Vec::new()),
+            token,
+            directory,
+            ended: None,
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its private directory, which is also its working directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits for the next line for which `wanted` says yes; what comes before it stays in the trace.
+    ///
+    /// # Panics
+    /// With the whole trace and the log, if it does not come in time or the program ends.
+    pub fn expect_line(&self, what: &str, within: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Deadline::after(limit(within));
+        loop {
+            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+                Ok(line) => {
+                    self.seen.borrow_mut().push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} within {within:?}")),
+                Err(RecvTimeoutError::Disconnected) => self.fail(&format!("the program ended before {what}")),
+            }
+        }
+    }
+
+    /// Waits for the next event of this kind.
+    pub fn expect(&self, kind: &str) -> Seen {
+        Seen(self.expect_line(kind, SOON, |line| line["event"] == kind))
+    }
+
+    /// Waits for the next event of this kind about this worker.
+    pub fn expect_of(&self, worker: u64, kind: &str) -> Seen {
+        let what = format!("{kind} of worker {worker}");
+        Seen(self.expect_line(&what, SOON, |line| {
+            line["event"] == kind && line["worker"]["id"] == worker
+        }))
+    }
+
+    /// Waits for events in any order: each of `wanted` (worker, kind) once.
+    pub fn expect_all(&self, wanted: &[(u64, &str)]) -> Vec<Seen> {
+        let mut open: Vec<_> = wanted.to_vec();
+        let mut found = Vec::new();
+        while !open.is_empty() {
+            let line = self.expect_line(&format!("{open:?}"), SOON, |line| {
+                open.iter()
+                    .any(|(worker, kind)| line["event"] == *kind && line["worker"]["id"] == *worker)
+            });
+            open.retain(|(worker, kind)| !(line["event"] == *kind && line["worker"]["id"] == *worker));
+            found.push(Seen(line));
+        }
+        found
+    }
+
+    /// Waits until some process of the scenario says something that begins with `text`; returns the rest.
+    pub fn expect_said(&self, text: &str) -> String {
+        let said = |line: &Value| {
+            line["said"]
+                .as_str()
+                .and_then(|said| said.strip_prefix(text))
+                .map(str::to_owned)
+        };
+        let line = self.expect_line(&format!("{text:?} to be said"), SOON, |line| said(line).is_some());
+        said(&line).expect("the line was chosen for this")
+    }
+
+    /// Waits until all workers are ready, and returns the port of the declared listener, if there is one.
+    pub fn expect_ready(&self) -> Option<u16> {
+        self.expect("all_ready");
+        self.port()
+    }
+
+    /// The port of the last `listening` event.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        let seen = self.seen.borrow();
+        let port = seen.iter().rev().find(|line| line["event"] == "listening")?["data"]["port"].as_u64()?;
+        u16::try_from(port).ok()
+    }
+
+    /// Gives an order to the program's probe.
+    pub fn order(&mut self, order: &Order) {
+        let mut line = serde_json::to_vec(order).expect("orders have a JSON form");
+        line.push(b'\n');
+        let stdin = self.stdin.as_mut().expect("standard input is open until the end");
+        stdin.write_all(&line).expect("the program reads its orders");
+    }
+
+    /// Gives an order and waits for the answer that begins with `text`.
+    pub fn ask(&mut self, order: &Order, text: &str) -> String {
+        self.order(order);
+        self.expect_said(text)
+    }
+
+    /// The cluster's snapshot.
+    pub fn snapshot(&mut self) -> Value {
+        let text = self.ask(&Order::Snapshot, "snapshot ");
+        serde_json::from_str(&text).expect("a snapshot is JSON")
+    }
+
+    /// Sends a signal to the master.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Every event of this kind so far.
+    #[must_use]
+    pub fn seen(&self, kind: &str) -> Vec<Seen> {
+        self.take_arrived();
+        let seen = self.seen.borrow();
+        seen.iter()
+            .filter(|line| line["event"] == kind)
+            .cloned()
+            .map(Seen)
+            .collect()
+    }
+
+    /// The kinds of all events about this worker so far, in order.
+    #[must_use]
+    pub fn life_of(&self, worker: u64) -> Vec<String> {
+        self.take_arrived();
+        let seen = self.seen.borrow();
+        let own = seen.iter().filter(|line| line["worker"]["id"] == worker);
+        own.filter_map(|line| line["event"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Waits until the master has ended by itself, and reads what it still had to show.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.wait_within(SOON)
+    }
+
+    /// Waits so long.
+    pub fn wait_within(&mut self, within: Duration) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let deadline = Deadline::after(limit(within));
+        // The pipe is closed when the last process that holds it is gone: all of the scenario's.
+        loop {
+            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+                Ok(line) => self.seen.borrow_mut().push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("not ended within {within:?}")),
+            }
+        }
+        let status = self.child.wait().expect("our child is ours to wait for");
+        self.ended = Some(status);
+        status
+    }
+
+    /// The checks after every scenario: the master still answers, stops in order if it has not ended, and leaves nothing.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn finish(&mut self) {
+        if self.ended.is_none() && self.child.try_wait().ok().flatten().is_none() {
+            self.post();
+            self.signal(Signal::SIGTERM);
+            let status = self.wait_within(Duration::from_secs(10));
+            if status.code() != Some(0) {
+                self.fail(&format!("an orderly stop ended with {status}"));
+            }
+        }
+        self.wait();
+        self.leaves_nothing();
+    }
+
+    /// What must hold after every fault: the master answers at once, ready = target, no zombie stays.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    pub fn post(&mut self) {
+        self.ask(&Order::Ping, "pong");
+        let deadline = Deadline::after(limit(SOON));
+        loop {
+            let snapshot = self.snapshot();
+            let failed = snapshot["slots"].as_array().map_or(0, |slots| {
+                slots.iter().filter(|slot| slot["state"] == "failed").count() as u64
+            });
+            let settled = snapshot["ready"].as_u64().unwrap_or(0) + failed >= snapshot["target"].as_u64().unwrap_or(0);
+            let zombies = leftovers::zombies_of(self.pid()).unwrap_or_default();
+            if settled && zombies.is_empty() {
+                return;
+            }
+            if deadline.is_over() {
+                self.fail(&format!("not settled: zombies {zombies:?}, {snapshot}"));
+            }
+        }
+    }
+
+    /// No process of the scenario lives.
+    fn leaves_nothing(&self) {
+        let deadline = Deadline::after(limit(Duration::from_secs(2)));
+        loop {
+            let left = leftovers::carrying(&self.token).expect("the list of processes can be read");
+            if left.is_empty() {
+                return;
+            }
+            if deadline.is_over() {
+                self.fail(&format!("left behind: {left:?}"));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// Ends the test with everything that was seen.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn fail(&self, why: &str) -> ! {
+        self.take_arrived();
+        let mut text = format!("{why}\n--- shown:\n");
+        for line in self.seen.borrow().iter() {
+            let short: String = line.to_string().chars().take(400).collect();
+            writeln!(text, "{short}").expect("a string can be written to");
+        }
+        let log = self.log();
+        let tail = log.len().saturating_sub(8_000);
+        panic!("{text}--- log:\n{}", log.get(tail..).unwrap_or(&log))
+    }
+
+    fn take_arrived(&self) {
+        self.seen.borrow_mut().extend(self.lines.try_iter());
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // Whatever happened: nothing of a scenario outlives its test.
+        if self.ended.is_none() {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+        for left in leftovers::carrying(&self.token).unwrap_or_default() {
+            send(left.pid, Signal::SIGKILL);
+        }
+        fs::remove_dir_all(&self.directory).ok();
+    }
+}
+
+/// One event, as it was shown.
+#[derive(Debug, Clone)]
+pub struct Seen(pub Value);
+
+impl Seen {
+    /// The id of the worker it is about.
+    ///
+    /// # Panics
+    /// If it is about none.
+    #[must_use]
+    pub fn worker(&self) -> u64 {
+        self.0["worker"]["id"].as_u64().expect("the event is about a worker")
+    }
+
+    /// The worker's process id.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        let pid = self.0["worker"]["pid"].as_u64().expect("the worker has a process");
+        u32::try_from(pid).expect("process ids are small")
+    }
+
+    /// The worker's state after the event.
+    #[must_use]
+    pub fn state(&self) -> &str {
+        self.0["worker"]["state"].as_str().unwrap_or("")
+    }
+
+    /// `exitedAfterDisconnect` after the event.
+    #[must_use]
+    pub fn exited_after_disconnect(&self) -> Option<bool> {
+        self.0["worker"]["exited_after_disconnect"].as_bool()
+    }
+
+    /// What the event carries.
+    #[must_use]
+    pub fn data(&self) -> &Value {
+        &self.0["data"]
+    }
+
+    /// The exit code of an `exit` event.
+    #[must_use]
+    pub fn code(&self) -> Option<i64> {
+        self.data()["status"]["code"].as_i64()
+    }
+
+    /// The signal of an `exit` event.
+    #[must_use]
+    pub fn signal(&self) -> Option<i64> {
+        self.data()["status"]["signal"]["signal"].as_i64()
+    }
+
+    /// The reason of an `exit` event.
+    #[must_use]
+    pub fn reason(&self) -> &Value {
+        &self.data()["reason"]
+    }
+}
+
+/// Signals a process of the scenario.
+pub fn send(pid: u32, signal: Signal) {
+    // A process that has ended meanwhile needs no signal.
+    kill(
+        Pid::from_raw(i32::try_from(pid).expect("process ids are small")),
+        signal,
+    )
+    .ok();
+}
+
+/// The signal that ended a process, if one did.
+#[must_use]
+pub fn ended_by(status: ExitStatus) -> Option<i32> {
+    status.signal()
+}

@@ -1,0 +1,169 @@
+//! Inside a scenario's processes: the subscriber that shows every event to the test, and the ear for the test's orders.
+//!
+//! Both use the public API only, so the harness is its first user. Everything shown is one JSON line on standard output,
+//! which master and workers share: a line shorter than a pipe's atomic size is never torn.
+
+use std::io::{BufRead, Write};
+use std::time::Duration;
+
+use actix_cluster::{
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, RestartDelay, Signal, Slot, Worker, WorkerId,
+};
+use serde::{Deserialize, Serialize};
+
+/// The durations of the test profile: everything that takes half a minute in production takes half a second here.
+pub const BOOT: Duration = Duration::from_secs(10);
+/// From the order to stop to `SIGKILL`.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// A cluster in the test profile, seen by the probe: restarts at once, unlimited; boot 10 s, grace 2 s.
+pub fn cluster() -> ClusterBuilder {
+    Cluster::builder()
+        .workers(1)
+        .restart_delay(RestartDelay::AtOnce)
+        .boot_limit(BOOT)
+        .grace(GRACE)
+        .on_event(show)
+        .on_event(obey_from_the_first_event())
+}
+
+/// A line that the test can wait for with `expect_said`. From any process of the scenario.
+pub fn say(what: &str) {
+    print(&Said {
+        said: what,
+        pid: std::process::id(),
+    });
+}
+
+/// The message text `what` is said and the worker lives until it is told to stop.
+pub async fn idle(worker: &Worker) {
+    worker.shutdown().started().await;
+}
+
+/// The order that a test gives its scenario's master, as one JSON line on standard input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Answered by `said: "pong"`.
+    Ping,
+    /// `handle.fork`; answered by `said: "forked <id>"` or `said: "error …"`.
+    Fork(Vec<(String, String)>),
+    /// `handle.disconnect`.
+    Disconnect(u64),
+    /// `handle.disconnect_all`; answered by `said: "all disconnected"`.
+    DisconnectAll,
+    /// `handle.kill` with this signal number.
+    Kill(u64, i32),
+    /// `handle.restart`.
+    Restart(u64),
+    /// `handle.close_channel`.
+    CloseChannel(u64),
+    /// `handle.start_slot` of this index.
+    StartSlot(u32),
+    /// `handle.shutdown`; answered by `said: "report …"` with the report as JSON.
+    Shutdown,
+    /// `worker.send` of a text.
+    Send(u64, String),
+    /// `handle.broadcast` of a text; answered by `said: "sent <n>"`.
+    Broadcast(String),
+    /// `worker.call` with a text, answered by `said: "answer …"`.
+    Call(u64, String),
+    /// `handle.snapshot`, answered by `said: "snapshot …"` with the snapshot as JSON.
+    Snapshot,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    said: &'a str,
+    pid: u32,
+}
+
+fn show(event: &ClusterEvent, _: &ClusterHandle) {
+    print(event);
+}
+
+fn print(line: &impl Serialize) {
+    let mut line = serde_json::to_vec(line).expect("what a probe shows has a JSON form");
+    line.push(b'\n');
+    // The test may have gone away; then nobody is there to be told.
+    std::io::stdout().lock().write_all(&line).ok();
+}
+
+/// Starts a thread that reads the test's orders, once the handle is known.
+fn obey_from_the_first_event() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static {
+    let mut started = false;
+    move |_, handle| {
+        if !std::mem::replace(&mut started, true) {
+            let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+            std::thread::spawn(move || {
+                for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                    let order: Order = serde_json::from_str(&line).expect("the test sends orders");
+                    if orders.send(order).is_err() {
+                        return;
+                    }
+                }
+            });
+            let handle = handle.clone();
+            actix_rt::spawn(async move {
+                while let Some(order) = inbox.recv().await {
+                    let handle = handle.clone();
+                    actix_rt::spawn(async move { obey(order, &handle).await });
+                }
+            });
+        }
+    }
+}
+
+async fn obey(order: Order, handle: &ClusterHandle) {
+    let worker = |id: u64| handle.worker(WorkerId::new(id));
+    let said = match order {
+        Order::Ping => "pong".to_owned(),
+        Order::Fork(env) => match handle.fork(env).await {
+            Ok(worker) => format!("forked {}", worker.id()),
+            Err(error) => format!("error {error}"),
+        },
+        Order::Disconnect(id) => outcome("disconnect", handle.disconnect(WorkerId::new(id)).await),
+        Order::DisconnectAll => outcome("all disconnected", handle.disconnect_all().await),
+        Order::Kill(id, signal) => {
+            let signal = Signal::from_number(signal).expect("the test names a signal");
+            outcome("kill", handle.kill(WorkerId::new(id), signal).await)
+        }
+        Order::Restart(id) => outcome("restart", handle.restart(WorkerId::new(id)).await),
+        Order::CloseChannel(id) => outcome("close", handle.close_channel(WorkerId::new(id)).await),
+        Order::StartSlot(index) => outcome("start", handle.start_slot(Slot::new("worker", index)).await),
+        Order::Shutdown => match handle.shutdown().await {
+            Ok(report) => format!(
+                "report {}",
+                serde_json::to_string(&report).expect("a report has a JSON form")
+            ),
+            Err(error) => format!("error {error}"),
+        },
+        Order::Send(id, text) => match worker(id).map(|worker| worker.send(&text)) {
+            Some(Ok(())) => "sent".to_owned(),
+            Some(Err(error)) => format!("error {error}"),
+            None => "error no such worker".to_owned(),
+        },
+        Order::Broadcast(text) => match handle.broadcast(&text) {
+            Ok(broadcast) => format!("sent {}", broadcast.sent),
+            Err(error) => format!("error {error}"),
+        },
+        Order::Call(id, text) => match worker(id) {
+            Some(worker) => match worker.call::<serde_json::Value>(&text, Duration::from_secs(5)).await {
+                Ok(answer) => format!("answer {answer}"),
+                Err(error) => format!("error {error}"),
+            },
+            None => "error no such worker".to_owned(),
+        },
+        Order::Snapshot => {
+            format!(
+                "snapshot {}",
+                serde_json::to_string(&handle.snapshot()).expect("a snapshot has a JSON form")
+            )
+        }
+    };
+    say(&said);
+}
+
+fn outcome(done: &str, result: Result<(), actix_cluster::CommandError>) -> String {
+    result.map_or_else(|error| format!("error {error}"), |()| done.to_owned())
+}

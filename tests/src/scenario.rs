@@ -1,0 +1,53 @@
+//! Scenarios: a cluster program and what a test sees of it from outside, as one value.
+//!
+//! The framework's own mechanism is re-execution of the running program, so a suite of scenarios is a program of its own
+//! with three roles, chosen before anything else runs: *runner* (no variable set), *master* (the scenario's variable set)
+//! and *worker* (besides, the framework's own variable, which `Cluster::run` finds by itself).
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::master::Master;
+
+/// A test with real processes.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// The test's name, with the ids of the rows it proves.
+    pub name: &'static str,
+    /// The program: runs in the master and in every worker.
+    pub app: fn() -> ExitCode,
+    /// What is done to it from outside, and what is seen.
+    pub check: fn(&mut Master),
+}
+
+/// The `main` of a suite.
+#[must_use]
+pub fn main(suites: &[&'static [Scenario]]) -> ExitCode {
+    let scenarios = || suites.iter().copied().flatten().copied();
+    if let Ok(name) = std::env::var(SCENARIO_VAR) {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_max_level(log_level())
+            .with_ansi(false)
+            .init();
+        let scenario = scenarios().find(|scenario| scenario.name == name);
+        return scenario.map_or(ExitCode::from(2), |scenario| (scenario.app)());
+    }
+    let trial = |scenario: Scenario| {
+        Trial::test(scenario.name, move || {
+            let mut master = Master::start(scenario.name);
+            (scenario.check)(&mut master);
+            master.finish();
+            Ok(())
+        })
+    };
+    libtest_mimic::run(&Arguments::from_args(), scenarios().map(trial).collect()).exit_code()
+}
+
+fn log_level() -> tracing_subscriber::filter::LevelFilter {
+    tracing_subscriber::filter::LevelFilter::DEBUG
+}
+
+/// Names the scenario whose program a process runs.
+pub const SCENARIO_VAR: &str = "ACTIX_CLUSTER_SCENARIO";
