@@ -18,7 +18,7 @@ use crate::ipc::{self, CallError, SendError, ToWorker};
 use crate::master::{ClusterSupervisor, Command, Directory, Interest, Link, SubscribeOptions, Subscribers, Urgency};
 use crate::model::{
     BoundAddress, ClusterEvent, ClusterSnapshot, EventKind, Exit, Generation, Payload, PayloadError, Settings,
-    ShutdownReport, Signal, Slot, SpecName, WorkerId, WorkerSnapshot, WorkerState,
+    ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
 };
 
 /// The remote control of a running cluster: clonable, usable from any thread.
@@ -59,13 +59,7 @@ impl ClusterHandle {
         V: Into<OsString>,
     {
         let env = env.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        let id = self
-            .ask(|reply| Command::Fork {
-                spec: None::<SpecName>,
-                env,
-                reply,
-            })
-            .await??;
+        let id = self.ask(|reply| Command::Fork { env, reply }).await??;
         self.worker(id).ok_or(CommandError::UnknownWorker(id))
     }
 

@@ -5,14 +5,13 @@ use std::ffi::OsString;
 use tokio::sync::oneshot;
 
 use crate::error::CommandError;
-use crate::model::{Settings, ShutdownReport, Signal, Slot, SpecName, WorkerId};
+use crate::model::{Settings, ShutdownReport, Signal, Slot, WorkerId};
 
 /// A request of a [`ClusterHandle`](crate::ClusterHandle). Every one is answered exactly once, or its sender dropped,
 /// which the handle reports as a stopped cluster.
 pub(crate) enum Command {
     /// One more worker (Node's `fork`).
     Fork {
-        spec: Option<SpecName>,
         env: Vec<(OsString, OsString)>,
         reply: oneshot::Sender<Result<WorkerId, CommandError>>,
     },

@@ -35,8 +35,8 @@ impl Handler<Command> for ClusterSupervisor {
 
     fn handle(&mut self, command: Command, ctx: &mut Self::Context) {
         match command {
-            Command::Fork { spec, env, reply } => {
-                let spec = spec.unwrap_or_else(|| self.default_spec());
+            Command::Fork { env, reply } => {
+                let spec = self.spec();
                 let request = self.replies().await_fork(env, reply);
                 self.step(Input::SlotForkRequested { request, spec }, ctx);
             }

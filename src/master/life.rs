@@ -33,14 +33,7 @@ impl Life {
         });
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
-        let readable = tokio::select! {
-            // Whatever is in the channel when the process dies is read below.
-            readable = self.read(&mut decoder) => {
-                self.process.exited().await;
-                readable
-            }
-            _ = self.process.exited() => true,
-        };
+        let readable = self.read_until_death(&mut decoder).await;
         if readable {
             self.last_words(&mut decoder).await;
         }
@@ -56,27 +49,35 @@ impl Life {
         self.tell(Happening::Died(reaped)).await;
     }
 
-    /// Reads until the channel ends or breaks; false if what follows makes no sense any more.
-    async fn read(&self, decoder: &mut Decoder) -> bool {
+    /// Reads until the process is dead; false if the channel ended or broke before, so that nothing is left to read.
+    ///
+    /// Only reading and waiting for room may be cut off by the death. Handing over may not: a mailbox drops a message
+    /// whose sender has lost interest, and with it the worker's last words.
+    async fn read_until_death(&self, decoder: &mut Decoder) -> bool {
         loop {
             let mut frames = Vec::new();
-            let outcome = self.channel.read_batch(decoder, &mut frames).await;
+            let outcome = tokio::select! {
+                outcome = self.channel.read_batch(decoder, &mut frames) => outcome,
+                _ = self.process.exited() => return true,
+            };
             let spoke = frames.iter().any(is_said);
             self.hand_over(frames).await;
-            match outcome {
-                Ok(ReadOutcome::Frames) => {}
-                Err(ChannelError::Frame(error)) => {
-                    self.tell(Happening::ProtocolBroken(error.to_string())).await;
-                    return false;
-                }
+            let ended = match outcome {
+                Ok(ReadOutcome::Frames) => None,
+                Err(ChannelError::Frame(error)) => Some(Happening::ProtocolBroken(error.to_string())),
                 // ECONNRESET: the other end was closed with our bytes unread.
-                Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_)) => {
-                    self.tell(Happening::ChannelClosed).await;
-                    return false;
-                }
+                Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_)) => Some(Happening::ChannelClosed),
+            };
+            if let Some(ended) = ended {
+                self.tell(ended).await;
+                self.process.exited().await;
+                return false;
             }
             if spoke {
-                self.subscribers.room_for_messages().await;
+                tokio::select! {
+                    () = self.subscribers.room_for_messages() => {}
+                    _ = self.process.exited() => return true,
+                }
             }
         }
     }

@@ -373,7 +373,7 @@ impl ClusterSupervisor {
         &mut self.replies
     }
 
-    pub(super) fn default_spec(&self) -> SpecName {
+    pub(super) fn spec(&self) -> SpecName {
         self.config.spec.clone()
     }
 
