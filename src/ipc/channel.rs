@@ -9,11 +9,13 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use nix::errno::Errno;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::codec::{Decoder, FrameError};
 use super::frame::{Incoming, Wire};
 use super::outbox::{Outbox, SHORT_PAUSE, Wrote};
+use crate::sys::reactor::register;
 use crate::sys::scm::{self, ControlBuffer};
 
 /// The channel failed. What was read before is delivered.
@@ -47,7 +49,7 @@ impl Channel {
     /// Takes over one end of a Unix stream socket pair. Needs a running runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            socket: scm::register(socket)?,
+            socket: register(socket, Interest::READABLE | Interest::WRITABLE)?,
             control: Mutex::new(ControlBuffer::new()),
         })
     }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::model::{ExitStatus, Signal};
 use crate::sys::process::{self as sys, Waited, Whom};
+use crate::sys::reactor::register;
 
 /// A child of this process; clones are the same child.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ impl ProcessHandle {
 
     pub(crate) fn watch_by(pid: i32, mode: WatchMode) -> io::Result<Self> {
         let pidfd = match mode {
-            WatchMode::Pidfd => sys::pidfd_open(pid).and_then(|pidfd| sys::register(pidfd, Interest::READABLE)),
+            WatchMode::Pidfd => sys::pidfd_open(pid).and_then(|pidfd| register(pidfd, Interest::READABLE)),
             WatchMode::Thread => Err(Errno::ENOSYS.into()),
         };
         let end = match pidfd {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::sys::process::register;
+use crate::sys::reactor::register;
 
 /// The longest line; a longer one comes in parts.
 pub(crate) const LINE_LEN_MAX: usize = 64 * 1024;

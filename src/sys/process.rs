@@ -11,8 +11,6 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// What to start, all as C strings.
 #[derive(Debug)]
@@ -256,12 +254,6 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
             Ok(OwnedFd::from_raw_fd(copy))
         }
     }
-}
-
-/// Registers a descriptor with the runtime of the calling task.
-pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the `AsyncFd` owns the descriptor and gives out only borrows, so it stays open while registered.
-    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// An errno as people look it up: `ENOENT (No such file or directory)`.

@@ -10,7 +10,6 @@ use std::ptr;
 
 use bytes::{BufMut, BytesMut};
 use nix::libc;
-use tokio::io::unix::AsyncFd;
 
 /// The most descriptors one message can carry (`SCM_MAX_FD` of the kernel).
 pub(crate) const FDS_MAX: usize = 253;
@@ -41,12 +40,6 @@ impl ControlBuffer {
         // Words of eight bytes, because the kernel's headers in here must be aligned like that.
         Self(vec![0; control_len(count.min(FDS_MAX)).div_ceil(8)].into_boxed_slice())
     }
-}
-
-/// Makes `socket` known to the runtime, for reading and writing.
-pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the `AsyncFd` owns the descriptor and gives out only borrows, so it stays open while registered.
-    Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
 /// Sends what fits of `bytes`, with `fds` riding on the first byte. An error means that nothing was sent.
