@@ -144,11 +144,39 @@ fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
             let message = execute_target(text);
             fail(order.channel, &message);
         }
+        die_with_the_master(order.channel);
     }
     kept.iter().for_each(|fd| set_cloexec(*fd));
     set_name(order.name.as_deref());
     *UNCLAIMED.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     Ok(())
+}
+
+/// Until the worker watches its channel, the kernel ends it together with the thread that started it: user code before
+/// `run` may take as long as it likes, and must not outlive the master. The thread that starts workers is the one that
+/// supervises them, so as long as the cluster lives it does. After the change of user, which would take the order back.
+fn die_with_the_master(channel: RawFd) {
+    let hung_up = libc::POLLHUP | libc::POLLERR;
+    let mut poll = libc::pollfd {
+        fd: channel,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: prctl takes two numbers; poll gets one valid place and does not wait.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::poll(&raw mut poll, 1, 0);
+    }
+    // The master may have died before the order was given; its end of the channel says so.
+    if poll.revents & hung_up != 0 {
+        exit_now(exit_code::SUCCESS);
+    }
+}
+
+/// From here on the worker sees to its end itself, and drains first.
+pub(crate) fn outlive_the_master() {
+    // SAFETY: prctl takes two numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
 }
 
 fn is_open(fd: RawFd) -> bool {

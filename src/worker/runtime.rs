@@ -226,7 +226,7 @@ async fn listen_to_signals(worker: Worker) {
 
 /// Starts the thread that ends this process when the master is gone, even if the main thread is stuck.
 ///
-/// A parent-death signal would not do: it is tied to the master's thread, and cleared by a change of user.
+/// A parent-death signal would not do: it leaves no time to drain. Until here there was one.
 fn lifeline(worker: &Worker) {
     let channel = Arc::clone(&worker.inner.channel);
     let grace = worker.inner.contract.orphan_grace;
@@ -239,8 +239,9 @@ fn lifeline(worker: &Worker) {
         std::thread::park_timeout(grace);
         boot::exit_now(exit_code::SUCCESS)
     });
-    if let Err(err) = started {
-        tracing::error!(%err, "no lifeline thread: a worker that hangs outlives its master");
+    match started {
+        Ok(_) => boot::outlive_the_master(),
+        Err(err) => tracing::error!(%err, "no lifeline thread: this worker dies with its master, without draining"),
     }
 }
 
