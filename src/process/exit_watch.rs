@@ -150,7 +150,11 @@ impl ProcessHandle {
         }
         if let End::Pidfd(pidfd) = &self.0.end {
             match sys::pidfd_send_signal(pidfd.as_fd(), signal.number()) {
-                Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => {}
+                // Not in this kernel, or refused by a filter; the number says EPERM again if that is the truth.
+                Err(error)
+                    if [Errno::ENOSYS, Errno::EPERM]
+                        .map(|errno| Some(errno as i32))
+                        .contains(&error.raw_os_error()) => {}
                 result => return result,
             }
         }
