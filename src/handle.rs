@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,12 +69,16 @@ impl ClusterHandle {
     ///
     /// # Errors
     /// [`CommandError::Gone`].
+    ///
+    /// # Panics
+    /// If `change` does; then nothing has changed.
     pub async fn setup(&self, change: impl FnOnce(&mut Settings) + Send + 'static) -> Result<Settings, CommandError> {
-        self.ask(|reply| Command::Setup {
+        let changed = self.ask(|reply| Command::Setup {
             change: Box::new(change),
             reply,
-        })
-        .await
+        });
+        // Supervision has survived a panic of `change`; its author is to see it.
+        Ok(changed.await?.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
     /// Stops one worker for good (Node's `worker.disconnect()`): it stops accepting, drains, closes its channel and

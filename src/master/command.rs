@@ -15,10 +15,10 @@ pub(crate) enum Command {
         env: Vec<(OsString, OsString)>,
         reply: oneshot::Sender<Result<WorkerId, CommandError>>,
     },
-    /// Settings for the next workers; the reply is what is in force now.
+    /// Settings for the next workers; the reply is what is in force now, or the panic of `change`.
     Setup {
         change: Box<dyn FnOnce(&mut Settings) + Send>,
-        reply: oneshot::Sender<Settings>,
+        reply: oneshot::Sender<std::thread::Result<Settings>>,
     },
     /// Stop one worker for good.
     Disconnect {

@@ -16,6 +16,7 @@ mod signals;
 mod start;
 mod subscribers;
 mod supervisor;
+mod vital;
 mod worker_actor;
 
 pub(crate) use command::{Command, Urgency};

@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::handle::{ClusterHandle, Shared};
 use crate::master::listening::Listening;
 use crate::master::supervisor::Parts;
-use crate::master::{ClusterSupervisor, Directory, Subscribers, signals};
+use crate::master::{ClusterSupervisor, Directory, Subscribers, signals, vital};
 use crate::model::{ClusterEvent, ShutdownReport};
 use crate::supervision::{SpecConfig, Supervision, SupervisionConfig};
 
@@ -82,9 +82,9 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
             });
         });
     }
-    context.run(ClusterSupervisor::new(parts));
+    vital::run("the supervisor", context, ClusterSupervisor::new(parts));
     if let Some(signals) = signals {
-        actix_rt::spawn(signals.run(supervisor));
+        actix_rt::spawn(vital::vital("the ear for signals", signals.run(supervisor)));
     }
     Ok(RunningCluster {
         handle,

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actix::dev::SendError;
@@ -163,7 +164,7 @@ impl ClusterSupervisor {
                 let link = Arc::clone(&newborn.link);
                 self.listening.born(&link);
                 self.directory.write().workers.insert(id, Arc::clone(&link));
-                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).start();
+                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link });
                 Input::WorkerForked { id }
             }
@@ -400,10 +401,16 @@ impl ClusterSupervisor {
     }
 
     /// Changes the settings for the next workers, and tells everybody.
-    pub(super) fn set_up(&mut self, change: impl FnOnce(&mut Settings)) -> Settings {
-        change(&mut self.settings);
-        self.publish(None, EventKind::Setup(Box::new(self.settings.clone())));
-        self.settings.clone()
+    ///
+    /// # Errors
+    /// The panic of `change`, which is its caller's; nothing has changed then.
+    pub(super) fn set_up(&mut self, change: impl FnOnce(&mut Settings)) -> std::thread::Result<Settings> {
+        let mut settings = self.settings.clone();
+        // A half-changed copy is thrown away, so a panic leaves nothing behind.
+        catch_unwind(AssertUnwindSafe(|| change(&mut settings)))?;
+        self.settings = settings.clone();
+        self.publish(None, EventKind::Setup(Box::new(settings.clone())));
+        Ok(settings)
     }
 
     /// Remembers which signal asked for an immediate stop: it becomes the exit code.

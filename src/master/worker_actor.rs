@@ -4,6 +4,7 @@
 //! A restarted worker is a new actor with a new address, so a late message of a dead process cannot reach its successor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::prelude::*;
@@ -13,6 +14,7 @@ use crate::clock;
 use crate::ipc::{CallReply, Channel, Incoming, Outbox, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
+use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
 use crate::model::{Message, Mono, OutputStream, Reply};
 use crate::process::{Lines, ProcessHandle};
@@ -75,6 +77,14 @@ impl WorkerActor {
         }
     }
 
+    /// Starts the actor on this thread.
+    pub(crate) fn run(self) -> Addr<Self> {
+        let context = Context::new();
+        let address = context.address();
+        vital::run("the actor of a worker", context, self);
+        address
+    }
+
     /// The one door of the process's machine: passes the input, carries out the orders, reports the facts.
     fn step(&mut self, input: LifeInput, ctx: &mut Context<Self>) -> Vec<Report> {
         // A worker that lies about its state is ignored, and its lies are counted by the machine.
@@ -104,14 +114,27 @@ impl WorkerActor {
             ctx.cancel_future(handle);
         }
         if let Some(at) = next {
-            let handle = ctx.run_later(clock::now().until(at), |actor, ctx| {
-                actor.deadline = None;
-                actor.lifecycle.handle_deadline(clock::now());
-                let reports = actor.settle(ctx);
-                actor.report(reports, ctx);
-            });
+            let handle = ctx.run_later(clock::now().until(at), move |actor, ctx| actor.wake(at, ctx));
             self.deadline = Some((at, handle));
         }
+    }
+
+    /// A timer that fires much too late was held up with everything else: the master was stopped, or starved. What the
+    /// worker said meanwhile lies unread in its channel and comes first, so that it is not blamed for the master's lag.
+    fn wake(&mut self, at: Mono, ctx: &mut Context<Self>) {
+        if clock::now().since(at) > LATE {
+            let handle = ctx.run_later(CATCH_UP, Self::time_passed);
+            self.deadline = Some((at, handle));
+        } else {
+            self.time_passed(ctx);
+        }
+    }
+
+    fn time_passed(&mut self, ctx: &mut Context<Self>) {
+        self.deadline = None;
+        self.lifecycle.handle_deadline(clock::now());
+        let reports = self.settle(ctx);
+        self.report(reports, ctx);
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -220,7 +243,8 @@ impl Actor for WorkerActor {
             outputs: std::mem::take(&mut self.outputs),
             kill_tree: self.kill_tree,
         };
-        self.tasks.push(actix_rt::spawn(life.run()).abort_handle());
+        let life = vital("the watch over a worker", life.run());
+        self.tasks.push(actix_rt::spawn(life).abort_handle());
         let (channel, outbox) = (Arc::clone(&self.channel), self.link.outbox.clone());
         self.tasks.push(actix_rt::spawn(write(channel, outbox)).abort_handle());
         let reports = self.settle(ctx);
@@ -309,3 +333,7 @@ async fn write(channel: Arc<Channel>, outbox: Outbox) {
 
 /// Orders and news that may wait for one worker's actor: one batch of frames, a few lines, a few orders.
 const MAILBOX: usize = 256;
+/// A timer that is later than this is not late by chance.
+const LATE: Duration = Duration::from_millis(100);
+/// How long the master reads before it acts on a limit that passed while it could not look. Once for each limit.
+const CATCH_UP: Duration = Duration::from_millis(100);
