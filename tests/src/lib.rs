@@ -7,6 +7,7 @@ pub mod http;
 pub mod leftovers;
 pub mod manifest;
 pub mod master;
+pub mod outside;
 pub mod probe;
 pub mod scan;
 pub mod scenario;

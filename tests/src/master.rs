@@ -119,6 +119,27 @@ impl Master {
         }
     }
 
+    /// Watches for `span` (stretched like every limit) that no line comes for which `unwanted` says yes.
+    ///
+    /// # Panics
+    /// If one comes, or the program ends.
+    pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
+        let deadline = Deadline::after(limit(span));
+        loop {
+            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+                Ok(line) => {
+                    let is_unwanted = unwanted(&line);
+                    self.seen.borrow_mut().push(line);
+                    if is_unwanted {
+                        self.fail(&format!("{what}, which must not be"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => self.fail("the program ended"),
+            }
+        }
+    }
+
     /// Waits for the next event of this kind.
     pub fn expect(&self, kind: &str) -> Seen {
         Seen(self.expect_line(kind, SOON, |line| line["event"] == kind))

@@ -1,0 +1,107 @@
+//! What surrounds a scenario's processes: gates that hold them up, parents with bad habits, instants hit by chance.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::leftovers;
+use crate::master::{Master, SOON};
+use crate::{Deadline, limit};
+
+/// In a scenario's process: blocks this thread until the test opens the gate of this name, possibly for ever.
+pub fn wait_at_gate(name: &str) {
+    make_gate(Path::new(name));
+    File::open(name).expect("a gate can be opened for reading");
+}
+
+/// In a scenario's process: blocks this thread until a file of this name exists in the private directory.
+pub fn wait_for_file(name: &str) {
+    while !Path::new(name).exists() {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// In a scenario's master: replaces itself by the same program started through coreutils' `env` with these options,
+/// like `--ignore-signal=HUP` or `--block-signal=TERM`. Comes back at once the second time, and in workers.
+pub fn inherit_through_env(options: &[&str]) {
+    if actix_cluster::is_worker() || std::env::var_os(INHERITED_VAR).is_some() {
+        return;
+    }
+    let program = std::env::current_exe().expect("a running program has a path");
+    let error = Command::new("env")
+        .args(options)
+        .arg(program)
+        .env(INHERITED_VAR, "1")
+        .exec();
+    panic!("env of coreutils 8.31 or newer is needed: {error}");
+}
+
+/// An instant hit by chance: lets this much time pass. For faults that may come at any moment, never to wait *for*
+/// something.
+pub fn let_pass(span: Duration) {
+    let deadline = Deadline::after(span);
+    while let Some(left) = deadline.remaining() {
+        std::thread::park_timeout(left);
+    }
+}
+
+/// The next number of a row that looks like chance and is the same in every run, below `limit`.
+pub fn any_below(limit: u64, state: &mut u64) -> u64 {
+    // Knuth's constants of a linear congruential generator; the upper half of the bits is good enough for instants.
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) % limit.max(1)
+}
+
+impl Master {
+    /// Lets through whoever waits at the gate of this name, once somebody does.
+    ///
+    /// # Panics
+    /// If nobody comes to the gate in time.
+    pub fn open_gate(&self, name: &str) {
+        let path = self.directory().join(name);
+        make_gate(&path);
+        let deadline = Deadline::after(limit(SOON));
+        // Without a reader this fails, and so it waits for one.
+        while OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&path)
+            .is_err()
+        {
+            if deadline.is_over() {
+                self.fail(&format!("nobody came to the gate {name}"));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until there is no such process any more, not even a zombie.
+    ///
+    /// # Panics
+    /// If it is still there after `within`.
+    pub fn expect_gone(&self, pid: u32, within: Duration) {
+        let deadline = Deadline::after(limit(within));
+        while let Some(process) = leftovers::process(pid) {
+            if deadline.is_over() {
+                self.fail(&format!("still there after {within:?}: {process:?}"));
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn make_gate(path: &Path) {
+    // Both sides make it, whoever comes first.
+    mkfifo(path, Mode::S_IRWXU).ok();
+}
+
+const INHERITED_VAR: &str = "ACTIX_CLUSTER_TEST_INHERITED";
