@@ -104,11 +104,12 @@ impl ClusterSupervisor {
             self.machine.handle(input, clock::now());
             self.carry_out_all(ctx);
         }
-        self.refresh_view();
         self.arm(ctx);
     }
 
+    /// The view first: whoever learns of an event must find the state after it.
     fn carry_out_all(&mut self, ctx: &mut Context<Self>) {
+        self.refresh_view();
         while let Some(action) = self.machine.poll_action() {
             self.carry_out(action, ctx);
         }
@@ -333,7 +334,6 @@ impl ClusterSupervisor {
                 if let Some(input) = supervisor.inputs.pop_front() {
                     supervisor.step(input, ctx);
                 } else {
-                    supervisor.refresh_view();
                     supervisor.arm(ctx);
                 }
             });
