@@ -4,11 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use actix_cluster::{Backoff, ListenError, RestartDelay, RestartLimit, RestartType, WhenEmpty, Worker, is_worker};
-use actix_cluster_tests::{Deadline, limit};
 use actix_cluster_tests::leftovers::open_fds;
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::{Deadline, limit};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
@@ -55,7 +55,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || {
             let cluster = probe::cluster().workers(2).when_empty(WhenEmpty::Wait);
             let cluster = cluster.restart_limit(RestartLimit::unlimited());
-            cluster.ready_when(actix_cluster::ReadyWhen::Called).worker(ask_and_die).main()
+            cluster
+                .ready_when(actix_cluster::ReadyWhen::Called)
+                .worker(ask_and_die)
+                .main()
         },
         check: killed_while_asking,
     },
@@ -69,9 +72,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let pid = master.expect_of(1, "ready").pid();
             send(pid, Signal::SIGKILL);
             let exit = master.expect_of(1, "exit");
-            assert_eq!((exit.signal(), exit.data()["was_ready"].as_bool()), (Some(9), Some(true)));
+            assert_eq!(
+                (exit.signal(), exit.data()["was_ready"].as_bool()),
+                (Some(9), Some(true))
+            );
             let restart = master.expect("restart_scheduled");
-            assert_eq!((&restart.data()["delay"]["secs"], &restart.data()["delay"]["nanos"]), (&0.into(), &0.into()));
+            assert_eq!(
+                (&restart.data()["delay"]["secs"], &restart.data()["delay"]["nanos"]),
+                (&0.into(), &0.into())
+            );
             master.expect_of(2, "ready");
         },
     },
@@ -113,13 +122,23 @@ fn killed_while_asking(master: &mut Master) {
         assert_eq!(master.expect_of(worker, "exit").signal(), Some(9));
     }
     let survivor = master.expect_of(2 + DEATHS, "ready").worker();
-    let ports: Vec<_> = master.seen("listening").iter().map(|seen| seen.data()["port"].clone()).collect();
-    assert!(ports.iter().all(|port| *port == ports[0]), "one address, one port: {ports:?}");
+    let ports: Vec<_> = master
+        .seen("listening")
+        .iter()
+        .map(|seen| seen.data()["port"].clone())
+        .collect();
+    assert!(
+        ports.iter().all(|port| *port == ports[0]),
+        "one address, one port: {ports:?}"
+    );
     let port = master.port().expect("somebody listens");
     let connect = || std::net::TcpStream::connect(("127.0.0.1", port));
     connect().expect("the first worker has listened all the time");
     let fds = open_fds(master.pid()).expect("the master runs");
-    assert!(fds <= before + 2, "the dead left descriptors: {before} before, {fds} now");
+    assert!(
+        fds <= before + 2,
+        "the dead left descriptors: {before} before, {fds} now"
+    );
 
     // The listener ends with its last holder.
     for worker in [1, survivor] {

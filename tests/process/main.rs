@@ -3,6 +3,7 @@
 mod channel_faults;
 mod crash_loops;
 mod deaths;
+mod deaths_under_load;
 mod descriptors;
 mod disconnect;
 mod errors;
@@ -14,6 +15,7 @@ mod listening;
 mod listening_faults;
 mod master_death;
 mod messages;
+mod panics;
 mod setup;
 mod spawn_failures;
 mod stop_orders;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         channel_faults::SCENARIOS,
         crash_loops::SCENARIOS,
         deaths::SCENARIOS,
+        deaths_under_load::SCENARIOS,
         descriptors::SCENARIOS,
         disconnect::SCENARIOS,
         errors::SCENARIOS,
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
         messages::SCENARIOS,
+        panics::SCENARIOS,
         setup::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,

@@ -1,6 +1,6 @@
 //! A scenario's master, from outside: what it shows, what can be done to it, and that nothing is left of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -30,6 +30,7 @@ pub struct Master {
     lines: Receiver<Value>,
     /// Everything shown so far; the test has looked at the first `looked` of them.
     seen: RefCell<Vec<Value>>,
+    looked: Cell<usize>,
     token: String,
     directory: PathBuf,
     ended: Option<ExitStatus>,
@@ -81,6 +82,7 @@ impl Master {
             stdin,
             lines,
             seen: RefCell::new(Vec::new()),
+            looked: Cell::new(0),
             token,
             directory,
             ended: None,
@@ -99,16 +101,16 @@ impl Master {
         &self.directory
     }
 
-    /// Waits for the next line for which `wanted` says yes; what comes before it stays in the trace.
+    /// Waits for the next line for which `wanted` says yes; what comes before it stays in the trace. Next after the line
+    /// that was waited for before: [`seen`](Self::seen) and its like take none away.
     ///
     /// # Panics
     /// With the whole trace and the log, if it does not come in time or the program ends.
     pub fn expect_line(&self, what: &str, within: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Deadline::after(limit(within));
         loop {
-            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+            match self.next_line(&deadline) {
                 Ok(line) => {
-                    self.seen.borrow_mut().push(line.clone());
                     if wanted(&line) {
                         return line;
                     }
@@ -126,11 +128,9 @@ impl Master {
     pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
         let deadline = Deadline::after(limit(span));
         loop {
-            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+            match self.next_line(&deadline) {
                 Ok(line) => {
-                    let is_unwanted = unwanted(&line);
-                    self.seen.borrow_mut().push(line);
-                    if is_unwanted {
+                    if unwanted(&line) {
                         self.fail(&format!("{what}, which must not be"));
                     }
                 }
@@ -340,6 +340,18 @@ impl Master {
         let log = self.log();
         let tail = log.len().saturating_sub(8_000);
         panic!("{text}--- log:\n{}", log.get(tail..).unwrap_or(&log))
+    }
+
+    /// The first line that nobody has looked at.
+    fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
+        let mut seen = self.seen.borrow_mut();
+        if self.looked.get() == seen.len() {
+            let line = self.lines.recv_timeout(deadline.remaining().unwrap_or_default())?;
+            seen.push(line);
+        }
+        let line = seen[self.looked.get()].clone();
+        self.looked.set(self.looked.get() + 1);
+        Ok(line)
     }
 
     fn take_arrived(&self) {
