@@ -5,6 +5,7 @@ mod crash_loops;
 mod deaths;
 mod descriptors;
 mod disconnect;
+mod draining;
 mod errors;
 mod exit_kill;
 mod fork_env;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         deaths::SCENARIOS,
         descriptors::SCENARIOS,
         disconnect::SCENARIOS,
+        draining::SCENARIOS,
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
