@@ -12,6 +12,7 @@ use actix::{Actor, Addr, Handler};
 use crate::cluster::{Cluster, PlugIn, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
+use crate::guard;
 use crate::handle::{ClusterHandle, WorkerRef};
 use crate::master::{Interest, SubscribeOptions};
 use crate::model::{
@@ -290,7 +291,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Calls `handler` with every event, in the master, on the plug-ins' thread.
+    /// Calls `handler` with every event, in the master, on the plug-ins' thread. A panic in it loses that call only.
     pub fn on_event<F>(self, handler: F) -> Self
     where
         F: FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static,
@@ -306,7 +307,7 @@ impl ClusterBuilder {
         let start = |handle: ClusterHandle, mut events: crate::Events| {
             Box::pin(async move {
                 while let Some(event) = events.next().await {
-                    handler(&event, &handle);
+                    guard::call("on_event", || handler(&event, &handle));
                 }
             }) as _
         };
@@ -318,7 +319,7 @@ impl ClusterBuilder {
     }
 
     /// Calls `handler` with every message of every worker, in the master, on the plug-ins' thread. None is dropped: a
-    /// handler that is slower than the workers slows the workers.
+    /// handler that is slower than the workers slows the workers. A panic in it loses that call only.
     pub fn on_message<F>(mut self, mut handler: F) -> Self
     where
         F: FnMut(WorkerRef, Message) + Send + 'static,
@@ -335,7 +336,7 @@ impl ClusterBuilder {
                         continue;
                     };
                     if let Some(worker) = handle.worker_dead_or_alive(worker.id) {
-                        handler(worker, message);
+                        guard::call("on_message", || handler(worker, message));
                     }
                 }
             }) as _

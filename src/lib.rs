@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod error;
 mod events;
+mod guard;
 mod handle;
 mod ipc;
 mod master;

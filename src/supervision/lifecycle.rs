@@ -292,7 +292,9 @@ impl Lifecycle {
 
     /// It announced its end. `Brutal` and `Infinity` say nothing about an end it chose itself.
     fn leave(&mut self, was_ready: bool, now: Mono) {
-        self.exited_after_disconnect.get_or_insert(true);
+        // After a handle's signal it only obeys: the end is no less unasked than that of a worker that dies of it.
+        let chosen = !self.ended_by_handle();
+        self.exited_after_disconnect.get_or_insert(chosen);
         self.state = State::Exiting(Past { was_ready, left: true });
         self.tell(Fact::Exiting);
         if let policy @ ShutdownPolicy::Grace(_) = self.config.shutdown {
@@ -385,8 +387,13 @@ impl Lifecycle {
         if let Some(cause) = self.cause.take() {
             return cause;
         }
+        let obeyed = self.exited_after_disconnect == Some(false);
         if past.left && status.is_success() {
-            return ExitReason::Voluntary;
+            return if obeyed {
+                ExitReason::Killed
+            } else {
+                ExitReason::Voluntary
+            };
         }
         let by_handle = status.signal().is_some_and(|signal| {
             let escalated = signal == Signal::KILL && self.ladder.is_killed();

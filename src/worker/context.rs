@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::guard;
 use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
 use crate::model::{Generation, Message, Slot, WorkerId};
 use crate::process::Contract;
@@ -146,14 +147,15 @@ impl Worker {
     }
 
     /// Calls `handler` with every message of the master, on the worker's main thread. A second handler is not possible:
-    /// false means that the messages have an owner already.
+    /// false means that the messages have an owner already. A panic in it loses that message only, unless the cluster
+    /// was built to end workers on panic.
     pub fn on_message(&self, mut handler: impl FnMut(Message) + 'static) -> bool {
         let Some(mut messages) = self.messages() else {
             return false;
         };
         actix_rt::spawn(async move {
             while let Some(message) = messages.next().await {
-                handler(message);
+                guard::call("on_message", || handler(message));
             }
         });
         true

@@ -6,6 +6,7 @@ mod deaths;
 mod deaths_under_load;
 mod descriptors;
 mod disconnect;
+mod draining;
 mod errors;
 mod exit_kill;
 mod fork_env;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         deaths_under_load::SCENARIOS,
         descriptors::SCENARIOS,
         disconnect::SCENARIOS,
+        draining::SCENARIOS,
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,

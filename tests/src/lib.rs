@@ -12,6 +12,7 @@ pub mod probe;
 pub mod scan;
 pub mod scenario;
 pub mod tally;
+pub mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -231,6 +231,49 @@ impl Master {
             .collect()
     }
 
+    /// Waits until `is_so` of everything shown so far. For what comes in no fixed order: an event is shown by one task,
+    /// what another subscriber says of it by a second one.
+    ///
+    /// # Panics
+    /// As [`expect_line`](Self::expect_line).
+    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            self.expect_line(what, SOON, |_| true);
+        }
+    }
+
+    /// The first event of this kind about this worker, seen already or waited for.
+    pub fn sees(&self, worker: u64, kind: &str) -> Seen {
+        let first = |master: &Self| {
+            master
+                .seen(kind)
+                .into_iter()
+                .find(|seen| seen.0["worker"]["id"] == worker)
+        };
+        self.until(&format!("{kind} of worker {worker}"), |master| first(master).is_some());
+        first(self).expect("it was waited for")
+    }
+
+    /// Waits until this text was said, which may be some time ago.
+    pub fn hears(&self, text: &str) {
+        self.until(&format!("{text:?} to be said"), |master| master.said(text) > 0);
+    }
+
+    /// How often this text was said so far.
+    #[must_use]
+    pub fn said(&self, text: &str) -> usize {
+        self.take_arrived();
+        let seen = self.seen.borrow();
+        seen.iter().filter(|line| line["said"] == text).count()
+    }
+
+    /// How often each of these kinds was seen of this worker.
+    #[must_use]
+    pub fn counts_of<const N: usize>(&self, worker: u64, kinds: [&str; N]) -> [usize; N] {
+        let life = self.life_of(worker);
+        kinds.map(|kind| life.iter().filter(|seen| *seen == kind).count())
+    }
+
     /// The kinds of all events about this worker so far, in order.
     #[must_use]
     pub fn life_of(&self, worker: u64) -> Vec<String> {

@@ -7,7 +7,8 @@ use std::io::{BufRead, Write};
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, RestartDelay, Signal, Slot, Worker, WorkerId,
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, RestartDelay, Signal, Slot, Worker, WorkerId,
+    WorkerRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -166,4 +167,35 @@ async fn obey(order: Order, handle: &ClusterHandle) {
 
 fn outcome(done: &str, result: Result<(), actix_cluster::CommandError>) -> String {
     result.map_or_else(|error| format!("error {error}"), |()| done.to_owned())
+}
+
+/// Lets a worker do what the messages say: `disconnect`, `exit_now` or `close_channel`; any other text is said.
+pub fn do_as_told(worker: &Worker) {
+    let told = worker.clone();
+    let is_first = worker.on_message(move |message| match text_of(&message).as_str() {
+        "disconnect" => told.disconnect(),
+        "exit_now" => told.exit_now(0),
+        "close_channel" => told.close_channel(),
+        other => say(other),
+    });
+    assert!(is_first, "the messages have one owner");
+}
+
+/// A message that is a text.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
+pub fn text_of(message: &Message) -> String {
+    message.parse().expect("the scenario's messages are texts")
+}
+
+/// The worker of an event.
+///
+/// # Panics
+/// If the event is about none, or about a dead one.
+#[must_use]
+pub fn worker_of(event: &ClusterEvent, handle: &ClusterHandle) -> WorkerRef {
+    let info = event.worker.as_ref().expect("the event is about a worker");
+    handle.worker(info.id).expect("the worker of the event lives")
 }

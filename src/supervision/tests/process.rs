@@ -336,6 +336,28 @@ fn n_179_a_polite_signal_through_the_handle_escalates() {
 }
 
 #[test]
+fn n_186_a_worker_that_obeys_a_signal_of_the_handle_was_killed() {
+    let mut life = ready();
+    life.handle(LifeInput::KillOrdered(Signal::TERM), ms(1_000));
+    life.handle(LifeInput::Leaving, ms(1_001));
+    assert_eq!(
+        (life.state(), life.exited_after_disconnect()),
+        (WorkerState::Exiting, Some(false))
+    );
+    let end = exit(&mut life, ExitStatus::Code(0), ms(1_002));
+    assert_eq!((end.reason, end.forced), (ExitReason::Killed, false));
+
+    let mut life = ready();
+    life.handle(LifeInput::Leaving, ms(1_000));
+    life.handle(LifeInput::KillOrdered(Signal::TERM), ms(1_001));
+    let end = exit(&mut life, ExitStatus::Code(0), ms(1_002));
+    assert_eq!(
+        (end.reason, life.exited_after_disconnect()),
+        (ExitReason::Voluntary, Some(true))
+    );
+}
+
+#[test]
 fn the_reason_is_the_first_one() {
     type Row<'a> = (&'a [LifeInput], ExitStatus, ExitReason);
     let table: [Row<'_>; 8] = [
