@@ -66,7 +66,8 @@ impl ClusterHandle {
                 reply,
             })
             .await??;
-        self.worker(id).ok_or(CommandError::UnknownWorker(id))
+        // It may be dead already.
+        self.worker_dead_or_alive(id).ok_or(CommandError::UnknownWorker(id))
     }
 
     /// Changes the settings for the *next* workers (Node's cumulative `setupPrimary`): what `change` leaves alone stays
