@@ -75,10 +75,12 @@ impl ClusterSupervisor {
             subscribers,
             finished,
         } = parts;
+        let mut settings = config.settings.clone();
+        config.fill_in(&mut settings);
         Self {
             machine,
             inputs: VecDeque::new(),
-            settings: config.settings.clone(),
+            settings,
             config,
             slot_env: HashMap::new(),
             listening,
@@ -402,6 +404,7 @@ impl ClusterSupervisor {
     /// Changes the settings for the next workers, and tells everybody.
     pub(super) fn set_up(&mut self, change: impl FnOnce(&mut Settings)) -> Settings {
         change(&mut self.settings);
+        self.config.fill_in(&mut self.settings);
         self.publish(None, EventKind::Setup(Box::new(self.settings.clone())));
         self.settings.clone()
     }
