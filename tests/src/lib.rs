@@ -8,6 +8,7 @@ pub mod leftovers;
 pub mod manifest;
 pub mod master;
 pub mod probe;
+pub mod puppet;
 pub mod scan;
 pub mod scenario;
 pub mod tally;

@@ -220,6 +220,20 @@ impl Master {
             .collect()
     }
 
+    /// Everything said so far that begins with `text`: the rest of it, and the process that said it.
+    #[must_use]
+    pub fn said(&self, text: &str) -> Vec<(String, u64)> {
+        self.take_arrived();
+        let seen = self.seen.borrow();
+        let rest = |line: &Value| {
+            Some((
+                line["said"].as_str()?.strip_prefix(text)?.to_owned(),
+                line["pid"].as_u64()?,
+            ))
+        };
+        seen.iter().filter_map(rest).collect()
+    }
+
     /// Waits until the master has ended by itself, and reads what it still had to show.
     pub fn wait(&mut self) -> ExitStatus {
         self.wait_within(SOON)
