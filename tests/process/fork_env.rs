@@ -46,7 +46,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(tell(master, 1, "env cluster_test_prop"), "custom");
             assert_eq!(tell(master, 1, "env PATH"), "new");
             assert_eq!(tell(master, 1, "send hello"), "Ok(())");
-            assert_eq!(master.expect_of(1, "message").data()["payload"], "hello");
+            assert_eq!(master.expect_of(1, "message").data(), "hello");
             assert_eq!(tell(master, 2, "env cluster_test_prop"), "unset");
             assert_eq!(tell(master, 2, "env PATH"), std::env::var("PATH").unwrap());
         },
@@ -109,7 +109,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.expect_ready();
             // The worker's streams are lines for the master, whatever is on them, and the channel works beside them.
             master.order(&Order::Send(1, "send as a message".to_owned()));
-            assert_eq!(master.expect_of(1, "message").data()["payload"], "as a message");
+            assert_eq!(master.expect_of(1, "message").data(), "as a message");
             said_on_its_output(master, "1 Ok(())");
             // The same worker behind a program that moves the channel from its descriptor to another one.
             let program = std::env::current_exe().unwrap();
@@ -127,7 +127,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             said_on_its_output(master, "moved the channel");
             master.expect_of(2, "ready");
             master.order(&Order::Send(2, "send on nine".to_owned()));
-            assert_eq!(master.expect_of(2, "message").data()["payload"], "on nine");
+            assert_eq!(master.expect_of(2, "message").data(), "on nine");
         },
     },
     Scenario {
@@ -145,9 +145,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             probe::cluster().silent().worker(body).main()
         },
         check: |master| {
-            assert_eq!(master.expect_of(1, "message").data()["payload"], "told");
+            assert_eq!(master.expect_of(1, "message").data(), "told");
             master.order(&Order::Send(1, "and back".to_owned()));
-            assert_eq!(master.expect_of(1, "message").data()["payload"], "and back");
+            assert_eq!(master.expect_of(1, "message").data(), "and back");
             master.order(&Order::Shutdown);
             assert!(master.wait().success());
             let output = master.seen("output");

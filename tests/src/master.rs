@@ -220,6 +220,37 @@ impl Master {
             .collect()
     }
 
+    /// Waits until `count` events of this kind have been shown since the start, also before other lines that the test
+    /// has waited for: what the master shows and what a worker says come in any order.
+    pub fn expect_count(&self, kind: &str, count: usize) -> Vec<Seen> {
+        self.expect_at_least(count, |line| line["event"] == kind)
+    }
+
+    /// [`expect_count`](Self::expect_count) of events about this worker.
+    pub fn expect_count_of(&self, worker: u64, kind: &str, count: usize) -> Vec<Seen> {
+        self.expect_at_least(count, |line| line["event"] == kind && line["worker"]["id"] == worker)
+    }
+
+    fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
+        loop {
+            self.take_arrived();
+            let found: Vec<_> = self
+                .seen
+                .borrow()
+                .iter()
+                .filter(|line| wanted(line))
+                .cloned()
+                .map(Seen)
+                .collect();
+            if found.len() >= count {
+                return found;
+            }
+            self.expect_line(&format!("event {} of {count}", found.len() + 1), SOON, |line| {
+                wanted(line)
+            });
+        }
+    }
+
     /// Everything said so far that begins with `text`: the rest of it, and the process that said it.
     #[must_use]
     pub fn said(&self, text: &str) -> Vec<(String, u64)> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::task::Poll;
 
 use actix_cluster::{BoundAddress, ListenError, ListenOptions, Listener, Messages, Scheduling, Worker};
@@ -19,6 +19,19 @@ use crate::probe::{self, Order};
 pub fn tell(master: &mut Master, worker: u64, text: &str) -> String {
     master.order(&Order::Send(worker, text.to_owned()));
     master.expect_said(&format!("{worker} "))
+}
+
+/// The address in an answer to `bind` or `own`.
+///
+/// # Panics
+/// If it was refused, or is no TCP address.
+#[must_use]
+pub fn bound(answer: &str) -> SocketAddr {
+    let parts: Vec<&str> = answer.split(' ').collect();
+    match parts[..] {
+        ["bound", _, address] => address.parse().expect("a TCP address is bound"),
+        _ => panic!("not bound: {answer}"),
+    }
 }
 
 /// The worker's function. Its texts are read from [`Puppet::obey`] below.
