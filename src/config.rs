@@ -33,6 +33,11 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// Spells out what the settings leave to the master, so that `Setup` tells what is in force.
+    pub(crate) fn fill_in(&self, settings: &mut Settings) {
+        settings.args.get_or_insert_with(|| self.args.clone());
+    }
+
     /// How long a worker may drain, as it is told: for ever if there is no limit.
     pub(crate) const fn grace(&self) -> Duration {
         match self.shutdown {

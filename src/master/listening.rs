@@ -2,6 +2,7 @@
 //! channels of the workers.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::socket::table::{Handout, ListenerTable};
 /// Every listening socket of the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Listening {
+    /// How connections of TCP listeners are spread that do not say it themselves.
+    default: Option<Scheduling>,
     table: ListenerTable,
     serving: Serving,
     /// Names of the declared listeners, in the order of the builder.
@@ -26,6 +29,14 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
+    /// No listener yet. `policy` is the value of [`POLICY_VARIABLE`].
+    pub(crate) fn new(policy: Option<&OsStr>) -> Self {
+        Self {
+            default: policy.and_then(scheduling_named),
+            ..Self::default()
+        }
+    }
+
     /// Binds a declared listener, before the first worker is started.
     pub(crate) fn declare(
         &mut self,
@@ -33,7 +44,7 @@ impl Listening {
         address: &ListenAddr,
         options: &ListenOptions,
     ) -> Result<BoundAddress, ListenError> {
-        let bound = self.table.declare(name, address, options)?;
+        let bound = self.table.declare(name, address, &self.settled(address, options))?;
         self.names.push(name.to_owned());
         Ok(bound)
     }
@@ -66,7 +77,11 @@ impl Listening {
         cwd: Option<&Path>,
         options: &ListenOptions,
     ) -> Result<(), ListenError> {
-        let (answer, fds, result) = match self.table.acquire(key, cwd, options, &link.slot) {
+        let options = match key {
+            ListenKey::Asked { address, .. } => self.settled(address, options),
+            ListenKey::Named(_) => options.clone(),
+        };
+        let (answer, fds, result) = match self.table.acquire(key, cwd, &options, &link.slot) {
             Ok(handout) => {
                 self.opened(&handout, &link.slot);
                 let Handout { key, fd, address, .. } = handout;
@@ -119,6 +134,18 @@ impl Listening {
         self.table.close_all();
     }
 
+    fn settled(&self, address: &ListenAddr, options: &ListenOptions) -> ListenOptions {
+        let scheduling = match address {
+            ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } => options.scheduling.or(self.default),
+            // There is only one way.
+            ListenAddr::Unix(_) | ListenAddr::Fd(_) => options.scheduling,
+        };
+        ListenOptions {
+            scheduling,
+            ..options.clone()
+        }
+    }
+
     /// A slot's own socket exists: until its worker listens, a sibling serves its queue.
     fn opened(&mut self, handout: &Handout, slot: &Slot) {
         if handout.scheduling == Scheduling::PerWorker {
@@ -162,5 +189,23 @@ impl Listening {
 fn send(link: &Link, frame: &ToWorker, fds: Vec<OwnedFd>) {
     if let Err(err) = link.outbox.push(frame, fds) {
         tracing::debug!(worker = link.id.get(), %err, "order about a listener not sent");
+    }
+}
+
+/// Names the default scheduling of TCP listeners (Node's `NODE_CLUSTER_SCHED_POLICY`). Read by the master only.
+pub(crate) const POLICY_VARIABLE: &str = "ACTIX_CLUSTER_SCHED_POLICY";
+
+/// As Node does it, exactly these words count; another one changes nothing, but here it is told.
+fn scheduling_named(text: &OsStr) -> Option<Scheduling> {
+    match text.to_str() {
+        Some("shared") => Some(Scheduling::Shared),
+        Some("per-worker") => Some(Scheduling::PerWorker),
+        Some(_) | None => {
+            tracing::warn!(
+                ?text,
+                "{POLICY_VARIABLE} is neither \"shared\" nor \"per-worker\" and is ignored"
+            );
+            None
+        }
     }
 }

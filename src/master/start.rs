@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::handle::{ClusterHandle, Shared};
-use crate::master::listening::Listening;
+use crate::master::listening::{Listening, POLICY_VARIABLE};
 use crate::master::supervisor::Parts;
 use crate::master::{ClusterSupervisor, Directory, Subscribers, signals, vital};
 use crate::model::{ClusterEvent, ShutdownReport};
@@ -27,7 +27,7 @@ pub(crate) fn run(config: Config, plug_ins: Vec<PlugIn>) -> Result<ShutdownRepor
 /// Starts the cluster on the `System` of this thread.
 pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<RunningCluster, RunError> {
     config.args = std::env::args_os().skip(1).collect();
-    let mut listening = Listening::default();
+    let mut listening = Listening::new(std::env::var_os(POLICY_VARIABLE).as_deref());
     let mut addresses = BTreeMap::new();
     for listener in &config.listeners {
         let bound = listening

@@ -76,10 +76,12 @@ impl ClusterSupervisor {
             subscribers,
             finished,
         } = parts;
+        let mut settings = config.settings.clone();
+        config.fill_in(&mut settings);
         Self {
             machine,
             inputs: VecDeque::new(),
-            settings: config.settings.clone(),
+            settings,
             config,
             slot_env: HashMap::new(),
             listening,
@@ -408,6 +410,7 @@ impl ClusterSupervisor {
         let mut settings = self.settings.clone();
         // A half-changed copy is thrown away, so a panic leaves nothing behind.
         catch_unwind(AssertUnwindSafe(|| change(&mut settings)))?;
+        self.config.fill_in(&mut settings);
         self.settings = settings.clone();
         self.publish(None, EventKind::Setup(Box::new(settings.clone())));
         Ok(settings)

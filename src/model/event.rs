@@ -51,11 +51,12 @@ pub struct WorkerInfo {
 #[serde(tag = "event", content = "data", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
-    /// The settings for the next workers were set (at start and by `ClusterHandle::setup`).
+    /// The settings for the next workers were set: at start and by `ClusterHandle::setup`, never by a fork. A copy of
+    /// what was in force then.
     Setup(Box<Settings>),
     /// A worker's process was started.
     Fork,
-    /// The library in the worker runs and reads its channel.
+    /// The library in the worker runs and reads its channel. It says nothing about user code, which begins after it.
     Online,
     /// The worker listens; once for each socket.
     Listening(BoundAddress),

@@ -167,7 +167,8 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// On an IPv6 address: take IPv6 only. Default: an unspecified address takes IPv4 too.
     pub ipv6_only: bool,
-    /// How connections are spread. Default (`None`): `PerWorker` for TCP, `Shared` for Unix paths and descriptors.
+    /// How connections are spread. Default (`None`): what the variable `ACTIX_CLUSTER_SCHED_POLICY` of the master says
+    /// for TCP (`shared` or `per-worker`), else `PerWorker` for TCP; `Shared` for Unix paths and descriptors.
     pub scheduling: Option<Scheduling>,
     /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
     pub mode: Option<u32>,

@@ -35,7 +35,8 @@ pub enum StdioMode {
 pub struct Settings {
     /// The program. Default: this one.
     pub exec: Program,
-    /// Its arguments, without the program's name. Default (`None`): the master's own, taken when `run` is called.
+    /// Its arguments, without the program's name. Default (`None`): the master's own, taken when `run` is called; the
+    /// `Setup` event names them.
     pub args: Option<Vec<OsString>>,
     /// Variables laid over the master's environment.
     pub env: Vec<(OsString, OsString)>,

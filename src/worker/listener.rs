@@ -2,11 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
+use tokio::sync::oneshot;
+
 use crate::ipc::ToMaster;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
 use crate::socket::kind;
+use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
-use crate::worker::listeners::{Bound, Change};
+use crate::worker::listeners::{Answer, Bound, Change};
 use crate::worker::serve::incoming::Incoming;
 use crate::worker::serve::intake::Intake;
 
@@ -31,12 +34,32 @@ pub(crate) struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.worker.inner.listeners.forget(&self.key);
         // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
-        if self.worker.inner.shutdown.is_started() {
-            return;
+        if !self.worker.inner.shutdown.is_started() {
+            self.worker.tell(&ToMaster::Release { key: self.key.clone() });
         }
-        self.worker.tell(&ToMaster::Release { key: self.key.clone() });
+        // Only now, so that the next request for this key goes out after the release.
+        self.worker.inner.listeners.forget(&self.key);
+    }
+}
+
+/// A request for a listener whose answer is waited for.
+struct Request {
+    worker: Worker,
+    id: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // From here on an answer finds nobody; one that came before is in the receiver, unless it was taken.
+        self.answer.close();
+        match self.answer.try_recv() {
+            Ok(Ok(bound)) => drop(self.worker.listener_of(bound)),
+            Ok(Err(_)) => {}
+            // Not answered yet, or taken; the latter has nothing left to give up.
+            Err(_) => self.worker.inner.listeners.give_up(self.id),
+        }
     }
 }
 
@@ -83,18 +106,30 @@ impl Worker {
             errno: None,
             detail: error.to_string(),
         })?;
-        let cwd = match &address {
-            ListenAddr::Unix(path) if path.is_relative() => std::env::current_dir().ok(),
-            ListenAddr::Unix(_) | ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => None,
+        // Absolute before it becomes a key, so that both sides mean one listener by it.
+        let address = match address {
+            ListenAddr::Unix(path) => ListenAddr::Unix(absolute(&path, std::env::current_dir().ok().as_deref())?),
+            ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => address,
         };
         let (id, key, answer) = self.inner.listeners.ask(&address);
-        self.tell(&ToMaster::Bind { id, key, cwd, options });
+        let mut request = Request {
+            worker: self.clone(),
+            id,
+            answer,
+        };
+        self.tell(&ToMaster::Bind {
+            id,
+            key,
+            cwd: None,
+            options,
+        });
         let gone = ListenError {
             address: address.to_string(),
             errno: None,
             detail: "the master is gone".to_owned(),
         };
-        answer.await.unwrap_or(Err(gone)).map(|bound| self.listener_of(bound))
+        let bound = (&mut request.answer).await.unwrap_or(Err(gone))?;
+        Ok(self.listener_of(bound))
     }
 
     /// Tells the master that this worker listens on an address of its own, which the master did not bind.

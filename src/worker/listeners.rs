@@ -53,12 +53,27 @@ struct State {
     kept: Vec<Lease>,
 }
 
-type Answer = Result<Bound, ListenError>;
+impl State {
+    fn forget(&mut self, key: &ListenKey) {
+        self.adopters.remove(key);
+        if let ListenKey::Asked { address, index } = key
+            && let Some(held) = self.indexes.get_mut(address)
+        {
+            held.remove(index);
+        }
+    }
+}
+
+/// What a request is answered with.
+pub(crate) type Answer = Result<Bound, ListenError>;
 
 #[derive(Debug)]
 struct Asked {
     key: ListenKey,
-    reply: oneshot::Sender<Answer>,
+    /// `None` once the asker has given up: the index is free again, and the answer is yet to come.
+    reply: Option<oneshot::Sender<Answer>>,
+    /// The master holds the share of an earlier request for the same key, which was given up.
+    inherited: bool,
 }
 
 impl Listeners {
@@ -118,48 +133,68 @@ impl Listeners {
             id,
             Asked {
                 key: key.clone(),
-                reply,
+                reply: Some(reply),
+                inherited: false,
             },
         );
         (id, key, answer)
     }
 
+    /// Nobody waits for the answer any more: the address can be asked for anew at once.
+    pub(crate) fn give_up(&self, id: u64) {
+        let mut state = self.lock();
+        let Some(asked) = state.asked.get_mut(&id) else { return };
+        if asked.reply.take().is_some() {
+            let key = asked.key.clone();
+            state.forget(&key);
+        }
+    }
+
     /// The master's answer. The key to give back if nobody waits for it any more.
+    ///
+    /// Answers come in the order of the requests. A share that is not wanted any more is therefore left to the next
+    /// request for the same key, if there is one: to give it back would take it from that one.
     pub(crate) fn bound(
         &self,
         id: u64,
         answer: Result<BoundListener, ListenError>,
         fd: Option<OwnedFd>,
     ) -> Option<ListenKey> {
-        let asked = self.lock().asked.remove(&id)?;
+        let mut state = self.lock();
+        let Asked { key, reply, inherited } = state.asked.remove(&id)?;
         let lost = |address| ListenError {
             address,
             errno: Some(nix::libc::EMFILE),
             detail: "the socket was lost on its way: this process has no free descriptor (raise RLIMIT_NOFILE)"
                 .to_owned(),
         };
+        // Whatever became of the descriptor, the master counts a share of this slot.
+        let has_share = answer.is_ok() || inherited;
         let answer = answer.and_then(|BoundListener { key, address }| match fd {
             Some(fd) => Ok(Bound { key, address, fd }),
             None => Err(lost(address.to_string())),
         });
-        let is_error = answer.is_err();
-        let unwanted = asked.reply.send(answer).is_err();
-        if is_error || unwanted {
-            self.forget(&asked.key);
+        let is_bound = answer.is_ok();
+        match reply.map(|reply| reply.send(answer)) {
+            Some(Ok(())) if is_bound => return None,
+            Some(Ok(()) | Err(_)) => state.forget(&key),
+            None => {}
         }
-        // A failed request left nothing with the master, so there is nothing to give back.
-        (unwanted && !is_error).then_some(asked.key)
+        if !has_share {
+            return None;
+        }
+        match state.asked.values_mut().find(|asked| asked.key == key) {
+            Some(next) => {
+                next.inherited = true;
+                None
+            }
+            None => Some(key),
+        }
     }
 
     /// The listener is closed here: its index is free again.
     pub(crate) fn forget(&self, key: &ListenKey) {
-        let mut state = self.lock();
-        state.adopters.remove(key);
-        if let ListenKey::Asked { address, index } = key
-            && let Some(held) = state.indexes.get_mut(address)
-        {
-            held.remove(index);
-        }
+        self.lock().forget(key);
     }
 
     /// Keeps a share until the process ends.
@@ -210,16 +245,73 @@ mod tests {
         assert_eq!(index(&ask()), 0);
     }
 
-    #[test]
-    fn n_077_a_request_that_nobody_waits_for_any_more_is_given_back() {
-        let listeners = Listeners::default();
-        let (id, key, answer) = listeners.ask(&ListenAddr::AnyHost { port: 0 });
-        drop(answer);
+    fn answer(key: &ListenKey) -> (Result<BoundListener, ListenError>, Option<OwnedFd>) {
         let bound = BoundListener {
             key: key.clone(),
             address: BoundAddress::unix("/x"),
         };
-        let fd = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        assert_eq!(listeners.bound(id, Ok(bound), Some(fd)), Some(key));
+        (Ok(bound), Some(std::fs::File::open("/dev/null").unwrap().into()))
+    }
+
+    fn refusal() -> ListenError {
+        ListenError {
+            address: "/x".to_owned(),
+            errno: None,
+            detail: "no".to_owned(),
+        }
+    }
+
+    #[test]
+    fn n_077_a_request_that_nobody_waits_for_any_more_is_given_back() {
+        let listeners = Listeners::default();
+        let (id, key, waiting) = listeners.ask(&ListenAddr::AnyHost { port: 0 });
+        drop(waiting);
+        let (bound, fd) = answer(&key);
+        assert_eq!(listeners.bound(id, bound, fd), Some(key));
+    }
+
+    #[test]
+    fn n_076_a_request_that_supersedes_another_gets_its_listener() {
+        let listeners = Listeners::default();
+        let address = ListenAddr::Tcp(([127, 0, 0, 1], 80).into());
+        let (first, key, _) = listeners.ask(&address);
+        listeners.give_up(first);
+        let (second, same, mut waiting) = listeners.ask(&address);
+        assert_eq!(key, same);
+        let (bound, fd) = answer(&key);
+        assert_eq!(listeners.bound(first, bound, fd), None);
+        let (bound, fd) = answer(&key);
+        assert_eq!(listeners.bound(second, bound, fd), None);
+        assert_eq!(waiting.try_recv().unwrap().unwrap().key, key);
+        assert_ne!(listeners.ask(&address).1, key);
+    }
+
+    #[test]
+    fn n_076_the_last_of_superseded_requests_gives_back_what_any_of_them_got() {
+        let listeners = Listeners::default();
+        let address = ListenAddr::Tcp(([127, 0, 0, 1], 80).into());
+        let (first, key, _first) = listeners.ask(&address);
+        listeners.give_up(first);
+        let (second, _, _second) = listeners.ask(&address);
+        listeners.give_up(second);
+        let (third, _, mut waiting) = listeners.ask(&address);
+        let (bound, fd) = answer(&key);
+        assert_eq!(listeners.bound(first, bound, fd), None);
+        assert_eq!(listeners.bound(second, Err(refusal()), None), None);
+        assert_eq!(listeners.bound(third, Err(refusal()), None), Some(key.clone()));
+        assert!(waiting.try_recv().unwrap().is_err());
+        // A failed one leaves nothing.
+        let (fourth, same, _waiting) = listeners.ask(&address);
+        assert_eq!(key, same);
+        assert_eq!(listeners.bound(fourth, Err(refusal()), None), None);
+    }
+
+    #[test]
+    fn f_103_a_socket_lost_on_its_way_is_given_back() {
+        let listeners = Listeners::default();
+        let (id, key, mut waiting) = listeners.ask(&ListenAddr::AnyHost { port: 0 });
+        let (bound, _) = answer(&key);
+        assert_eq!(listeners.bound(id, bound, None), Some(key));
+        assert_eq!(waiting.try_recv().unwrap().unwrap_err().errno, Some(nix::libc::EMFILE));
     }
 }

@@ -89,7 +89,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 assert_eq!(master.counts_of(worker, ["disconnect", "exit"]), [1, 1]);
             }
             master.until("every process to be looked for", |master| {
-                master.said("after the exit: ESRCH") == usize::try_from(CROWD).expect("a handful")
+                master.count_said("after the exit: ESRCH") == usize::try_from(CROWD).expect("a handful")
             });
             for disconnect in master.seen("disconnect") {
                 assert_eq!(disconnect.state(), "disconnected");
@@ -98,7 +98,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             for exit in master.seen("exit") {
                 assert_eq!((exit.code(), exit.signal()), (Some(0), None));
             }
-            assert_eq!(master.said("a send failed for another reason than the end"), 0);
+            assert_eq!(master.count_said("a send failed for another reason than the end"), 0);
         },
     },
     Scenario {
@@ -121,7 +121,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.order(&Order::CloseChannel(1));
             let exit = master.sees(1, "exit");
             assert_eq!((exit.code(), exit.exited_after_disconnect()), (Some(0), Some(false)));
-            assert_eq!(master.said("the word came"), 0);
+            assert_eq!(master.count_said("the word came"), 0);
         },
     },
     Scenario {
@@ -148,7 +148,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.order(&Order::DisconnectAll);
             master.ask(&Order::Ping, "pong");
             master.ask(&Order::Ping, "pong");
-            assert_eq!(master.said("all disconnected"), 0);
+            assert_eq!(master.count_said("all disconnected"), 0);
             master.order(&Order::Send(3, "now".to_owned()));
             master.expect_said("all disconnected");
             master.expect_said("all disconnected");

@@ -41,7 +41,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.sees(1, "exiting");
             master.ask(&Order::Ping, "pong");
             assert_eq!(
-                (master.said("cleaning up"), master.counts_of(1, ["disconnect"])),
+                (master.count_said("cleaning up"), master.counts_of(1, ["disconnect"])),
                 (0, [0])
             );
             drop(client);
@@ -155,7 +155,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             );
             assert_eq!(master.counts_of(1, ["exiting", "disconnect", "exit"]), [1, 1, 1]);
             client.rest();
-            assert_eq!(master.said("cleaning up"), 0);
+            assert_eq!(master.count_said("cleaning up"), 0);
         },
     },
 ];

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 /// The variable that marks the processes of a scenario.
 pub const TOKEN_VAR: &str = "ACTIX_CLUSTER_TEST";
@@ -87,6 +88,32 @@ pub fn rss_kib(pid: u32) -> io::Result<u64> {
     Ok(parse_rss(&fs::read_to_string(format!("/proc/{pid}/status"))?))
 }
 
+/// How many sockets listen on exactly this address.
+///
+/// # Panics
+/// When the kernel's table of sockets cannot be read.
+#[must_use]
+pub fn listening_sockets(address: SocketAddr) -> usize {
+    let (table, octets) = match address.ip() {
+        IpAddr::V4(ip) => ("/proc/net/tcp", ip.octets().to_vec()),
+        IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().to_vec()),
+    };
+    // The table shows words of the machine's own byte order.
+    let words = octets
+        .chunks(4)
+        .map(|word| u32::from_ne_bytes(word.try_into().expect("four bytes each")));
+    let host: String = words.map(|word| format!("{word:08X}")).collect();
+    let local = format!("{host}:{:04X}", address.port());
+    let table = fs::read_to_string(table).expect("/proc is mounted");
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields.get(1) == Some(&local.as_str()) && fields.get(3) == Some(&LISTEN))
+        .count()
+}
+
+/// The state of a listening socket in the kernel's table.
+const LISTEN: &str = "0A";
+
 fn pids() -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -124,6 +151,19 @@ mod tests {
 
     use super::*;
     use crate::Deadline;
+
+    #[test]
+    fn a_listening_socket_is_counted_until_it_is_closed() {
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(local) else {
+                continue;
+            };
+            let address = listener.local_addr().unwrap();
+            assert_eq!(listening_sockets(address), 1);
+            drop(listener);
+            assert_eq!(listening_sockets(address), 0);
+        }
+    }
 
     #[test]
     fn a_name_with_parentheses_is_read_whole() {

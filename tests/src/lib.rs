@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod master;
 pub mod outside;
 pub mod probe;
+pub mod puppet;
 pub mod scan;
 pub mod scenario;
 pub mod tally;

@@ -256,12 +256,12 @@ impl Master {
 
     /// Waits until this text was said, which may be some time ago.
     pub fn hears(&self, text: &str) {
-        self.until(&format!("{text:?} to be said"), |master| master.said(text) > 0);
+        self.until(&format!("{text:?} to be said"), |master| master.count_said(text) > 0);
     }
 
     /// How often this text was said so far.
     #[must_use]
-    pub fn said(&self, text: &str) -> usize {
+    pub fn count_said(&self, text: &str) -> usize {
         self.take_arrived();
         let seen = self.seen.borrow();
         seen.iter().filter(|line| line["said"] == text).count()
@@ -282,6 +282,51 @@ impl Master {
         let own = seen.iter().filter(|line| line["worker"]["id"] == worker);
         own.filter_map(|line| line["event"].as_str().map(str::to_owned))
             .collect()
+    }
+
+    /// Waits until `count` events of this kind have been shown since the start, also before other lines that the test
+    /// has waited for: what the master shows and what a worker says come in any order.
+    pub fn expect_count(&self, kind: &str, count: usize) -> Vec<Seen> {
+        self.expect_at_least(count, |line| line["event"] == kind)
+    }
+
+    /// [`expect_count`](Self::expect_count) of events about this worker.
+    pub fn expect_count_of(&self, worker: u64, kind: &str, count: usize) -> Vec<Seen> {
+        self.expect_at_least(count, |line| line["event"] == kind && line["worker"]["id"] == worker)
+    }
+
+    fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
+        loop {
+            self.take_arrived();
+            let found: Vec<_> = self
+                .seen
+                .borrow()
+                .iter()
+                .filter(|line| wanted(line))
+                .cloned()
+                .map(Seen)
+                .collect();
+            if found.len() >= count {
+                return found;
+            }
+            self.expect_line(&format!("event {} of {count}", found.len() + 1), SOON, |line| {
+                wanted(line)
+            });
+        }
+    }
+
+    /// Everything said so far that begins with `text`: the rest of it, and the process that said it.
+    #[must_use]
+    pub fn said(&self, text: &str) -> Vec<(String, u64)> {
+        self.take_arrived();
+        let seen = self.seen.borrow();
+        let rest = |line: &Value| {
+            Some((
+                line["said"].as_str()?.strip_prefix(text)?.to_owned(),
+                line["pid"].as_u64()?,
+            ))
+        };
+        seen.iter().filter_map(rest).collect()
     }
 
     /// Waits until the master has ended by itself, and reads what it still had to show.

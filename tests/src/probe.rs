@@ -4,11 +4,12 @@
 //! which master and workers share: a line shorter than a pipe's atomic size is never torn.
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, RestartDelay, Signal, Slot, Worker, WorkerId,
-    WorkerRef,
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RestartDelay, Settings, Signal, Slot,
+    StdioMode, Worker, WorkerId, WorkerRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,40 @@ pub enum Order {
     Call(u64, String),
     /// `handle.snapshot`, answered by `said: "snapshot …"` with the snapshot as JSON.
     Snapshot,
+    /// `handle.setup`; answered by `said: "settings …"` with the settings as JSON.
+    Setup(Change),
+}
+
+/// A change of the settings: what is `None` or false stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Change {
+    /// The program.
+    pub exec: Option<PathBuf>,
+    /// Its arguments.
+    pub args: Option<Vec<String>>,
+    /// The working directory.
+    pub cwd: Option<PathBuf>,
+    /// Both outputs piped.
+    pub silent: bool,
+}
+
+impl Change {
+    fn apply(self, settings: &mut Settings) {
+        if let Some(program) = self.exec {
+            settings.exec = Program::Path(program);
+        }
+        if let Some(args) = self.args {
+            settings.args = Some(args.into_iter().map(Into::into).collect());
+        }
+        if let Some(directory) = self.cwd {
+            settings.cwd = Some(directory);
+        }
+        if self.silent {
+            settings.stdout = StdioMode::Piped;
+            settings.stderr = StdioMode::Piped;
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -161,6 +196,13 @@ async fn obey(order: Order, handle: &ClusterHandle) {
                 serde_json::to_string(&handle.snapshot()).expect("a snapshot has a JSON form")
             )
         }
+        Order::Setup(change) => match handle.setup(|settings| change.apply(settings)).await {
+            Ok(settings) => format!(
+                "settings {}",
+                serde_json::to_string(&settings).expect("settings have a JSON form")
+            ),
+            Err(error) => format!("error {error}"),
+        },
     };
     say(&said);
 }
