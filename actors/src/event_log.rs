@@ -82,10 +82,7 @@ impl<W: Write + Send + Unpin + 'static> EventLog<W> {
     pub fn new(config: EventLogConfig, sink: W) -> Self {
         Self {
             config,
-            outlet: Outlet {
-                sink,
-                rest: Vec::new(),
-            },
+            outlet: Outlet { sink, rest: Vec::new() },
             counts: EventLogCounts::default(),
         }
     }
@@ -276,7 +273,11 @@ mod tests {
         let pipe = Pipe::with_room(6);
         let mut outlet = outlet(&pipe);
         assert_eq!(outlet.put(line(&"a").unwrap()), Outcome::Written);
-        assert_eq!(outlet.put(line(&"b").unwrap()), Outcome::Written, "two of four bytes fit");
+        assert_eq!(
+            outlet.put(line(&"b").unwrap()),
+            Outcome::Written,
+            "two of four bytes fit"
+        );
         assert_eq!(outlet.put(line(&"c").unwrap()), Outcome::Dropped);
         pipe.make_room(100);
         assert_eq!(outlet.put(line(&"d").unwrap()), Outcome::Written);
@@ -325,7 +326,11 @@ mod tests {
             .when_empty(WhenEmpty::Stop)
             .disable_signals()
             .subscribe_with(log.options(), move |_| {
-                if own_thread { log.start_on_own_thread() } else { log.start() }
+                if own_thread {
+                    log.start_on_own_thread()
+                } else {
+                    log.start()
+                }
             });
         let running = cluster.build().unwrap().start().await.unwrap();
         let ended = actix_rt::time::timeout(Duration::from_secs(60), running.wait()).await;
