@@ -14,6 +14,7 @@ mod listening;
 mod listening_faults;
 mod master_death;
 mod messages;
+mod promises;
 mod setup;
 mod spawn_failures;
 mod stop_orders;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
         messages::SCENARIOS,
+        promises::SCENARIOS,
         setup::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
