@@ -164,16 +164,18 @@ impl Ring {
     }
 
     /// Puts a notice in the place of `event`, one for each gap between two messages.
-    fn skip(&mut self, event: ClusterEvent) {
+    fn skip(&mut self, event: &ClusterEvent) {
         if let Some(EventKind::Lagged { to, .. }) = self.events.back_mut().map(|last| &mut last.kind) {
             *to = event.seq;
             return;
         }
         let (from, to) = (event.seq, event.seq);
         self.events.push_back(ClusterEvent {
+            seq: event.seq,
+            at: event.at,
+            time: event.time,
+            worker: None,
             kind: EventKind::Lagged { from, to },
-            worker: None::<WorkerInfo>,
-            ..event
         });
     }
 }
@@ -190,7 +192,7 @@ impl Queue {
             if !self.interest.waits() {
                 ring.drop_oldest();
             } else if !matches!(event.kind, EventKind::Message(_)) {
-                return ring.skip(event);
+                return ring.skip(&event);
             }
         }
         let was_empty = ring.events.is_empty();
