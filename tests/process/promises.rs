@@ -20,11 +20,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: |master| {
             let port = master.expect_ready().expect("a listener is declared");
             for life in 1..=5 {
-                let served = body(get(port, "/"));
+                let served = body(&get(port, "/"));
                 send(served.parse().expect("the body is a pid"), Signal::SIGKILL);
                 // Nobody serves now: what connects waits in the queue that the master keeps.
                 assert_eq!(master.expect_of(life, "exit").signal(), Some(9));
-                let next = body(get(port, "/"));
+                let next = body(&get(port, "/"));
                 assert_ne!(served, next);
             }
         },
@@ -34,7 +34,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: one_server,
         check: |master| {
             let port = master.expect_ready().expect("a listener is declared");
-            let client = std::thread::spawn(move || body(get(port, "/until-the-stop")));
+            let client = std::thread::spawn(move || body(&get(port, "/until-the-stop")));
             master.expect_said("begun");
             master.signal(Signal::SIGTERM);
             assert_eq!(client.join().expect("the client has its answer"), "done");
@@ -57,11 +57,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: blocked_plug_in,
         check: |master| {
             let first = said_port(master);
-            let served = body(get(first, "/"));
+            let served = body(&get(first, "/"));
             send(served.parse().expect("the body is a pid"), Signal::SIGKILL);
             let second = said_port(master);
             assert_eq!(first, second, "the socket is the same");
-            assert_ne!(body(get(second, "/")), served);
+            assert_ne!(body(&get(second, "/")), served);
             master.signal(Signal::SIGTERM);
             assert_eq!(master.wait().code(), Some(0));
         },
@@ -78,7 +78,7 @@ fn get(port: u16, path: &str) -> Response {
     client.get(path).expect("every request is answered")
 }
 
-fn body(response: Response) -> String {
+fn body(response: &Response) -> String {
     assert_eq!(response.status, 200);
     response.text()
 }
