@@ -1,18 +1,20 @@
 //! The program that outside measurements and tests drive: see `--help`, and the table of routes in `examples/README.md`.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
-    Backoff, CallError, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, Interest,
-    ListenAddr, ListenOptions, RestartDelay, RestartLimit, Scheduling, SubscribeOptions, Worker,
+    Backoff, CallError, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, ListenAddr,
+    ListenOptions, RestartDelay, RestartLimit, Scheduling, Worker,
 };
+use actix_cluster_actors::{EventLog, EventLogConfig};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 /// A clustered HTTP server with routes for every way to go wrong.
+///
+/// Restarts are at once and without a limit unless `--backoff-ms` or `--max-restarts` says otherwise.
 #[derive(Parser)]
 struct Args {
     /// Where to listen: host:port, *:port or unix:/path.
@@ -76,51 +78,62 @@ fn filter() -> tracing_subscriber::EnvFilter {
 }
 
 fn cluster(args: &Args) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.scheduling = args.scheduling.map(|spread| match spread {
-        Spread::Shared => Scheduling::Shared,
-        Spread::PerWorker => Scheduling::PerWorker,
-    });
     let (server, faults) = (args.server, args.faults);
     let mut builder = Cluster::builder()
-        .listen_with("http", &args.listen, options)
-        .restart_delay(args.backoff_ms.map_or(RestartDelay::AtOnce, |base| {
-            RestartDelay::Backoff(Backoff::new().base(Duration::from_millis(base)))
-        }))
-        .restart_limit(args.max_restarts.map_or(RestartLimit::unlimited(), |max| RestartLimit {
-            max,
-            period: Duration::from_secs(60),
-        }))
+        .listen_with("http", &args.listen, args.listen_options())
+        .restart_delay(args.restart_delay())
+        .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
-        .worker(move |worker| serve(worker, server, faults));
+        .worker(move |worker| serve(worker, server, faults))
+        .on_event(answer);
     if let Some(workers) = args.workers {
         builder = builder.workers(workers);
     }
-    if args.events.is_some() {
-        let mut options = SubscribeOptions::default();
-        options.interest = Interest::Lifecycle;
-        builder = builder.on_event_with(options, |event, _| write_line(event));
+    match args.events {
+        // On a thread of its own: nobody may be reading standard output.
+        Some(Format::Json) => {
+            let log = EventLog::new(EventLogConfig::new(), std::io::stdout());
+            builder.subscribe_with(log.options(), |_| log.start_on_own_thread())
+        }
+        None => builder,
     }
-    builder.on_event(answer)
 }
 
-/// Standard output may be closed or full; that is no reason to stop serving.
-fn write_line(event: &ClusterEvent) {
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    std::io::stdout().lock().write_all(&line).ok();
+impl Args {
+    fn listen_options(&self) -> ListenOptions {
+        let mut options = ListenOptions::default();
+        options.scheduling = self.scheduling.map(|spread| match spread {
+            Spread::Shared => Scheduling::Shared,
+            Spread::PerWorker => Scheduling::PerWorker,
+        });
+        options
+    }
+
+    /// At once, unless asked otherwise: storms are driven from outside.
+    fn restart_delay(&self) -> RestartDelay {
+        self.backoff_ms.map_or(RestartDelay::AtOnce, |base| {
+            RestartDelay::Backoff(Backoff::new().base(Duration::from_millis(base)))
+        })
+    }
+
+    fn restart_limit(&self) -> RestartLimit {
+        self.max_restarts.map_or(RestartLimit::unlimited(), |max| {
+            RestartLimit::new(max, Duration::from_secs(60))
+        })
+    }
 }
 
-/// Workers ask for the cluster's state.
+/// Master: workers ask for the cluster's state.
 fn answer(event: &ClusterEvent, cluster: &ClusterHandle) {
     if let EventKind::Message(message) = &event.kind
         && let Some(reply) = message.reply()
     {
-        // The worker asks again if it must.
+        // A snapshot has a JSON form; the call of a worker that is gone needs no answer.
         reply.ok(&cluster.snapshot()).ok();
     }
 }
 
+/// Worker: the application, behind one of the two ways to accept.
 async fn serve(worker: Worker, server: Server, faults: bool) -> Result<(), Box<dyn std::error::Error>> {
     let routes = {
         let worker = worker.clone();
@@ -170,6 +183,7 @@ async fn state(worker: web::Data<Worker>) -> Result<web::Json<ClusterSnapshot>, 
         .map_err(actix_web::error::ErrorServiceUnavailable)
 }
 
+/// Blocks the event loop for ever, not just this request.
 async fn hang() -> HttpResponse {
     loop {
         std::thread::park();

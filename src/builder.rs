@@ -72,8 +72,8 @@ impl ClusterBuilder {
         }
     }
 
-    /// How many workers to keep. Default: one for each CPU this process may use (a container's quota counts). With 0
-    /// the cluster starts empty and waits for [`ClusterHandle::fork`].
+    /// How many workers to keep, at most 10,000. Default: one for each CPU this process may use (a container's quota
+    /// counts). With 0 the cluster starts empty and waits for [`ClusterHandle::fork`].
     pub const fn workers(mut self, count: u32) -> Self {
         self.workers = Some(count);
         self
@@ -127,7 +127,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets a variable in the workers' environment, which otherwise is the master's.
+    /// Sets a variable in the workers' environment, which otherwise is the master's. Of several values for one key the
+    /// last counts.
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.config.settings.env.push((key.into(), value.into()));
         self
@@ -208,7 +209,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// How long a worker that was told to stop may take before it is killed. Default 30 s.
+    /// How long a worker that was told to stop may take before it is killed. Default 30 s; zero kills it in the moment in
+    /// which it is told.
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.config.shutdown = ShutdownPolicy::Grace(grace);
         self
@@ -253,13 +255,14 @@ impl ClusterBuilder {
     }
 
     /// Leaves the master's signals alone: no handler is installed, and stopping is up to the handle. Default: `TERM` and
-    /// `INT` stop in order, a second `INT` and `QUIT` stop at once.
+    /// `INT` stop in order, a second `INT` and `QUIT` stop at once. `HUP` and `USR2` are caught too, and have no effect in
+    /// this version: a terminal that goes away must not end a service.
     pub const fn disable_signals(mut self) -> Self {
         self.config.signals = false;
         self
     }
 
-    /// The seed of the back-off's jitter. Default: the master's process id.
+    /// The seed of the back-off's jitter. Default, and for 0: the master's process id.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
         self

@@ -235,7 +235,8 @@ impl ClusterHandle {
         self.shared.plug_ins.spawn(crate::master::pump(events, actor));
     }
 
-    /// Waits until every wanted slot holds a ready worker.
+    /// Waits until every wanted slot holds a ready worker; at once if that is so. A slot that has failed is wanted
+    /// still, and a cluster without slots is never ready, so put a limit around this.
     ///
     /// # Errors
     /// [`CommandError::Gone`] if the cluster ends before that.

@@ -1,4 +1,93 @@
-//! One Rust program becomes a supervised, self-healing cluster of worker processes.
+//! One Rust program becomes a master and N supervised worker processes that share its listening sockets.
+//!
+#![cfg_attr(feature = "web", doc = "```no_run")]
+#![cfg_attr(not(feature = "web"), doc = "```ignore")]
+//! use actix_cluster::{Cluster, ServeError, Worker};
+//! use actix_web::{App, web};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     Cluster::builder()
+//!         .workers(4)
+//!         .listen("http", "127.0.0.1:8080")
+//!         .worker(serve)
+//!         .main()
+//! }
+//!
+//! async fn serve(worker: Worker) -> Result<(), ServeError> {
+//!     let hello = || async { format!("hello from process {}\n", std::process::id()) };
+//!     worker.serve("http", move || App::new().route("/", web::get().to(hello))).await
+//! }
+//! ```
+//!
+//! `main` runs in every process. In the one you start, [`run`](ClusterBuilder::run) (or [`main`](ClusterBuilder::main))
+//! binds the listeners, starts the workers by executing this very program again, and supervises them until it is told to
+//! stop. In a worker the same call runs the worker's function and then ends the process. So whatever only the master
+//! should do belongs after [`Cluster::run`], into [`ClusterBuilder::on_event`], or behind [`is_master`].
+//!
+//! # Where to look
+//!
+//! | if you want to | look at |
+//! |---|---|
+//! | describe a cluster: workers, listeners, limits | [`ClusterBuilder`] |
+//! | serve an actix-web application | `Worker::serve`, `Worker::run_server` (feature `web`) |
+//! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
+//! | listen on an address chosen at run time | [`Worker::bind`] |
+//! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
+//! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
+//! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
+//! | write a plug-in | [`ClusterBuilder::subscribe`], [`Interest`], the crate `actix-cluster-actors` |
+//! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
+//! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
+//! | talk between master and workers | [`Worker::send`], [`WorkerRef::send`], [`ClusterBuilder::on_message`] |
+//! | ask a question and wait for the answer | [`Worker::call`], [`WorkerRef::call`], [`Message::reply`] |
+//! | pass open descriptors | [`WorkerRef::send_with_fds`], [`Message::take_fds`], [`descriptors`] |
+//! | run a cluster inside a program of your own | [`Cluster::start`], [`RunningCluster`] |
+//!
+//! # What is guaranteed
+//!
+//! **Order.**
+//! - Every subscriber sees the events in one order. [`ClusterEvent::seq`] counts them; what a slow subscriber misses is
+//!   told to it by [`EventKind::Lagged`].
+//! - When an event is delivered, every state that a handle tells is already the new one.
+//! - A worker's steps come in the order of [`WorkerState`] and are never reversed, whatever the worker claims.
+//! - Every process has exactly one [`EventKind::Exit`], after its [`EventKind::Disconnect`] and after its last message.
+//!
+//! **Delivery.**
+//! - Messages arrive whole, in order and at most once, each with the descriptors that were sent with it.
+//! - What a worker sent before it ended by itself is delivered, also when it called `exit` right after.
+//! - Nothing is queued without bound. A side that does not read makes the other's [`send`](Worker::send) return
+//!   [`SendError::Full`]; messages are dropped for a subscriber only if its [`Interest`] allows that.
+//! - A [`call`](Worker::call) ends: with the answer, a refusal, the other side's end, or its deadline.
+//!
+//! **Restarts.**
+//! - A slot is restarted at most [`RestartLimit::max`] times within any period, on a clock that nobody can set; then it
+//!   is failed, visibly, and the others go on.
+//! - A process that could not be started is a failure like any other: same event, same limit, same delay.
+//! - A replacement that somebody ordered costs no part of that budget.
+//! - A worker that is not ready within [`ClusterBuilder::boot_limit`] is killed, once, and counted as a failure.
+//!
+//! **Shutdown.**
+//! - An ordered stop takes no longer than the grace period allows: the worker is asked, gets `SIGTERM` if it does not
+//!   answer within a second, and `SIGKILL` at the end of its grace. Nothing is started any more once a shutdown began.
+//! - Requests that were begun, and connections that waited in the worker's queue, are answered before it ends.
+//! - A declared listener lives as long as the cluster: while workers restart, clients wait in its queue and are not
+//!   refused.
+//!
+//! **Death of the master.**
+//! - A worker whose channel ends drains for [`ClusterBuilder::orphan_grace`] (half a second) and ends. A thread of its own
+//!   sees to it, so it happens even when the worker's main thread is stuck.
+//!
+//! **Signals.**
+//! - A signal is never sent to a process that is not this master's child: children are held by pidfds, not by numbers.
+//!
+//! # What is out of scope
+//!
+//! More than one machine; state shared between workers (use a database, or messages); a proxy or load balancer; protection
+//! against a worker that is hostile *and* runs under the master's own user id (see `SECURITY.md`).
+//!
+//! # Platform
+//!
+//! Linux 5.10 or newer, as an ordinary user. On other systems the crate is empty.
 #![cfg(target_os = "linux")]
 
 mod builder;
@@ -11,30 +100,62 @@ mod guard;
 mod handle;
 mod ipc;
 mod master;
-pub mod model;
+mod model;
 mod policy;
+pub mod prelude;
 mod process;
 mod socket;
 mod supervision;
 mod sys;
 mod worker;
 
+// The cluster and its remote control.
 pub use builder::ClusterBuilder;
 pub use cluster::{Cluster, RunningCluster, is_master, is_worker, worker_id};
-pub use error::{BuildError, CommandError, RunError};
-pub use events::Events;
 pub use handle::{Broadcast, ClusterHandle, WorkerRef};
-pub use ipc::{CallError, SendError};
+// What happens, and who hears of it.
+pub use events::Events;
 pub use master::{Interest, SubscribeOptions};
-#[doc(inline)]
-pub use model::*;
-pub use policy::*;
-pub use worker::*;
+pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
+pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
+pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
+// The cluster at one instant, and at its end.
+pub use model::{
+    ClusterSnapshot, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
+    WorkerTimes,
+};
+// How workers are started, restarted and stopped.
+pub use model::{Program, Settings, StdioMode};
+pub use policy::{
+    Backoff, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
+    ShutdownPolicy, WhenEmpty,
+};
+// Listening.
+pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOptions, Scheduling, ToListenAddr};
+// Talking.
+pub use model::{Message, Payload, PayloadError, Reply};
+// The worker's side.
+pub use worker::{
+    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, Messages, RemoteIncoming, Shutdown,
+    Stream, Worker, WorkerOutput,
+};
+#[cfg(feature = "web")]
+pub use worker::{ServeError, ServeOptions};
+// Errors, one for each moment at which somebody can act.
+pub use error::{BuildError, CommandError, RunError};
+pub use ipc::{CallError, SendError};
+pub use model::ListenError;
 
-/// Descriptors that came with a message, as the sockets they are. Each conversion refuses another kind of thing.
+/// Descriptors that came with a message, as the sockets they are. Each conversion asks the kernel what the descriptor
+/// is, and refuses another kind of thing.
 pub mod descriptors {
     pub use crate::socket::kind::{
         WrongKind, into_tcp_listener, into_tcp_stream, into_udp_socket, into_unix_datagram, into_unix_listener,
         into_unix_stream,
     };
 }
+
+/// The programs in the README compile.
+#[cfg(all(doctest, feature = "web"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -468,8 +468,11 @@ fn the_workspace_is_tidy() {
     findings.extend(manifests_point_downwards(&workspace));
     findings.extend(lists_are_complete(&workspace));
     findings.extend(papers_keep_up(&workspace));
+    findings.extend(promises::promises_are_tested(&workspace));
     expect_none(&findings);
 }
 
+#[path = "tidy/promises.rs"]
+mod promises;
 #[path = "tidy/proofs.rs"]
 mod proofs;

@@ -1,1 +1,22 @@
-//! Subscriber actors.
+//! Plug-in actors for [`actix-cluster`](actix_cluster): subscribers that watch a cluster and act on what they see.
+//!
+//! | actor | watches | does |
+//! |---|---|---|
+//! | [`EventLog`] | every event its [`Interest`](actix_cluster::Interest) lets through | writes each as one line of JSON |
+//!
+//! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
+//! file always has the same four parts: the configuration, a decision without effects, the actor, and its
+//! `Handler<ClusterEvent>`.
+//!
+//! Plug-ins run beside supervision and never in its way: on a thread of their own, behind a bounded queue. What a slow one
+//! misses is announced to it by a `Lagged` event.
+#![forbid(unsafe_code)]
+
+mod event_log;
+
+pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
+
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

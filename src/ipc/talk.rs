@@ -139,7 +139,7 @@ impl<W: Wire> CallReply<W> {
         self.is_answered = true;
         // A caller whose channel is full or closed gets no answer: its deadline or its end tells it.
         if let Err(error) = self.outbox.push(&W::reply(self.id, answer), Vec::new()) {
-            tracing::debug!(%error, "answer to a call not sent");
+            tracing::debug!(err = %error, "answer to a call not sent");
         }
     }
 }

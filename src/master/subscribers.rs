@@ -42,7 +42,8 @@ pub enum Interest {
     /// Messages only, and none is ever dropped: while the queue is half full the channels of workers that talk are not
     /// read, so that a flooding worker is slowed instead (its own sends become `Full`).
     Messages,
-    /// Everything, and no message is ever dropped, as for `Messages`.
+    /// Everything, and no message is ever dropped, as for `Messages`. Other events are: what does not fit is announced
+    /// by `Lagged`, in its place among the messages.
     AllReliable,
 }
 
@@ -154,20 +155,45 @@ struct Ring {
     closed: bool,
 }
 
+impl Ring {
+    fn drop_oldest(&mut self) {
+        if let Some(dropped) = self.events.pop_front() {
+            let from = self.lagged.as_ref().map_or(dropped.seq, |(from, _)| *from);
+            self.lagged = Some((from, dropped));
+        }
+    }
+
+    /// Puts a notice in the place of `event`, one for each gap between two messages.
+    fn skip(&mut self, event: &ClusterEvent) {
+        if let Some(EventKind::Lagged { to, .. }) = self.events.back_mut().map(|last| &mut last.kind) {
+            *to = event.seq;
+            return;
+        }
+        let (from, to) = (event.seq, event.seq);
+        self.events.push_back(ClusterEvent {
+            seq: event.seq,
+            at: event.at,
+            time: event.time,
+            worker: None,
+            kind: EventKind::Lagged { from, to },
+        });
+    }
+}
+
 impl Queue {
     fn push(&self, event: ClusterEvent) {
         let mut ring = lock(&self.ring);
         if ring.closed {
             return;
         }
-        // Messages of a waiting subscriber are never dropped: their number is bounded by the readers, which stop at half.
-        let exempt = self.interest.waits();
-        if ring.events.len() >= self.capacity
-            && !exempt
-            && let Some(dropped) = ring.events.pop_front()
-        {
-            let from = ring.lagged.as_ref().map_or(dropped.seq, |(from, _)| *from);
-            ring.lagged = Some((from, dropped));
+        if ring.events.len() >= self.capacity {
+            // Messages of a waiting subscriber are never dropped: their number is bounded by the readers, which stop at
+            // half. Nothing holds back other events, so those are dropped, in their place among the messages.
+            if !self.interest.waits() {
+                ring.drop_oldest();
+            } else if !matches!(event.kind, EventKind::Message(_)) {
+                return ring.skip(&event);
+            }
         }
         let was_empty = ring.events.is_empty();
         ring.events.push_back(event);
@@ -307,6 +333,33 @@ mod tests {
         }
         room.await;
         assert_eq!(queue.next(&subscribers).await.unwrap().seq, 5);
+    }
+
+    #[test]
+    fn f_160_a_reliable_subscriber_that_is_stuck_costs_bounded_memory_and_no_message() {
+        let subscribers = Subscribers::default();
+        let queue = subscribers.subscribe(&SubscribeOptions {
+            capacity: 2,
+            interest: Interest::AllReliable,
+        });
+        subscribers.publish(&event(1));
+        for seq in 2..=1000 {
+            subscribers.publish(&event(seq));
+        }
+        subscribers.publish(&message(1001));
+        subscribers.publish(&event(1002));
+        assert!(lock(&queue.ring).events.len() < 10);
+        assert_eq!(take(&queue).unwrap().seq, 1);
+        assert_eq!(take(&queue).unwrap().seq, 2);
+        let gap = |event: ClusterEvent| matches!(event.kind, EventKind::Lagged { .. }).then_some(event.kind);
+        let first = gap(take(&queue).unwrap()).unwrap();
+        assert!(matches!(first, EventKind::Lagged { from: 3, to: 1000 }), "{first:?}");
+        assert!(matches!(take(&queue).unwrap().kind, EventKind::Message(_)));
+        assert!(matches!(
+            gap(take(&queue).unwrap()),
+            Some(EventKind::Lagged { from: 1002, to: 1002 })
+        ));
+        assert!(take(&queue).is_none());
     }
 
     #[actix_rt::test]

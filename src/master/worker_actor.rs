@@ -147,7 +147,7 @@ impl WorkerActor {
                     },
                     Vec::new(),
                 ) {
-                    tracing::debug!(worker = self.link.id.get(), %error, "stop order not sent");
+                    tracing::debug!(worker = self.link.id.get(), err = %error, "stop order not sent");
                 }
             }
             Order::Signal(signal) => {

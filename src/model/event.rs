@@ -17,9 +17,10 @@ use super::{
 pub struct ClusterEvent {
     /// Counts every event of this master from 1, without gaps; gaps in delivery are announced by `Lagged`.
     pub seq: u64,
-    /// When it happened on the master's monotonic clock.
+    /// When it was published, on the master's monotonic clock. Of several things that the master learnt in one turn the
+    /// exact times are in [`WorkerTimes`](crate::WorkerTimes).
     pub at: Mono,
-    /// When it happened on the wall clock: for people, never for decisions.
+    /// The same on the wall clock: for people, never for decisions.
     pub time: SystemTime,
     /// The worker it is about, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,7 +175,7 @@ pub enum GaveUp {
         /// The period.
         period: Duration,
     },
-    /// A spec restarted too often.
+    /// A spec restarted too often. Not sent in this version: a cluster has one spec.
     Spec {
         /// The spec.
         spec: SpecName,

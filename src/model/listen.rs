@@ -200,7 +200,7 @@ pub struct ListenError {
 /// Identifies one listener of the cluster: a declared one by name, or one asked for at run time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ListenKey {
+pub(crate) enum ListenKey {
     /// Declared in the builder.
     Named(String),
     /// Asked for at run time: the address as asked, and how many listeners of the same address the asking worker holds

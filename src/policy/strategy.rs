@@ -10,6 +10,8 @@ use std::ops::Range;
 /// The failed worker itself is always replaced. The answer names the specs, by their position in the ordered list, of
 /// which *every* worker goes with it; an empty range means that nobody does. So "all" is `0..specs`, and "the rest"
 /// is `failed..specs`. Must be pure: the same question gets the same answer. A range beyond `specs` is cut.
+///
+/// A cluster has one spec in this version, so nobody asks yet.
 pub trait RestartStrategy: Debug + Send {
     /// Which specs go down with a worker of the spec at position `failed`, of `specs` in all?
     fn affected(&self, failed: usize, specs: usize) -> Range<usize>;

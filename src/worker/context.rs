@@ -219,7 +219,7 @@ impl Worker {
     /// Sends a control frame. If the channel is closed the master is gone, and the worker is ending anyway.
     pub(crate) fn tell(&self, frame: &ToMaster) {
         if let Err(error) = self.inner.outbox.push(frame, Vec::new()) {
-            tracing::debug!(%error, "control frame not sent");
+            tracing::debug!(err = %error, "control frame not sent");
         }
     }
 

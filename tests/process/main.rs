@@ -17,6 +17,7 @@ mod listening_faults;
 mod master_death;
 mod messages;
 mod panics;
+mod promises;
 mod setup;
 mod spawn_failures;
 mod stop_orders;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         messages::SCENARIOS,
         panics::SCENARIOS,
+        promises::SCENARIOS,
         setup::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,

@@ -1,0 +1,8 @@
+//! The names that most programs and plug-ins need, for `use actix_cluster::prelude::*`.
+//!
+//! At most twelve, and none that actix's own prelude has too, so that both can be imported together.
+
+pub use crate::{
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, Interest, RestartLimit, RestartType,
+    SubscribeOptions, Worker, WorkerId, WorkerRef,
+};
