@@ -231,7 +231,13 @@ impl Master {
         self.expect_at_least(count, |line| line["event"] == kind && line["worker"]["id"] == worker)
     }
 
-    fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
+    /// The first event of this kind about this worker, whether it has been waited past or is yet to come.
+    pub fn expect_ever_of(&self, worker: u64, kind: &str) -> Seen {
+        self.expect_count_of(worker, kind, 1).swap_remove(0)
+    }
+
+    /// [`expect_count`](Self::expect_count) of whatever lines `wanted` says yes to.
+    pub fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
         loop {
             self.take_arrived();
             let found: Vec<_> = self
