@@ -2,6 +2,8 @@
 //!
 //! It decides nothing: it reads, and tells the `WorkerActor`.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use actix::Addr;
@@ -10,7 +12,7 @@ use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome
 use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
 use crate::master::worker_actor::WorkerActor;
-use crate::model::OutputStream;
+use crate::model::{ExitStatus, OutputStream};
 use crate::process::{Lines, ProcessHandle};
 
 /// What the life task of one worker works with.
@@ -23,6 +25,14 @@ pub(crate) struct Life {
     pub(crate) kill_tree: bool,
 }
 
+/// Why reading is over.
+enum ReadEnd {
+    /// The process has ended; what is in the channel is still to be read.
+    ProcessEnded,
+    /// The channel was closed, or broke.
+    ChannelEnded,
+}
+
 impl Life {
     /// Reads the channel until the process dies, then what is left in the channel, and only then tells of the death.
     ///
@@ -33,16 +43,11 @@ impl Life {
         });
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
-        let readable = tokio::select! {
-            // Whatever is in the channel when the process dies is read below.
-            readable = self.read(&mut decoder) => {
-                self.process.exited().await;
-                readable
-            }
-            _ = self.process.exited() => true,
-        };
-        if readable {
-            self.last_words(&mut decoder).await;
+        let mut exited = pin!(self.process.exited());
+        match self.read(&mut decoder, exited.as_mut()).await {
+            ReadEnd::ProcessEnded => self.last_words(&mut decoder).await,
+            // What follows, if anything does, makes no sense any more.
+            ReadEnd::ChannelEnded => drop(exited.await),
         }
         for copier in copiers {
             // A copier ends by itself when the process has ended; a panic in it costs lines, not the exit.
@@ -56,27 +61,37 @@ impl Life {
         self.tell(Happening::Died(reaped)).await;
     }
 
-    /// Reads until the channel ends or breaks; false if what follows makes no sense any more.
-    async fn read(&self, decoder: &mut Decoder) -> bool {
+    /// Reads until the channel or the process ends.
+    ///
+    /// The process's end interrupts the waits, never a `hand_over`: actix drops a message whose sender does not wait for
+    /// its answer any more, and these frames would be lost.
+    async fn read(&self, decoder: &mut Decoder, mut exited: Pin<&mut impl Future<Output = ExitStatus>>) -> ReadEnd {
         loop {
             let mut frames = Vec::new();
-            let outcome = self.channel.read_batch(decoder, &mut frames).await;
+            let outcome = tokio::select! {
+                outcome = self.channel.read_batch(decoder, &mut frames) => Some(outcome),
+                _ = exited.as_mut() => None,
+            };
             let spoke = frames.iter().any(is_said);
             self.hand_over(frames).await;
             match outcome {
-                Ok(ReadOutcome::Frames) => {}
-                Err(ChannelError::Frame(error)) => {
+                None => return ReadEnd::ProcessEnded,
+                Some(Ok(ReadOutcome::Frames)) => {}
+                Some(Err(ChannelError::Frame(error))) => {
                     self.tell(Happening::ProtocolBroken(error.to_string())).await;
-                    return false;
+                    return ReadEnd::ChannelEnded;
                 }
                 // ECONNRESET: the other end was closed with our bytes unread.
-                Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_)) => {
+                Some(Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_))) => {
                     self.tell(Happening::ChannelClosed).await;
-                    return false;
+                    return ReadEnd::ChannelEnded;
                 }
             }
             if spoke {
-                self.subscribers.room_for_messages().await;
+                tokio::select! {
+                    () = self.subscribers.room_for_messages() => {}
+                    _ = exited.as_mut() => return ReadEnd::ProcessEnded,
+                }
             }
         }
     }
