@@ -323,6 +323,32 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.life_of(2), ["fork", "ready", "disconnect", "exit"]);
         },
     },
+    Scenario {
+        name: "f_164_the_last_words_of_workers_that_end_at_once_are_never_lost",
+        app: || {
+            let temporary = probe::cluster()
+                .workers(0)
+                .when_empty(WhenEmpty::Wait)
+                .restart(RestartType::Temporary);
+            let body = |worker: Worker| async move { worker.send("first and last").map_err(|error| error.to_string()) };
+            temporary.worker(body).main()
+        },
+        check: |master| {
+            let workers = 1..=100;
+            for _ in workers.clone() {
+                master.order(&Order::Fork(Vec::new()));
+            }
+            master.expect_count("exit", 100);
+            for worker in workers {
+                let life = master.life_of(worker);
+                assert_eq!(
+                    life,
+                    ["fork", "online", "ready", "message", "exiting", "disconnect", "exit"],
+                    "{worker}"
+                );
+            }
+        },
+    },
 ];
 
 fn one_listener() -> ExitCode {

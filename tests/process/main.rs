@@ -1,4 +1,8 @@
 //! Scenarios with real processes, sockets and signals. See `tests/README.md` for how they run.
+#![expect(
+    clippy::unwrap_used,
+    reason = "every line here is a test's, but the linter knows only functions marked as such"
+)]
 
 mod channel_faults;
 mod crash_loops;

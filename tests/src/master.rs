@@ -1,6 +1,6 @@
 //! A scenario's master, from outside: what it shows, what can be done to it, and that nothing is left of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -30,6 +30,7 @@ pub struct Master {
     lines: Receiver<Value>,
     /// Everything shown so far; the test has looked at the first `looked` of them.
     seen: RefCell<Vec<Value>>,
+    looked: Cell<usize>,
     token: String,
     directory: PathBuf,
     ended: Option<ExitStatus>,
@@ -81,6 +82,7 @@ impl Master {
             stdin,
             lines,
             seen: RefCell::new(Vec::new()),
+            looked: Cell::new(0),
             token,
             directory,
             ended: None,
@@ -106,13 +108,14 @@ impl Master {
     pub fn expect_line(&self, what: &str, within: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Deadline::after(limit(within));
         loop {
-            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
-                Ok(line) => {
-                    self.seen.borrow_mut().push(line.clone());
-                    if wanted(&line) {
-                        return line;
-                    }
+            // Lines that arrived while the test looked for something else count as well.
+            while let Some(line) = self.next_line() {
+                if wanted(&line) {
+                    return line;
                 }
+            }
+            match self.lines.recv_timeout(deadline.remaining().unwrap_or_default()) {
+                Ok(line) => self.seen.borrow_mut().push(line),
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} within {within:?}")),
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("the program ended before {what}")),
             }
@@ -370,6 +373,12 @@ impl Master {
         let log = self.log();
         let tail = log.len().saturating_sub(8_000);
         panic!("{text}--- log:\n{}", log.get(tail..).unwrap_or(&log))
+    }
+
+    fn next_line(&self) -> Option<Value> {
+        let line = self.seen.borrow().get(self.looked.get()).cloned()?;
+        self.looked.set(self.looked.get() + 1);
+        Some(line)
     }
 
     fn take_arrived(&self) {

@@ -109,7 +109,8 @@ impl Puppet {
             "abandon" => {
                 let mut bind = Box::pin(self.worker.bind(rest));
                 // Polled once, so that the request is under way.
-                std::future::poll_fn(|cx| Poll::Ready(drop(bind.as_mut().poll(cx)))).await;
+                std::future::poll_fn(|cx| Poll::Ready(bind.as_mut().poll(cx).is_ready())).await;
+                drop(bind);
                 "abandoned".to_owned()
             }
             "bind" | "bind-shared" | "bind-per-worker" | "bind-v6only" | "bind-0777" => self.bind(verb, rest).await,
