@@ -263,8 +263,6 @@ impl Lifecycle {
         self.exited_after_disconnect
     }
 
-    /// The numbers it last reported.
-
     /// Inputs that were out of order, repeated or too late.
     #[cfg(test)]
     pub(crate) const fn ignored(&self) -> u64 {
