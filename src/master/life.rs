@@ -2,6 +2,8 @@
 //!
 //! It decides nothing: it reads, and tells the `WorkerActor`.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use actix::Addr;
@@ -10,7 +12,7 @@ use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome
 use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
 use crate::master::worker_actor::WorkerActor;
-use crate::model::OutputStream;
+use crate::model::{ExitStatus, OutputStream};
 use crate::process::{Lines, ProcessHandle};
 
 /// What the life task of one worker works with.
@@ -23,6 +25,14 @@ pub(crate) struct Life {
     pub(crate) kill_tree: bool,
 }
 
+/// Why reading is over.
+enum ReadEnd {
+    /// The process has ended; what is in the channel is still to be read.
+    ProcessEnded,
+    /// The channel was closed, or broke.
+    ChannelEnded,
+}
+
 impl Life {
     /// Reads the channel until the process dies, then what is left in the channel, and only then tells of the death.
     ///
@@ -33,9 +43,11 @@ impl Life {
         });
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
-        let readable = self.read_until_death(&mut decoder).await;
-        if readable {
-            self.last_words(&mut decoder).await;
+        let mut exited = pin!(self.process.exited());
+        match self.read(&mut decoder, exited.as_mut()).await {
+            ReadEnd::ProcessEnded => self.last_words(&mut decoder).await,
+            // What follows, if anything does, makes no sense any more.
+            ReadEnd::ChannelEnded => drop(exited.await),
         }
         for copier in copiers {
             // A copier ends by itself when the process has ended; a panic in it costs lines, not the exit.
@@ -49,34 +61,36 @@ impl Life {
         self.tell(Happening::Died(reaped)).await;
     }
 
-    /// Reads until the process is dead; false if the channel ended or broke before, so that nothing is left to read.
+    /// Reads until the channel or the process ends.
     ///
-    /// Only reading and waiting for room may be cut off by the death. Handing over may not: a mailbox drops a message
-    /// whose sender has lost interest, and with it the worker's last words.
-    async fn read_until_death(&self, decoder: &mut Decoder) -> bool {
+    /// The process's end interrupts the waits, never a `hand_over`: actix drops a message whose sender does not wait for
+    /// its answer any more, and these frames would be lost.
+    async fn read(&self, decoder: &mut Decoder, mut exited: Pin<&mut impl Future<Output = ExitStatus>>) -> ReadEnd {
         loop {
             let mut frames = Vec::new();
             let outcome = tokio::select! {
-                outcome = self.channel.read_batch(decoder, &mut frames) => outcome,
-                _ = self.process.exited() => return true,
+                outcome = self.channel.read_batch(decoder, &mut frames) => Some(outcome),
+                _ = exited.as_mut() => None,
             };
             let spoke = frames.iter().any(is_said);
             self.hand_over(frames).await;
-            let ended = match outcome {
-                Ok(ReadOutcome::Frames) => None,
-                Err(ChannelError::Frame(error)) => Some(Happening::ProtocolBroken(error.to_string())),
+            match outcome {
+                None => return ReadEnd::ProcessEnded,
+                Some(Ok(ReadOutcome::Frames)) => {}
+                Some(Err(ChannelError::Frame(error))) => {
+                    self.tell(Happening::ProtocolBroken(error.to_string())).await;
+                    return ReadEnd::ChannelEnded;
+                }
                 // ECONNRESET: the other end was closed with our bytes unread.
-                Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_)) => Some(Happening::ChannelClosed),
-            };
-            if let Some(ended) = ended {
-                self.tell(ended).await;
-                self.process.exited().await;
-                return false;
+                Some(Ok(ReadOutcome::Closed) | Err(ChannelError::Io(_))) => {
+                    self.tell(Happening::ChannelClosed).await;
+                    return ReadEnd::ChannelEnded;
+                }
             }
             if spoke {
                 tokio::select! {
                     () = self.subscribers.room_for_messages() => {}
-                    _ = self.process.exited() => return true,
+                    _ = exited.as_mut() => return ReadEnd::ProcessEnded,
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use actix_cluster::{Cluster, RestartType, StdioMode, Worker, is_master, is_worker, worker_id};
-use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe::{self, Change, Order};
 use actix_cluster_tests::puppet::{self, tell};
 use actix_cluster_tests::scenario::Scenario;
@@ -46,7 +46,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(tell(master, 1, "env cluster_test_prop"), "custom");
             assert_eq!(tell(master, 1, "env PATH"), "new");
             assert_eq!(tell(master, 1, "send hello"), "Ok(())");
-            assert_eq!(master.expect_of(1, "message").data(), "hello");
+            assert_eq!(master.expect_ever_of(1, "message").data(), "hello");
             assert_eq!(tell(master, 2, "env cluster_test_prop"), "unset");
             assert_eq!(tell(master, 2, "env PATH"), std::env::var("PATH").unwrap());
         },
@@ -73,7 +73,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             for worker in [1, 2] {
                 tell(master, worker, "close-channel");
             }
-            for exit in master.expect_all(&[(1, "exit"), (2, "exit")]) {
+            for exit in [1, 2].map(|worker| master.expect_ever_of(worker, "exit")) {
                 assert_eq!((exit.code(), exit.signal()), (Some(0), None));
             }
         },
@@ -125,7 +125,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.ask(&Order::Setup(change), "settings ");
             assert_eq!(master.ask(&Order::Fork(Vec::new()), "forked "), "2");
             said_on_its_output(master, "moved the channel");
-            master.expect_of(2, "ready");
+            master.expect_ever_of(2, "ready");
             master.order(&Order::Send(2, "send on nine".to_owned()));
             assert_eq!(master.expect_of(2, "message").data(), "on nine");
         },
@@ -249,7 +249,7 @@ fn ends_with_43(master: &mut Master) {
 }
 
 fn said_on_its_output(master: &Master, what: &str) {
-    master.expect_line(what, SOON, |line| {
+    master.expect_at_least(1, |line| {
         line["event"] == "output" && line["data"]["line"].as_str().is_some_and(|line| line.contains(what))
     });
 }

@@ -135,7 +135,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let path = master.directory().join("socket");
             assert!(path.exists());
             tell(master, 1, "close-channel");
-            let exit = master.expect_of(1, "exit");
+            let exit = master.expect_ever_of(1, "exit");
             assert_eq!((exit.code(), exit.signal()), (Some(0), None));
             becomes("the path is removed", || !path.exists());
         },
@@ -275,9 +275,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 assert_eq!(served_by(address), BTreeSet::from([1]));
             }
             tell(master, 2, "close-channel");
-            let exit = master.expect_of(2, "exit");
+            let exit = master.expect_ever_of(2, "exit");
             assert_eq!((exit.code(), exit.signal()), (Some(0), None));
-            master.expect_of(3, "ready");
+            master.expect_ever_of(3, "ready");
             all_disconnect(master, &[1, 3]);
         },
     },
@@ -301,7 +301,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             other.expect_ready();
             in_use(&tell(&mut other, 1, &bind));
             assert_eq!(
-                other.expect_of(1, "error").data()["listen"]["errno"],
+                other.expect_count_of(1, "error", 1)[0].data()["listen"]["errno"],
                 Errno::EADDRINUSE as i32
             );
             master.signal(Signal::SIGTERM);

@@ -1,5 +1,4 @@
 //! Scenarios with real processes, sockets and signals. See `tests/README.md` for how they run.
-
 #![allow(
     clippy::unwrap_used,
     reason = "a scenario that panics is a test that fails, with its trace"

@@ -129,7 +129,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             };
             set_up(master, back);
             assert_eq!(master.ask(&Order::Fork(Vec::new()), "forked "), "2");
-            master.expect_of(2, "ready");
+            master.expect_ever_of(2, "ready");
             let told: Vec<_> = master
                 .seen("setup")
                 .iter()

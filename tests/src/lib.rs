@@ -12,6 +12,7 @@ pub mod probe;
 pub mod puppet;
 pub mod scan;
 pub mod scenario;
+pub mod seen;
 pub mod tally;
 pub mod tcp;
 

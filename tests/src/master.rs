@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::probe::Order;
 use crate::scenario::SCENARIO_VAR;
+pub use crate::seen::Seen;
 use crate::{Deadline, leftovers, limit};
 
 /// How long anything may take that should take no time at all.
@@ -295,7 +296,13 @@ impl Master {
         self.expect_at_least(count, |line| line["event"] == kind && line["worker"]["id"] == worker)
     }
 
-    fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
+    /// The first event of this kind about this worker, whether it has been waited past or is yet to come.
+    pub fn expect_ever_of(&self, worker: u64, kind: &str) -> Seen {
+        self.expect_count_of(worker, kind, 1).swap_remove(0)
+    }
+
+    /// [`expect_count`](Self::expect_count) of whatever lines `wanted` says yes to.
+    pub fn expect_at_least(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Seen> {
         loop {
             self.take_arrived();
             let found: Vec<_> = self
@@ -458,67 +465,6 @@ impl Drop for Master {
             send(left.pid, Signal::SIGKILL);
         }
         fs::remove_dir_all(&self.directory).ok();
-    }
-}
-
-/// One event, as it was shown.
-#[derive(Debug, Clone)]
-pub struct Seen(pub Value);
-
-impl Seen {
-    /// The id of the worker it is about.
-    ///
-    /// # Panics
-    /// If it is about none.
-    #[must_use]
-    pub fn worker(&self) -> u64 {
-        self.0["worker"]["id"].as_u64().expect("the event is about a worker")
-    }
-
-    /// The worker's process id.
-    ///
-    /// # Panics
-    /// If there is none.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        let pid = self.0["worker"]["pid"].as_u64().expect("the worker has a process");
-        u32::try_from(pid).expect("process ids are small")
-    }
-
-    /// The worker's state after the event.
-    #[must_use]
-    pub fn state(&self) -> &str {
-        self.0["worker"]["state"].as_str().unwrap_or("")
-    }
-
-    /// `exitedAfterDisconnect` after the event.
-    #[must_use]
-    pub fn exited_after_disconnect(&self) -> Option<bool> {
-        self.0["worker"]["exited_after_disconnect"].as_bool()
-    }
-
-    /// What the event carries.
-    #[must_use]
-    pub fn data(&self) -> &Value {
-        &self.0["data"]
-    }
-
-    /// The exit code of an `exit` event.
-    #[must_use]
-    pub fn code(&self) -> Option<i64> {
-        self.data()["status"]["code"].as_i64()
-    }
-
-    /// The signal of an `exit` event.
-    #[must_use]
-    pub fn signal(&self) -> Option<i64> {
-        self.data()["status"]["signal"]["signal"].as_i64()
-    }
-
-    /// The reason of an `exit` event.
-    #[must_use]
-    pub fn reason(&self) -> &Value {
-        &self.data()["reason"]
     }
 }
 
