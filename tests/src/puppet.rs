@@ -34,7 +34,7 @@ pub fn bound(answer: &str) -> SocketAddr {
     }
 }
 
-/// The worker's function. Its texts are read from [`Puppet::obey`] below.
+/// The worker's function. Its texts are read from `Puppet::obey` below.
 ///
 /// # Errors
 /// The text of the order `fail`.
