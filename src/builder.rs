@@ -325,6 +325,8 @@ impl ClusterBuilder {
     {
         let start = |handle: ClusterHandle, mut events: crate::Events| {
             Box::pin(async move {
+                // Workers talk in rows: who spoke last is most likely who speaks next, and need not be looked up.
+                let mut last: Option<WorkerRef> = None;
                 while let Some(event) = events.next().await {
                     let ClusterEvent {
                         worker: Some(worker),
@@ -334,8 +336,11 @@ impl ClusterBuilder {
                     else {
                         continue;
                     };
-                    if let Some(worker) = handle.worker_dead_or_alive(worker.id) {
-                        handler(worker, message);
+                    if last.as_ref().is_none_or(|last| last.id() != worker.id) {
+                        last = handle.worker_dead_or_alive(worker.id);
+                    }
+                    if let Some(worker) = &last {
+                        handler(worker.clone(), message);
                     }
                 }
             }) as _
