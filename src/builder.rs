@@ -383,7 +383,13 @@ impl ClusterBuilder {
             };
             config.listeners.push(DeclaredListener { name, address, options });
         }
-        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // A worker runs this too, on its way to the first answer, and has no use for the number, which takes some 30
+        // system calls to find out (affinity, and the container's quota in files).
+        let cpus = if crate::is_worker() {
+            1
+        } else {
+            std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+        };
         config.workers = workers.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX));
         if config.workers > WORKERS_MAX {
             return Err(out_of_range("workers", config.workers, "at most 10000"));
