@@ -329,6 +329,8 @@ impl ClusterBuilder {
     {
         let start = |handle: ClusterHandle, mut events: crate::Events| {
             Box::pin(async move {
+                // Workers talk in rows: who spoke last is most likely who speaks next, and need not be looked up.
+                let mut last: Option<WorkerRef> = None;
                 while let Some(event) = events.next().await {
                     let ClusterEvent {
                         worker: Some(worker),
@@ -338,8 +340,11 @@ impl ClusterBuilder {
                     else {
                         continue;
                     };
-                    if let Some(worker) = handle.worker_dead_or_alive(worker.id) {
-                        guard::call("on_message", || handler(worker, message));
+                    if last.as_ref().is_none_or(|last| last.id() != worker.id) {
+                        last = handle.worker_dead_or_alive(worker.id);
+                    }
+                    if let Some(worker) = &last {
+                        guard::call("on_message", || handler(worker.clone(), message));
                     }
                 }
             }) as _
@@ -382,7 +387,13 @@ impl ClusterBuilder {
             };
             config.listeners.push(DeclaredListener { name, address, options });
         }
-        let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // A worker runs this too, on its way to the first answer, and has no use for the number, which takes some 30
+        // system calls to find out (affinity, and the container's quota in files).
+        let cpus = if crate::is_worker() {
+            1
+        } else {
+            std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+        };
         config.workers = workers.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX));
         if config.workers > WORKERS_MAX {
             return Err(out_of_range("workers", config.workers, "at most 10000"));

@@ -1,5 +1,6 @@
 //! A stream of the cluster's events, for whoever is not an actor.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::master::{Queue, Subscribers};
@@ -13,16 +14,25 @@ use crate::model::ClusterEvent;
 pub struct Events {
     queue: Arc<Queue>,
     subscribers: Arc<Subscribers>,
+    /// Taken out of the queue and not given to the caller yet.
+    taken: VecDeque<ClusterEvent>,
 }
 
 impl Events {
     pub(crate) const fn new(queue: Arc<Queue>, subscribers: Arc<Subscribers>) -> Self {
-        Self { queue, subscribers }
+        Self {
+            queue,
+            subscribers,
+            taken: VecDeque::new(),
+        }
     }
 
     /// The next event; `None` after the cluster's last one. Cancel-safe: a dropped future has taken nothing.
     pub async fn next(&mut self) -> Option<ClusterEvent> {
-        self.queue.next(&self.subscribers).await
+        if self.taken.is_empty() && !self.queue.take(&mut self.taken, &self.subscribers).await {
+            return None;
+        }
+        self.taken.pop_front()
     }
 
     /// The next event for which `wanted` says yes; the others are dropped.

@@ -1,1 +1,78 @@
-//! Nothing here: see the targets beside this folder.
+//! What the measuring programs beside this folder share: clock, statistics, servers under test, load, `/proc`.
+//!
+//! Not here: what is measured (that is in each program). Nothing of this is part of the framework.
+
+pub mod load;
+pub mod proc;
+pub mod server;
+
+use std::time::{Duration, Instant};
+
+/// The error of a measurement: printed, and the program ends.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// The one place where a clock is read.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "measuring is reading the clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Lets this thread rest.
+#[expect(clippy::disallowed_methods, reason = "no loop runs on a measuring thread")]
+pub fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Asks again and again until `question` has an answer.
+///
+/// # Errors
+/// There was none within `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut question: impl FnMut() -> Option<T>) -> Result<T, Failure> {
+    let begun = now();
+    loop {
+        if let Some(answer) = question() {
+            return Ok(answer);
+        }
+        if begun.elapsed() > limit {
+            return Err(format!("no {what} within {limit:?}").into());
+        }
+        rest(Duration::from_millis(1));
+    }
+}
+
+/// A whole number from the environment.
+#[must_use]
+pub fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Is `ACTIX_CLUSTER_SOAK=1`: may runs take minutes?
+#[must_use]
+pub fn is_soak() -> bool {
+    std::env::var("ACTIX_CLUSTER_SOAK").is_ok_and(|value| value == "1")
+}
+
+/// The value below which `percent` of the samples lie. Sorts them; zero without samples.
+#[must_use]
+pub fn percentile(samples: &mut [Duration], percent: usize) -> Duration {
+    samples.sort_unstable();
+    let at = (samples.len() * percent / 100).min(samples.len().saturating_sub(1));
+    samples.get(at).copied().unwrap_or_default()
+}
+
+/// The middle of some rates.
+#[must_use]
+pub fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_unstable_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
+/// Microseconds with one decimal, for tables.
+#[must_use]
+pub fn micros(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e6)
+}

@@ -72,8 +72,8 @@ impl ActixMessage for Reports {
 pub(crate) enum Report {
     /// A step of its life.
     Fact(News),
-    /// It said something.
-    Said(Message),
+    /// It said something: messages in a row, which are published in one go.
+    Said(Vec<Message>),
     /// A line on a piped stream.
     Line(OutputStream, String),
     /// Its counters.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use tracing::field::display;
 use tracing::{error, info, trace, warn};
 
 use crate::clock;
 use crate::master::{Directory, Subscribers};
-use crate::model::{ClusterEvent, EventKind, GaveUp, WorkerInfo};
+use crate::model::{ClusterEvent, EventKind, GaveUp, Message, WorkerInfo};
 
 /// Numbers events and fans them out. Owned by the supervisor, so there is one order.
 #[derive(Debug)]
@@ -37,7 +38,25 @@ impl Publisher {
             worker,
             kind,
         };
-        self.subscribers.publish(&event);
+        self.subscribers.publish(std::iter::once(event));
+    }
+
+    /// Publishes what one worker said in a row. Workers may talk by the million, so locks are taken and clocks are read
+    /// once for all of it: the messages came with one read.
+    pub(crate) fn publish_messages(&mut self, worker: &WorkerInfo, messages: Vec<Message>) {
+        trace!(worker = worker.id.get(), count = messages.len(), "worker spoke");
+        let first = self.seq + 1;
+        self.seq += messages.len() as u64;
+        self.directory.write().seq = self.seq;
+        let (at, time) = (clock::now(), clock::wall());
+        let events = (first..).zip(messages).map(|(seq, message)| ClusterEvent {
+            seq,
+            at,
+            time,
+            worker: Some(worker.clone()),
+            kind: EventKind::Message(message),
+        });
+        self.subscribers.publish(events);
     }
 
     pub(crate) fn wants_messages(&self) -> bool {
@@ -53,7 +72,7 @@ impl Publisher {
 /// One line for each fact. Levels by who must act: error = given up, warn = lost and replaced, info = life cycle.
 fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
     let id = worker.map_or(0, |worker| worker.id.get());
-    let slot = worker.map(|worker| worker.slot.to_string()).unwrap_or_default();
+    let slot = worker.map(|worker| display(&worker.slot));
     let pid = worker.and_then(|worker| worker.pid).unwrap_or_default();
     match kind {
         EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),

@@ -95,16 +95,24 @@ impl Subscribers {
         queue
     }
 
-    /// Puts `event` into every queue that wants it. Never waits.
-    pub(crate) fn publish(&self, event: &ClusterEvent) {
+    /// Puts each of `events`, in their order, into every queue that wants it. Never waits.
+    pub(crate) fn publish(&self, events: impl Iterator<Item = ClusterEvent>) {
         let mut list = lock(&self.list);
         // A queue nobody else holds has no consumer any more.
         list.queues.retain(|queue| Arc::strong_count(queue) > 1);
-        for queue in &list.queues {
-            if queue.interest.wants(&event.kind) {
-                queue.push(event.clone());
-            }
+        // Most clusters have one consumer of messages: the last queue gets the events themselves, others get copies.
+        let Some((last, others)) = list.queues.split_last() else {
+            return;
+        };
+        if others.is_empty() {
+            last.push(events.filter(|event| last.interest.wants(&event.kind)));
+            return;
         }
+        let events: Vec<ClusterEvent> = events.collect();
+        for queue in others {
+            queue.push(events.iter().filter(|event| queue.interest.wants(&event.kind)).cloned());
+        }
+        last.push(events.into_iter().filter(|event| last.interest.wants(&event.kind)));
     }
 
     pub(crate) fn wants_messages(&self) -> bool {
@@ -181,11 +189,23 @@ impl Ring {
 }
 
 impl Queue {
-    fn push(&self, event: ClusterEvent) {
+    fn push(&self, events: impl Iterator<Item = ClusterEvent>) {
         let mut ring = lock(&self.ring);
         if ring.closed {
             return;
         }
+        let was_empty = ring.events.is_empty();
+        for event in events {
+            self.admit(&mut ring, event);
+        }
+        let is_filled = was_empty && !ring.events.is_empty();
+        drop(ring);
+        if is_filled {
+            self.filled.notify_one();
+        }
+    }
+
+    fn admit(&self, ring: &mut Ring, event: ClusterEvent) {
         if ring.events.len() >= self.capacity {
             // Messages of a waiting subscriber are never dropped: their number is bounded by the readers, which stop at
             // half. Nothing holds back other events, so those are dropped, in their place among the messages.
@@ -195,12 +215,7 @@ impl Queue {
                 return ring.skip(&event);
             }
         }
-        let was_empty = ring.events.is_empty();
         ring.events.push_back(event);
-        drop(ring);
-        if was_empty {
-            self.filled.notify_one();
-        }
     }
 
     fn has_room(&self) -> bool {
@@ -219,38 +234,48 @@ impl Queue {
         ring.events.clear();
     }
 
-    /// What is there now: an event, the end, or `Pending`.
-    fn poll_pop(&self) -> Poll<Option<ClusterEvent>> {
+    /// What is there now: `Ready(true)` with something in `taken`, `Ready(false)` for the end, or `Pending`.
+    fn poll_take(&self, taken: &mut VecDeque<ClusterEvent>, subscribers: &Subscribers) -> Poll<bool> {
         let mut ring = lock(&self.ring);
         if let Some((from, last)) = ring.lagged.take() {
             let kind = EventKind::Lagged { from, to: last.seq };
-            return Poll::Ready(Some(ClusterEvent {
+            taken.push_back(ClusterEvent {
                 kind,
                 worker: None::<WorkerInfo>,
                 ..last
-            }));
+            });
         }
-        match ring.events.pop_front() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if ring.closed => Poll::Ready(None),
-            None => Poll::Pending,
+        let (before, half) = (ring.events.len(), self.capacity / 2);
+        let count = before.min(TAKE_MAX).min(self.capacity.div_ceil(4));
+        taken.extend(ring.events.drain(..count));
+        let is_drained = self.interest.waits() && before > half && before - count <= half;
+        let is_closed = ring.closed;
+        drop(ring);
+        if is_drained {
+            subscribers.drained();
+        }
+        match (taken.is_empty(), is_closed) {
+            (false, _) => Poll::Ready(true),
+            (true, true) => Poll::Ready(false),
+            (true, false) => Poll::Pending,
         }
     }
 
-    /// The next event; `None` after the cluster's last one.
-    pub(crate) async fn next(&self, subscribers: &Subscribers) -> Option<ClusterEvent> {
+    /// Waits for events and moves some of them to `taken`, which must be empty, so that the lock is not taken for each
+    /// single one. False after the cluster's last event. Cancel-safe: what was taken is in `taken`.
+    pub(crate) async fn take(&self, taken: &mut VecDeque<ClusterEvent>, subscribers: &Subscribers) -> bool {
         loop {
             let filled = self.filled.notified();
-            if let Poll::Ready(event) = self.poll_pop() {
-                if self.interest.waits() && lock(&self.ring).events.len() == self.capacity / 2 {
-                    subscribers.drained();
-                }
-                return event;
+            if let Poll::Ready(is_taken) = self.poll_take(taken, subscribers) {
+                return is_taken;
             }
             filled.await;
         }
     }
 }
+
+/// Events that a consumer takes at once; they no longer count as kept for it.
+const TAKE_MAX: usize = 64;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic of a consumer cannot leave a queue half-changed: every change is one push or pop.
@@ -259,6 +284,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+
     use super::*;
     use crate::clock;
 
@@ -278,11 +305,15 @@ mod tests {
         ClusterEvent { kind, ..event(seq) }
     }
 
-    fn take(queue: &Queue) -> Option<ClusterEvent> {
-        match queue.poll_pop() {
-            Poll::Ready(event) => event,
-            Poll::Pending => None,
+    fn take(queue: &Queue, subscribers: &Subscribers) -> Vec<ClusterEvent> {
+        let mut taken = VecDeque::new();
+        while let Poll::Ready(true) = queue.poll_take(&mut taken, subscribers) {
+            let all_of_it = lock(&queue.ring).events.is_empty();
+            if all_of_it {
+                break;
+            }
         }
+        taken.into()
     }
 
     #[test]
@@ -293,22 +324,19 @@ mod tests {
             ..SubscribeOptions::default()
         });
         for seq in 1..=5 {
-            subscribers.publish(&event(seq));
+            subscribers.publish(once(event(seq)));
         }
-        assert!(matches!(
-            take(&queue).unwrap().kind,
-            EventKind::Lagged { from: 1, to: 3 }
-        ));
-        assert_eq!(take(&queue).unwrap().seq, 4);
-        assert_eq!(take(&queue).unwrap().seq, 5);
-        assert!(take(&queue).is_none());
+        let taken = take(&queue, &subscribers);
+        assert!(matches!(taken[0].kind, EventKind::Lagged { from: 1, to: 3 }));
+        assert_eq!(taken[1..].iter().map(|event| event.seq).collect::<Vec<_>>(), [4, 5]);
+        assert!(take(&queue, &subscribers).is_empty());
     }
 
     #[test]
     fn f_161_a_subscriber_that_is_gone_is_forgotten_at_the_next_event() {
         let subscribers = Subscribers::default();
         drop(subscribers.subscribe(&SubscribeOptions::default()));
-        subscribers.publish(&event(1));
+        subscribers.publish(once(event(1)));
         assert!(lock(&subscribers.list).queues.is_empty());
     }
 
@@ -320,7 +348,7 @@ mod tests {
             interest: Interest::Messages,
         });
         for seq in 1..=6 {
-            subscribers.publish(&message(seq));
+            subscribers.publish(once(message(seq)));
         }
         let mut room = std::pin::pin!(subscribers.room_for_messages());
         assert!(
@@ -329,10 +357,14 @@ mod tests {
                 .is_err()
         );
         for seq in 1..=4 {
-            assert_eq!(queue.next(&subscribers).await.unwrap().seq, seq);
+            let mut taken = VecDeque::new();
+            assert!(queue.take(&mut taken, &subscribers).await);
+            assert_eq!(taken[0].seq, seq);
         }
         room.await;
-        assert_eq!(queue.next(&subscribers).await.unwrap().seq, 5);
+        let mut taken = VecDeque::new();
+        assert!(queue.take(&mut taken, &subscribers).await);
+        assert_eq!(taken[0].seq, 5);
     }
 
     #[test]
@@ -342,33 +374,35 @@ mod tests {
             capacity: 2,
             interest: Interest::AllReliable,
         });
-        subscribers.publish(&event(1));
-        for seq in 2..=1000 {
-            subscribers.publish(&event(seq));
-        }
-        subscribers.publish(&message(1001));
-        subscribers.publish(&event(1002));
+        subscribers.publish((1..=1000).map(event));
+        subscribers.publish(once(message(1001)));
+        subscribers.publish(once(event(1002)));
         assert!(lock(&queue.ring).events.len() < 10);
-        assert_eq!(take(&queue).unwrap().seq, 1);
-        assert_eq!(take(&queue).unwrap().seq, 2);
-        let gap = |event: ClusterEvent| matches!(event.kind, EventKind::Lagged { .. }).then_some(event.kind);
-        let first = gap(take(&queue).unwrap()).unwrap();
-        assert!(matches!(first, EventKind::Lagged { from: 3, to: 1000 }), "{first:?}");
-        assert!(matches!(take(&queue).unwrap().kind, EventKind::Message(_)));
-        assert!(matches!(
-            gap(take(&queue).unwrap()),
-            Some(EventKind::Lagged { from: 1002, to: 1002 })
-        ));
-        assert!(take(&queue).is_none());
+        let taken = take(&queue, &subscribers);
+        assert_eq!((taken[0].seq, taken[1].seq), (1, 2));
+        assert!(
+            matches!(taken[2].kind, EventKind::Lagged { from: 3, to: 1000 }),
+            "{:?}",
+            taken[2]
+        );
+        assert!(matches!(taken[3].kind, EventKind::Message(_)));
+        assert!(
+            matches!(taken[4].kind, EventKind::Lagged { from: 1002, to: 1002 }),
+            "{:?}",
+            taken[4]
+        );
+        assert_eq!(taken.len(), 5);
     }
 
     #[actix_rt::test]
     async fn the_end_comes_after_what_is_queued() {
         let subscribers = Subscribers::default();
         let queue = subscribers.subscribe(&SubscribeOptions::default());
-        subscribers.publish(&event(1));
+        subscribers.publish(once(event(1)));
         subscribers.finish();
-        assert_eq!(queue.next(&subscribers).await.unwrap().seq, 1);
-        assert!(queue.next(&subscribers).await.is_none());
+        let mut taken = VecDeque::new();
+        assert!(queue.take(&mut taken, &subscribers).await);
+        assert_eq!(taken.pop_front().unwrap().seq, 1);
+        assert!(!queue.take(&mut taken, &subscribers).await);
     }
 }

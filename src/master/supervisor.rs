@@ -235,9 +235,9 @@ impl ClusterSupervisor {
         let link = Arc::clone(&hand.link);
         match report {
             Report::Fact(news) => self.learn_fact(&link, news, ctx),
-            Report::Said(message) => {
+            Report::Said(messages) => {
                 if self.publisher.wants_messages() {
-                    self.publisher.publish(Some(link.info()), EventKind::Message(message));
+                    self.publisher.publish_messages(&link.info(), messages);
                 }
             }
             Report::Line(stream, line) => {

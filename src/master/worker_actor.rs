@@ -214,14 +214,10 @@ impl WorkerActor {
             ToMaster::Release { key } => reports.push(Report::GaveBack(key)),
             // A sign of life; who watches it is a plug-in.
             ToMaster::Heartbeat { .. } => {}
-            ToMaster::Message(payload) => {
-                reports.push(Report::Said(Message::new(payload, None, fds).with_lost_fds(fds_lost)))
-            }
+            ToMaster::Message(payload) => say(reports, Message::new(payload, None, fds).with_lost_fds(fds_lost)),
             ToMaster::Call { id, payload } => {
                 let reply = Reply::new(Box::new(CallReply::<ToWorker>::new(self.link.outbox.clone(), id)));
-                reports.push(Report::Said(
-                    Message::new(payload, Some(reply), fds).with_lost_fds(fds_lost),
-                ));
+                say(reports, Message::new(payload, Some(reply), fds).with_lost_fds(fds_lost));
             }
             ToMaster::Reply { id, answer } => {
                 self.link.calls.complete(id, answer);
@@ -321,6 +317,15 @@ impl Handler<WorkerOrder> for WorkerActor {
         let reports = self.step(input, ctx);
         self.report(reports, ctx);
         self.refused.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Adds a message to the run it belongs to: anything else that the worker told in between ends a run.
+fn say(reports: &mut Vec<Report>, message: Message) {
+    if let Some(Report::Said(messages)) = reports.last_mut() {
+        messages.push(message);
+    } else {
+        reports.push(Report::Said(vec![message]));
     }
 }
 

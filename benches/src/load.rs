@@ -1,0 +1,213 @@
+//! A closed-loop HTTP load: so many connections, each asks again as soon as it is answered. And `wrk`, if it is wanted.
+//!
+//! Speaks as much HTTP/1.1 as the servers under test answer with; whatever else comes is an error.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{Failure, now, percentile};
+
+/// What to do to a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Connections at once.
+    pub connections: usize,
+    /// For how long.
+    pub time: Duration,
+    /// One connection for many requests, or a new one for each?
+    pub connection: Connection,
+}
+
+/// How long a connection lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// For one request.
+    New,
+    /// For the whole run.
+    KeepAlive,
+}
+
+impl Connection {
+    /// Its name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new connections",
+            Self::KeepAlive => "keep-alive",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Answers per second.
+    pub rate: f64,
+    /// The latency that half of the requests stay below.
+    pub p50: Duration,
+    /// The latency that 99 % of the requests stay below.
+    pub p99: Duration,
+    /// Requests without a whole answer.
+    pub errors: u64,
+    /// Answers by process; empty if the tool does not tell.
+    pub shares: BTreeMap<u32, u64>,
+}
+
+/// Asks once, on a connection of its own: the process id of whoever answers.
+///
+/// # Errors
+/// No connection, or no whole answer within five seconds.
+pub fn ask(address: SocketAddr) -> io::Result<u32> {
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(request(Connection::New))?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    body(&answer)
+        .map(|(pid, _)| pid)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Runs the load on this thread.
+///
+/// # Errors
+/// The runtime does not start.
+pub fn run(address: SocketAddr, load: Load) -> Result<Outcome, Failure> {
+    let tally = Rc::new(RefCell::new(Tally::default()));
+    let begun = now();
+    let end = begun + load.time;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let clients = tokio::task::LocalSet::new();
+    for _ in 0..load.connections {
+        clients.spawn_local(client(address, load.connection, end, Rc::clone(&tally)));
+    }
+    runtime.block_on(clients);
+    let mut tally = tally.take();
+    Ok(Outcome {
+        rate: tally.latencies.len() as f64 / begun.elapsed().as_secs_f64(),
+        p50: percentile(&mut tally.latencies, 50),
+        p99: percentile(&mut tally.latencies, 99),
+        errors: tally.errors,
+        shares: tally.shares,
+    })
+}
+
+/// The same by `wrk`, which must be installed. It does not tell who answered.
+///
+/// # Errors
+/// It is not there, or says something else than expected.
+pub fn run_wrk(address: SocketAddr, load: Load) -> Result<Outcome, Failure> {
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "--latency", "-c", &load.connections.to_string()]);
+    command.args(["-d", &format!("{}s", load.time.as_secs().max(1))]);
+    if load.connection == Connection::New {
+        command.args(["-H", "Connection: close"]);
+    }
+    let output = command.arg(format!("http://{address}/")).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let word = |name: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()).map(str::to_owned)
+    };
+    let time = |name: &str| word(name).and_then(|word| parse_time(&word)).unwrap_or_default();
+    let rate = word("Requests/sec:").and_then(|word| word.parse().ok());
+    Ok(Outcome {
+        rate: rate.ok_or_else(|| format!("wrk said: {text}{}", String::from_utf8_lossy(&output.stderr)))?,
+        p50: time("50%"),
+        p99: time("99%"),
+        errors: u64::from(text.contains("Socket errors") || text.contains("Non-2xx")),
+        shares: BTreeMap::new(),
+    })
+}
+
+#[derive(Default)]
+struct Tally {
+    latencies: Vec<Duration>,
+    errors: u64,
+    shares: BTreeMap<u32, u64>,
+}
+
+async fn client(address: SocketAddr, connection: Connection, end: Instant, tally: Rc<RefCell<Tally>>) {
+    let mut kept = None;
+    let mut begun = now();
+    while begun < end {
+        let answer = exchange(address, connection, &mut kept).await;
+        let done = now();
+        let mut tally = tally.borrow_mut();
+        match answer {
+            Ok(pid) => {
+                tally.latencies.push(done - begun);
+                *tally.shares.entry(pid).or_default() += 1;
+            }
+            Err(_) => {
+                kept = None;
+                tally.errors += 1;
+            }
+        }
+        begun = done;
+    }
+}
+
+async fn exchange(
+    address: SocketAddr,
+    connection: Connection,
+    kept: &mut Option<tokio::net::TcpStream>,
+) -> io::Result<u32> {
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => tokio::net::TcpStream::connect(address).await?,
+    };
+    stream.write_all(request(connection)).await?;
+    let mut answer = [0; 1024];
+    let mut len = 0;
+    loop {
+        let read = stream.read(&mut answer[len..]).await?;
+        len += read;
+        match body(&answer[..len]) {
+            // The end of a connection is part of its cost.
+            Some((pid, _)) if connection == Connection::New && read == 0 => return Ok(pid),
+            Some((pid, true)) if connection == Connection::KeepAlive => {
+                *kept = Some(stream);
+                return Ok(pid);
+            }
+            _ if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => {}
+        }
+    }
+}
+
+const fn request(connection: Connection) -> &'static [u8] {
+    match connection {
+        Connection::New => b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        Connection::KeepAlive => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    }
+}
+
+/// The process id in the body of a successful answer, and whether the body is whole.
+fn body(answer: &[u8]) -> Option<(u32, bool)> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let is_success = head.starts_with("HTTP/1.1 200 ");
+    let pid = body.trim_end().parse().ok().filter(|_| is_success)?;
+    Some((pid, body.ends_with('\n')))
+}
+
+/// `wrk` says 850.00us, 1.20ms, 1.01s.
+fn parse_time(text: &str) -> Option<Duration> {
+    let unit = text.find(|char: char| char.is_ascii_alphabetic())?;
+    let value: f64 = text[..unit].parse().ok()?;
+    let scale = match &text[unit..] {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        _ => return None,
+    };
+    Some(Duration::from_secs_f64(value * scale))
+}

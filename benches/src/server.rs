@@ -1,0 +1,186 @@
+//! The servers under test: this same program, started once more in another role, or a foreign one.
+//!
+//! Every role serves one route: `GET /` answers with the process id of whoever serves.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use actix_cluster::{
+    Cluster, Interest, ListenOptions, RestartDelay, RestartLimit, Scheduling, ServeError, SubscribeOptions, Worker,
+};
+use actix_web::{App, HttpServer, web};
+
+use crate::{Failure, load, wait_for};
+
+/// What a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A cluster with one socket for each worker.
+    PerWorker,
+    /// A cluster with one socket for all workers.
+    Shared,
+    /// One process, an unmodified `HttpServer` with as many threads.
+    Threads,
+}
+
+impl Role {
+    /// Its name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PerWorker => "per-worker",
+            Self::Shared => "shared",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// Plays the role that the environment names, if it names one; for the first line of `main`.
+#[must_use]
+pub fn play() -> Option<ExitCode> {
+    let name = std::env::var(ROLE).ok()?;
+    let role = [Role::PerWorker, Role::Shared, Role::Threads]
+        .into_iter()
+        .find(|role| role.name() == name)?;
+    let address = std::env::var(ADDRESS).unwrap_or_default();
+    let workers = crate::number(WORKERS, 1);
+    Some(match role {
+        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker),
+        Role::Shared => cluster(&address, workers, Scheduling::Shared),
+        Role::Threads => threads(&address, workers),
+    })
+}
+
+fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
+    let mut options = ListenOptions::default();
+    options.scheduling = Some(scheduling);
+    let mut builder = Cluster::builder()
+        .workers(u32::try_from(workers).unwrap_or(1))
+        .listen_with("http", address, options)
+        .restart_delay(RestartDelay::AtOnce)
+        .restart_limit(RestartLimit::unlimited())
+        .worker(serve);
+    if std::env::var_os(EVENTS).is_some() {
+        let mut options = SubscribeOptions::default();
+        options.interest = Interest::Lifecycle;
+        builder = builder.on_event_with(options, |event, _| {
+            println!("{}", serde_json::to_string(event).unwrap_or_default());
+        });
+    }
+    builder.main()
+}
+
+async fn serve(worker: Worker) -> Result<(), ServeError> {
+    worker.serve("http", || App::new().route("/", web::get().to(pid))).await
+}
+
+fn threads(address: &str, workers: usize) -> ExitCode {
+    let server = || {
+        HttpServer::new(|| App::new().route("/", web::get().to(pid)))
+            .workers(workers)
+            .bind(address)
+    };
+    match actix_rt::System::new().block_on(async { server()?.run().await }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn pid() -> String {
+    format!("{}\n", std::process::id())
+}
+
+/// A server in a process of its own; ended when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its events as JSON lines, if it was asked for them.
+    pub events: Receiver<String>,
+}
+
+/// Does a server write its events?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// No.
+    Off,
+    /// As JSON lines on standard output.
+    On,
+}
+
+impl Server {
+    /// Starts this program in `role`, or the foreign program named by `ACTIX_CLUSTER_BENCH_SERVER`, which must know the
+    /// options of the example `http_server`, in its place.
+    ///
+    /// # Errors
+    /// It does not start, or does not answer within five seconds.
+    pub fn start(role: Role, workers: usize, events: Events) -> Result<Self, Failure> {
+        let address = free_address()?;
+        let mut command = match std::env::var_os(FOREIGN).filter(|_| role != Role::Threads) {
+            Some(program) => {
+                let mut command = Command::new(program);
+                let workers = workers.to_string();
+                command.args(["--listen", &address.to_string(), "--workers", &workers]);
+                command.args(["--scheduling", role.name()]);
+                if events == Events::On {
+                    command.args(["--events", "json"]);
+                }
+                command
+            }
+            None => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.env(ROLE, role.name()).env(ADDRESS, address.to_string());
+                command.env(WORKERS, workers.to_string());
+                if events == Events::On {
+                    command.env(EVENTS, "1");
+                }
+                command
+            }
+        };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let lines = child.stdout.take().map(BufReader::new);
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            for line in lines.into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let server = Self {
+            child,
+            address,
+            events: receiver,
+        };
+        wait_for("answer of the server", Duration::from_secs(5), || {
+            load::ask(address).ok()
+        })?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its workers end with it: that is one of the things the framework is for.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A port nobody uses now. Somebody could take it before the server does; then the server says so.
+fn free_address() -> Result<SocketAddr, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";
+const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
+const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";
+const EVENTS: &str = "ACTIX_CLUSTER_BENCH_EVENTS";
+const FOREIGN: &str = "ACTIX_CLUSTER_BENCH_SERVER";
