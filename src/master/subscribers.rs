@@ -213,6 +213,9 @@ impl Queue {
 
     /// The next event; `None` after the cluster's last one.
     pub(crate) async fn next(&self, subscribers: &Subscribers) -> Option<ClusterEvent> {
+        // A worker that floods keeps the queue filled: whoever takes from it in a loop must still let other tasks of its
+        // thread have their turn.
+        tokio::task::coop::consume_budget().await;
         loop {
             let filled = self.filled.notified();
             if let Poll::Ready(event) = self.poll_pop() {
@@ -307,6 +310,21 @@ mod tests {
         }
         room.await;
         assert_eq!(queue.next(&subscribers).await.unwrap().seq, 5);
+    }
+
+    #[actix_rt::test]
+    async fn i_26_a_queue_that_is_never_empty_leaves_its_thread_to_others() {
+        let subscribers = Subscribers::default();
+        let queue = subscribers.subscribe(&SubscribeOptions::default());
+        subscribers.publish(&event(0));
+        let other = actix_rt::spawn(async {});
+        let mut taken = 0_u64;
+        while !other.is_finished() {
+            assert!(taken < 1_000, "nobody else had a turn");
+            taken += 1;
+            subscribers.publish(&event(taken));
+            assert!(queue.next(&subscribers).await.is_some());
+        }
     }
 
     #[actix_rt::test]
