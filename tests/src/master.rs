@@ -132,6 +132,15 @@ impl Master {
         }))
     }
 
+    /// The event of this kind about this worker, whether it was shown already or is still to come: for what happens to a
+    /// worker at most once.
+    pub fn once(&self, worker: u64, kind: &str) -> Seen {
+        self.take_arrived();
+        let is_it = |line: &&Value| line["event"] == kind && line["worker"]["id"] == worker;
+        let shown = self.seen.borrow().iter().find(is_it).cloned();
+        shown.map_or_else(|| self.expect_of(worker, kind), Seen)
+    }
+
     /// Waits for events in any order: each of `wanted` (worker, kind) once.
     pub fn expect_all(&self, wanted: &[(u64, &str)]) -> Vec<Seen> {
         let mut open: Vec<_> = wanted.to_vec();
@@ -312,7 +321,8 @@ impl Master {
     pub fn fail(&self, why: &str) -> ! {
         self.take_arrived();
         let mut text = format!("{why}\n--- shown:\n");
-        for line in self.seen.borrow().iter() {
+        let seen = self.seen.borrow();
+        for line in &seen[seen.len().saturating_sub(SHOWN)..] {
             let short: String = line.to_string().chars().take(400).collect();
             writeln!(text, "{short}").expect("a string can be written to");
         }
@@ -400,6 +410,9 @@ impl Seen {
         &self.data()["reason"]
     }
 }
+
+/// How much of the trace a failed test shows.
+const SHOWN: usize = 200;
 
 /// Signals a process of the scenario.
 pub fn send(pid: u32, signal: Signal) {
