@@ -1,6 +1,7 @@
 //! Signals of the operating system, as commands of the supervisor.
 
 use actix::Addr;
+use nix::sys::signal::{SigSet, Signal as SigSignal};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::error::RunError;
@@ -9,6 +10,13 @@ use crate::model::Signal;
 
 /// Installs the handlers. Called before the first worker is started, so that no signal can orphan one.
 pub(crate) fn install() -> Result<Signals, RunError> {
+    heed(&[
+        SigSignal::SIGTERM,
+        SigSignal::SIGINT,
+        SigSignal::SIGQUIT,
+        SigSignal::SIGHUP,
+        SigSignal::SIGUSR2,
+    ]);
     let stream = |kind| {
         signal(kind).map_err(|source| RunError::Io {
             what: "install a signal handler",
@@ -22,6 +30,14 @@ pub(crate) fn install() -> Result<Signals, RunError> {
         hangup: stream(SignalKind::hangup())?,
         user2: stream(SignalKind::user_defined2())?,
     })
+}
+
+/// A launcher may have left signals blocked: a handler for them would never run.
+fn heed(signals: &[SigSignal]) {
+    let set: SigSet = signals.iter().copied().collect();
+    if let Err(err) = set.thread_unblock() {
+        tracing::warn!(%err, "signals could not be unblocked");
+    }
 }
 
 /// The signals the master answers.
