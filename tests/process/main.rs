@@ -8,6 +8,7 @@ mod disconnect;
 mod errors;
 mod exit_kill;
 mod fork_env;
+mod hostile_ends;
 mod identity;
 mod lifecycle;
 mod listening;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
+        hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,

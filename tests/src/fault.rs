@@ -205,6 +205,15 @@ impl Good {
         self.pid
     }
 
+    /// It answers a question, and somebody good answers a connection.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn is_up(&self, master: &mut Master) {
+        served_by(self.port).expect("connections are served");
+        master.ask(&Order::Call(1, "ping".to_owned()), "answer ");
+    }
+
     /// It serves as if nothing were: connections and questions, each at once.
     ///
     /// # Panics
