@@ -18,6 +18,7 @@ mod messages;
 mod setup;
 mod spawn_failures;
 mod stop_orders;
+mod syscall_faults;
 
 use std::process::ExitCode;
 
@@ -43,5 +44,6 @@ fn main() -> ExitCode {
         setup::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
+        syscall_faults::SCENARIOS,
     ])
 }
