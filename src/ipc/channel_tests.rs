@@ -212,3 +212,39 @@ async fn a_breach_of_the_protocol_ends_the_reading() {
     let outcome = ours.read_batch(&mut decoder, &mut frames).await.unwrap();
     assert_eq!((outcome, frames.len()), (ReadOutcome::Closed, 1));
 }
+
+/// Both ways to read, the loop's and the one after a death, own what was declared and close the rest: nothing is lost.
+#[tokio::test(flavor = "current_thread")]
+async fn f_085_every_descriptor_sent_is_owned_or_closed_wherever_it_is_read() {
+    for after_death in [false, true] {
+        let (ours, theirs) = half();
+        let mut kept_open = Vec::new();
+        let mut sent = 0;
+        for (declared, attached) in [(0, 0), (1, 1), (0, 1), (2, 2), (0, 2)].repeat(10) {
+            let line = format!("{{\"t\":\"msg\",\"fds\":{declared},\"m\":{sent}}}\n");
+            let (reads, writes): (Vec<_>, Vec<_>) = (0..attached).map(|_| nix::unistd::pipe().unwrap()).unzip();
+            scm::send(theirs.as_fd(), &[IoSlice::new(line.as_bytes())], &writes).unwrap();
+            kept_open.extend(reads.into_iter().map(|read| (read, declared > 0)));
+            sent += writes.len();
+        }
+        let (mut decoder, mut frames) = (Decoder::new(), Vec::<Incoming<ToMaster>>::new());
+        while frames.len() < 50 {
+            if after_death {
+                ours.drain_now(&mut decoder, &mut frames).unwrap();
+            } else {
+                ours.read_batch(&mut decoder, &mut frames).await.unwrap();
+            }
+        }
+        let owned: usize = frames.iter().map(|frame| frame.fds.len()).sum();
+        let closed = usize::try_from(decoder.counters().surplus_fds).unwrap();
+        assert_eq!((owned, closed, owned + closed), (30, 30, sent));
+        // The kernel agrees: a pipe has a writer exactly as long as somebody owns what was sent.
+        let has_writer = |read: &OwnedFd| {
+            let mut fds = [nix::poll::PollFd::new(read.as_fd(), nix::poll::PollFlags::empty())];
+            nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap() == 0
+        };
+        assert!(kept_open.iter().all(|(read, owned)| has_writer(read) == *owned));
+        drop(frames);
+        assert!(kept_open.iter().all(|(read, _)| !has_writer(read)));
+    }
+}

@@ -13,7 +13,7 @@ use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::Newborn;
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
-use crate::process::{self, Contract, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode};
+use crate::process::{self, Contract, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
 
@@ -65,7 +65,11 @@ impl Birth<'_> {
             Err(error) => {
                 // The process runs, but nobody could hear it: it must not live, nor stay a zombie.
                 actix_rt::spawn(bury(child.handle));
-                return Err(failure(SpawnStep::Register, &error));
+                return Err(failure(
+                    SpawnStep::Register,
+                    error.raw_os_error(),
+                    "cannot watch the new worker, killed it",
+                ));
             }
         };
         let outbox = Outbox::new(Limits::default());
@@ -129,16 +133,13 @@ async fn bury(process: ProcessHandle) {
 
 fn channel_pair() -> Result<(OwnedFd, OwnedFd), SpawnFailure> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
-        .map_err(|errno| failure(SpawnStep::Channel, &std::io::Error::from(errno)))
-}
-
-fn failure(step: SpawnStep, err: &std::io::Error) -> SpawnFailure {
-    SpawnFailure {
-        step,
-        errno: err.raw_os_error(),
-        detail: err.to_string(),
-    }
+    socketpair(AddressFamily::Unix, SockType::Stream, None, flags).map_err(|errno| {
+        failure(
+            SpawnStep::Channel,
+            Some(errno as i32),
+            "cannot make the worker's channel",
+        )
+    })
 }
 
 /// A descriptor number that `process::spawn` fills in.

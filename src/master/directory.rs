@@ -92,7 +92,10 @@ impl Link {
             Fact::Online => view.times.online = now,
             Fact::Listening(address) => {
                 view.times.listening = view.times.listening.or(now);
-                view.addresses.push(address.clone());
+                // A worker may repeat itself, or make addresses up without end.
+                if view.addresses.len() < ADDRESSES_MAX && !view.addresses.contains(address) {
+                    view.addresses.push(address.clone());
+                }
             }
             Fact::Ready => {
                 view.ready = true;
@@ -237,5 +240,33 @@ impl Directory {
     }
 }
 
+/// Addresses of one worker that are shown; more than it can get from the master.
+const ADDRESSES_MAX: usize = 256;
+
 /// Dead workers whose record is kept, so that a handler of their last words finds them.
 const DEPARTED_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::Limits;
+
+    #[test]
+    fn f_095_addresses_are_kept_once_and_not_without_end() {
+        let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
+        let (id, slot) = (WorkerId::new(1), Slot::new("web", 0));
+        let link = Link::new(id, slot, Generation(0), 1, 0, outbox, calls);
+        for n in 0..2 * ADDRESSES_MAX {
+            for _ in 0..2 {
+                link.learn(&News {
+                    fact: Fact::Listening(BoundAddress::unix(format!("/{n}"))),
+                    state: WorkerState::Listening,
+                    exited_after_disconnect: None,
+                });
+            }
+        }
+        let shown = link.view().addresses.clone();
+        assert_eq!(shown.len(), ADDRESSES_MAX);
+        assert_eq!(shown[1], BoundAddress::unix("/1"));
+    }
+}

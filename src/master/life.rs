@@ -39,7 +39,14 @@ impl Life {
     /// A send to the `WorkerActor` fails only when the cluster is being torn down; then nobody is left to be told.
     pub(crate) async fn run(mut self) {
         let copiers = std::mem::take(&mut self.outputs).into_iter().map(|(stream, lines)| {
-            actix_rt::spawn(copy_lines(self.worker.clone(), self.process.clone(), stream, lines))
+            let subscribers = Arc::clone(&self.subscribers);
+            actix_rt::spawn(copy_lines(
+                self.worker.clone(),
+                self.process.clone(),
+                subscribers,
+                stream,
+                lines,
+            ))
         });
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
@@ -72,7 +79,7 @@ impl Life {
                 outcome = self.channel.read_batch(decoder, &mut frames) => Some(outcome),
                 _ = exited.as_mut() => None,
             };
-            let spoke = frames.iter().any(is_said);
+            let makes_events = frames.iter().any(makes_events);
             self.hand_over(frames).await;
             match outcome {
                 None => return ReadEnd::ProcessEnded,
@@ -87,7 +94,7 @@ impl Life {
                     return ReadEnd::ChannelEnded;
                 }
             }
-            if spoke {
+            if makes_events {
                 tokio::select! {
                     () = self.subscribers.room_for_messages() => {}
                     _ = exited.as_mut() => return ReadEnd::ProcessEnded,
@@ -137,13 +144,34 @@ impl Life {
     }
 }
 
-const fn is_said(incoming: &Incoming<ToMaster>) -> bool {
-    matches!(incoming.frame, ToMaster::Message(_) | ToMaster::Call { .. })
+/// Is it something of which a worker can say as much as it likes, each time making an event? A subscriber that loses
+/// nothing is protected from all of these, or an endless row of wishes for listeners would fill its queue.
+const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
+    match incoming.frame {
+        ToMaster::Message(_)
+        | ToMaster::Call { .. }
+        | ToMaster::Listening { .. }
+        | ToMaster::Bind { .. }
+        | ToMaster::Failed(_) => true,
+        ToMaster::Online { .. }
+        | ToMaster::Ready
+        | ToMaster::Leaving
+        | ToMaster::Stats(_)
+        | ToMaster::Release { .. }
+        | ToMaster::Heartbeat { .. }
+        | ToMaster::Reply { .. } => false,
+    }
 }
 
 /// Passes the lines of a piped stream on until it ends. After the process's death only what is in the pipe counts: a
 /// grandchild may hold the other end for ever.
-async fn copy_lines(worker: Addr<WorkerActor>, process: ProcessHandle, stream: OutputStream, mut lines: Lines) {
+async fn copy_lines(
+    worker: Addr<WorkerActor>,
+    process: ProcessHandle,
+    subscribers: Arc<Subscribers>,
+    stream: OutputStream,
+    mut lines: Lines,
+) {
     loop {
         let line = tokio::select! {
             biased;
@@ -153,6 +181,10 @@ async fn copy_lines(worker: Addr<WorkerActor>, process: ProcessHandle, stream: O
         let Some(line) = line else { return };
         if worker.send(Happening::Line(stream, line)).await.is_err() {
             return;
+        }
+        tokio::select! {
+            () = subscribers.room_for_messages() => {}
+            _ = process.exited() => break,
         }
     }
     for line in lines.drain_now() {

@@ -24,6 +24,9 @@ pub(crate) struct Listening {
     names: Vec<String>,
     /// Listeners of which each slot has a socket of its own.
     per_worker: HashSet<ListenKey>,
+    /// Orders to adopt that failed for want of a descriptor: carried out at the next occasion, which is the next attempt to
+    /// start the slot's worker at the latest.
+    postponed: Vec<(ListenKey, Slot, WorkerId)>,
     /// Where to send orders to.
     links: HashMap<WorkerId, Arc<Link>>,
 }
@@ -51,14 +54,14 @@ impl Listening {
 
     /// The declared listeners' sockets for a worker about to be started in `slot`.
     pub(crate) fn hand_out_declared(&mut self, slot: &Slot) -> Result<Vec<(String, Handout)>, ListenError> {
-        let mut handouts = Vec::with_capacity(self.names.len());
-        for name in &self.names {
+        let names = self.names.clone();
+        let mut handouts = Vec::with_capacity(names.len());
+        for name in names {
             let key = ListenKey::Named(name.clone());
             let handout = self.table.acquire(&key, None, &ListenOptions::default(), slot)?;
-            handouts.push((name.clone(), handout));
-        }
-        for (_, handout) in &handouts {
-            self.opened(handout, slot);
+            // At once: its socket gets connections already, whatever becomes of the next one.
+            self.opened(&handout, slot);
+            handouts.push((name, handout));
         }
         Ok(handouts)
     }
@@ -161,11 +164,15 @@ impl Listening {
         self.carry_out(orders);
     }
 
-    fn carry_out(&self, orders: Vec<Order>) {
+    fn carry_out(&mut self, orders: Vec<Order>) {
+        for (key, slot, by) in std::mem::take(&mut self.postponed) {
+            self.adopt(key, slot, by);
+        }
         for order in orders {
             match order {
                 Order::Adopt { key, slot, by } => self.adopt(key, slot, by),
                 Order::Unadopt { key, slot, from } => {
+                    self.postponed.retain(|(of, place, _)| (of, place) != (&key, &slot));
                     if let Some(link) = self.links.get(&from) {
                         send(link, &ToWorker::Unadopt { key, slot }, Vec::new());
                     }
@@ -174,13 +181,16 @@ impl Listening {
         }
     }
 
-    fn adopt(&self, key: ListenKey, slot: Slot, by: WorkerId) {
+    fn adopt(&mut self, key: ListenKey, slot: Slot, by: WorkerId) {
         let Some(link) = self.links.get(&by) else { return };
         match self.table.socket_of(&key, &slot) {
             Ok(Some(fd)) => send(link, &ToWorker::Adopt { key, slot }, vec![fd]),
             // Closed meanwhile: there is no queue to serve.
             Ok(None) => {}
-            Err(err) => tracing::warn!(%slot, %err, "a queue waits for its slot's next worker"),
+            Err(err) => {
+                tracing::warn!(%slot, %err, "a queue waits until it can be handed to a sibling");
+                self.postponed.push((key, slot, by));
+            }
         }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
             })?;
         addresses.insert(listener.name.clone(), bound);
     }
+    crate::process::heed_children();
     // Before the first worker: a signal from here on is answered, not fatal.
     let signals = if config.signals {
         Some(signals::install()?)

@@ -251,6 +251,8 @@ impl Actor for WorkerActor {
         for task in self.tasks.drain(..) {
             task.abort();
         }
+        // The writer may have been waiting for the kernel: what it did not send is not kept for as long as the record is.
+        self.link.outbox.abandon();
     }
 }
 

@@ -14,7 +14,9 @@ pub(crate) mod spawn;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::sys::process::heed_children;
 pub(crate) use bootstrap::{Contract, InheritedListener, Role, role};
 pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
 pub(crate) use output::Lines;
+pub(crate) use refusal::failure;
 pub(crate) use spawn::{SpawnPlan, spawn};

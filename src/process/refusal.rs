@@ -12,7 +12,7 @@ use crate::model::{SpawnFailure, SpawnStep};
 use crate::sys::process::errno_text;
 
 /// A failure with the errno's text and, where there is one, the way out.
-pub(super) fn failure(step: SpawnStep, errno: Option<i32>, what: &str) -> SpawnFailure {
+pub(crate) fn failure(step: SpawnStep, errno: Option<i32>, what: &str) -> SpawnFailure {
     let mut detail = what.to_owned();
     if let Some(errno) = errno {
         detail = format!("{detail}: {}{}", errno_text(errno), way_out(step, errno));

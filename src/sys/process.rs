@@ -235,6 +235,22 @@ fn waitid(whom: Whom<'_>, flags: c_int) -> Waited {
     }
 }
 
+/// Undoes an inherited "ignore" of `SIGCHLD`, under which the kernel reaps children by itself and their statuses are lost. A
+/// handler that the program has set stays.
+pub(crate) fn heed_children() {
+    // SAFETY: all zero is the default action with an empty mask; both pointers are to live values of the right type; the
+    // default action runs no code of this process.
+    unsafe {
+        let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+        let read = libc::sigaction(libc::SIGCHLD, ptr::null(), &raw mut action);
+        let keeps_no_status = action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0;
+        if read == 0 && keeps_no_status {
+            action = MaybeUninit::zeroed().assume_init();
+            libc::sigaction(libc::SIGCHLD, &raw const action, ptr::null_mut());
+        }
+    }
+}
+
 /// Closes the descriptors `first..=last`. Nothing happens where the kernel or a filter refuses the call.
 ///
 /// Only for a process that has not reached `main`: nothing in it owns a descriptor yet.

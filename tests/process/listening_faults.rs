@@ -1,5 +1,221 @@
-//! Sockets that cannot be had, and queues that must not be lost.
+//! Addresses that cannot be had, queues without a worker, and ports after the end.
 
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use actix_cluster::{Backoff, RestartDelay, Worker};
+use actix_cluster_tests::fault::{self, served_by};
+use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::{Deadline, limit};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
-pub(crate) const SCENARIOS: &[Scenario] = &[];
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "f_122_without_a_ready_worker_connections_wait_and_none_is_refused",
+        app: slow_restarts,
+        check: nobody_ready,
+    },
+    Scenario {
+        name: "f_127_the_port_is_free_after_an_orderly_end",
+        app: serving,
+        check: |master| {
+            let port = master.expect_ready().unwrap();
+            master.signal(Signal::SIGTERM);
+            assert_eq!(master.wait().code(), Some(0));
+            is_free(port, Duration::ZERO);
+        },
+    },
+    Scenario {
+        name: "f_127_the_port_is_free_after_an_immediate_end",
+        app: serving,
+        check: |master| {
+            let port = master.expect_ready().unwrap();
+            master.signal(Signal::SIGQUIT);
+            assert_eq!(master.wait().code(), Some(128 + 3));
+            is_free(port, Duration::ZERO);
+        },
+    },
+    Scenario {
+        name: "f_127_the_port_is_free_soon_after_the_masters_death",
+        app: serving,
+        check: |master| {
+            let port = master.expect_ready().unwrap();
+            master.signal(Signal::SIGKILL);
+            is_free(port, ORPHAN);
+            master.wait();
+        },
+    },
+    Scenario {
+        name: PORT,
+        app: given_port,
+        check: port_taken_at_the_start,
+    },
+    Scenario {
+        name: "f_115_a_port_taken_at_run_time_is_an_error_until_it_is_free",
+        app: asks_for_a_port,
+        check: port_taken_at_run_time,
+    },
+    Scenario {
+        name: FILE,
+        app: unix_path,
+        check: |master| {
+            master.expect_ready();
+            *master = Master::start_with(FILE, |command| {
+                fs::write(command.get_current_dir().unwrap().join("socket"), "precious").unwrap();
+            });
+            assert_eq!(master.wait().code(), Some(1));
+            assert!(master.log().contains("a regular file"), "{}", master.log());
+            assert_eq!(
+                fs::read_to_string(master.directory().join("socket")).unwrap(),
+                "precious"
+            );
+        },
+    },
+    Scenario {
+        name: TWO,
+        app: unix_path,
+        check: two_clusters,
+    },
+];
+
+const PORT: &str = "f_115_a_port_taken_at_the_start_is_told_and_nothing_is_started";
+const FILE: &str = "f_117_a_file_in_the_way_is_told_and_stays";
+const TWO: &str = "f_117_of_two_clusters_on_one_path_the_second_is_refused";
+
+fn serving() -> ExitCode {
+    fault::cluster().workers(2).main()
+}
+
+/// Nobody serves for a while after a death.
+fn slow_restarts() -> ExitCode {
+    let delay = Backoff::new().base(Duration::from_millis(500)).first_at_once(false);
+    fault::cluster()
+        .workers(2)
+        .restart_delay(RestartDelay::Backoff(delay))
+        .main()
+}
+
+fn nobody_ready(master: &mut Master) {
+    let port = master.expect_ready().unwrap();
+    for id in [1, 2] {
+        master.order(&Order::Kill(id, Signal::SIGKILL as i32));
+    }
+    for id in [1, 2] {
+        master.once(id, "exit");
+    }
+    let clients: Vec<_> = (0..40).map(|_| std::thread::spawn(move || served_by(port))).collect();
+    assert!(master.seen("fork").len() < 4, "the clients came while nobody was there");
+    let served: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert!(served.iter().all(Result::is_ok), "{served:?}");
+}
+
+/// Binds the port as anybody would, within `time`.
+fn is_free(port: u16, time: Duration) {
+    let deadline = Deadline::after(limit(time));
+    while let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        assert!(!deadline.is_over(), "port {port}: {error}");
+    }
+}
+
+fn given_port() -> ExitCode {
+    let port: u16 = std::env::var(PORT_VAR)
+        .ok()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(0);
+    fault::good(probe::cluster()).listen("more", ("127.0.0.1", port)).main()
+}
+
+fn port_taken_at_the_start(master: &mut Master) {
+    master.once(1, "ready");
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    *master = Master::start_with(PORT, |command| {
+        command.env(PORT_VAR, port.to_string());
+    });
+    assert_eq!(master.wait().code(), Some(1));
+    let log = master.log();
+    assert!(log.contains("EADDRINUSE") && log.contains(&port.to_string()), "{log}");
+    assert!(master.seen("fork").is_empty());
+}
+
+/// A worker that asks for the port in each message, and tells what came of it.
+fn asks_for_a_port() -> ExitCode {
+    probe::cluster()
+        .worker(|worker: Worker| async move {
+            let mut messages = worker.messages().expect("nobody else asks");
+            let mut bound = Vec::new();
+            while let Some(message) = messages.next().await {
+                let port: String = message.parse().expect("the test sends ports");
+                match worker.bind(("127.0.0.1", port.parse::<u16>().expect("a port"))).await {
+                    Ok(listener) => {
+                        bound.push(listener.into_tcp());
+                        probe::say("bound");
+                    }
+                    Err(error) => probe::say(&format!("refused {:?}", error.errno)),
+                }
+            }
+        })
+        .workers(2)
+        .main()
+}
+
+fn port_taken_at_run_time(master: &mut Master) {
+    master.expect_ready();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for id in [1, 2] {
+        let order = Order::Send(id, port.to_string());
+        assert_eq!(
+            master.ask(&order, "refused "),
+            format!("Some({})", Errno::EADDRINUSE as i32)
+        );
+        assert_eq!(
+            master.once(id, "error").data()["listen"]["errno"],
+            Errno::EADDRINUSE as i32
+        );
+    }
+    drop(taken);
+    for id in [1, 2] {
+        master.ask(&Order::Send(id, port.to_string()), "bound");
+        master.once(id, "listening");
+    }
+    assert_eq!(master.seen("exit").len(), 0, "no worker died of it");
+}
+
+fn unix_path() -> ExitCode {
+    let path = std::env::var(PATH_VAR).unwrap_or_else(|_| "socket".to_owned());
+    fault::good(probe::cluster())
+        .listen("path", format!("unix:{path}"))
+        .main()
+}
+
+fn two_clusters(master: &mut Master) {
+    master.expect_ready();
+    let path = master.directory().join("socket");
+    let mut second = Master::start_with(TWO, |command| {
+        command.env(PATH_VAR, &path);
+    });
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("a living process listens"), "{}", second.log());
+    assert!(second.seen("fork").is_empty());
+    UnixStream::connect(&path).unwrap();
+    // The path is the first cluster's to the end, and free afterwards.
+    master.signal(Signal::SIGTERM);
+    assert_eq!(master.wait_within(SOON).code(), Some(0));
+    UnixListener::bind(&path).unwrap();
+}
+
+/// How long after the master's death the last worker may hold the port.
+const ORPHAN: Duration = Duration::from_secs(1);
+
+/// Which port the cluster asks for.
+const PORT_VAR: &str = "ACTIX_CLUSTER_TEST_PORT";
+
+/// Which path the cluster asks for.
+const PATH_VAR: &str = "ACTIX_CLUSTER_TEST_PATH";

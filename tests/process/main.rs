@@ -14,6 +14,7 @@ mod draining;
 mod errors;
 mod exit_kill;
 mod fork_env;
+mod hostile_ends;
 mod identity;
 mod lifecycle;
 mod listening;
@@ -25,6 +26,7 @@ mod promises;
 mod setup;
 mod spawn_failures;
 mod stop_orders;
+mod syscall_faults;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
+        hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
@@ -53,5 +56,6 @@ fn main() -> ExitCode {
         setup::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
+        syscall_faults::SCENARIOS,
     ])
 }

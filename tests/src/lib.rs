@@ -3,6 +3,7 @@
 //! Not here: the assertions themselves (they are in the suites), and anything that the code under test could share a
 //! mistake with. Clocks are read in this file and nowhere else.
 
+pub mod fault;
 pub mod http;
 pub mod leftovers;
 pub mod manifest;

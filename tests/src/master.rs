@@ -154,6 +154,15 @@ impl Master {
         }))
     }
 
+    /// The event of this kind about this worker, whether it was shown already or is still to come: for what happens to a
+    /// worker at most once.
+    pub fn once(&self, worker: u64, kind: &str) -> Seen {
+        self.take_arrived();
+        let is_it = |line: &&Value| line["event"] == kind && line["worker"]["id"] == worker;
+        let shown = self.seen.borrow().iter().find(is_it).cloned();
+        shown.map_or_else(|| self.expect_of(worker, kind), Seen)
+    }
+
     /// Waits for events in any order: each of `wanted` (worker, kind) once.
     pub fn expect_all(&self, wanted: &[(u64, &str)]) -> Vec<Seen> {
         let mut open: Vec<_> = wanted.to_vec();
@@ -428,7 +437,8 @@ impl Master {
     pub fn fail(&self, why: &str) -> ! {
         self.take_arrived();
         let mut text = format!("{why}\n--- shown:\n");
-        for line in self.seen.borrow().iter() {
+        let seen = self.seen.borrow();
+        for line in &seen[seen.len().saturating_sub(SHOWN)..] {
             let short: String = line.to_string().chars().take(400).collect();
             writeln!(text, "{short}").expect("a string can be written to");
         }
@@ -467,6 +477,25 @@ impl Drop for Master {
         fs::remove_dir_all(&self.directory).ok();
     }
 }
+
+/// Makes a command that [`Master::start_with`] prepared run by way of a shell script, which `exec`s it as `"$0"`.
+///
+/// # Panics
+/// If the command was not prepared there.
+pub fn by_way_of(script: &str, command: &mut Command) {
+    let directory = command.get_current_dir().expect("a master has a directory").to_owned();
+    let log = fs::File::options().append(true).open(directory.join("log"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).arg(command.get_program());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(directory).process_group(0);
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+    shell.stderr(log.expect("the log is there"));
+    *command = shell;
+}
+
+/// How much of the trace a failed test shows.
+const SHOWN: usize = 200;
 
 /// Signals a process of the scenario.
 pub fn send(pid: u32, signal: Signal) {

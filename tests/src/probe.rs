@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RestartDelay, Settings, Signal, Slot,
-    StdioMode, Worker, WorkerId, WorkerRef,
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Interest, Message, Program, RestartDelay, Settings, Signal,
+    Slot, StdioMode, SubscribeOptions, Worker, WorkerId, WorkerRef,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
+
+use crate::fault::{self, Fault};
 
 /// The durations of the test profile: everything that takes half a minute in production takes half a second here.
 pub const BOOT: Duration = Duration::from_secs(10);
@@ -20,12 +23,19 @@ pub const GRACE: Duration = Duration::from_secs(2);
 
 /// A cluster in the test profile, seen by the probe: restarts at once, unlimited; boot 10 s, grace 2 s.
 pub fn cluster() -> ClusterBuilder {
+    cluster_showing(Interest::All)
+}
+
+/// [`cluster`] that shows only these events.
+pub fn cluster_showing(interest: Interest) -> ClusterBuilder {
+    let mut options = SubscribeOptions::default();
+    options.interest = interest;
     Cluster::builder()
         .workers(1)
         .restart_delay(RestartDelay::AtOnce)
         .boot_limit(BOOT)
         .grace(GRACE)
-        .on_event(show)
+        .on_event_with(options, show)
         .on_event(obey_from_the_first_event())
 }
 
@@ -74,6 +84,11 @@ pub enum Order {
     Snapshot,
     /// `handle.setup`; answered by `said: "settings …"` with the settings as JSON.
     Setup(Change),
+    /// `fault::start`; answered by `said: "forked <id>"` or `said: "error …"`.
+    Hostile(Fault),
+    /// Sets the soft limit of the master for descriptors (`nofile`) or processes (`nproc`), `None` for as much as may be;
+    /// answered by `said: "limited"`.
+    Limit(String, Option<u64>),
 }
 
 /// A change of the settings: what is `None` or false stays as it is.
@@ -203,8 +218,27 @@ async fn obey(order: Order, handle: &ClusterHandle) {
             ),
             Err(error) => format!("error {error}"),
         },
+        Order::Hostile(fault) => match fault::start(fault, handle).await {
+            Ok(forked) => forked,
+            Err(error) => format!("error {error}"),
+        },
+        Order::Limit(what, soft) => {
+            set_limit(&what, soft);
+            "limited".to_owned()
+        }
     };
     say(&said);
+}
+
+/// Sets a soft limit of this process.
+fn set_limit(what: &str, soft: Option<u64>) {
+    let resource = match what {
+        "nofile" => Resource::RLIMIT_NOFILE,
+        "nproc" => Resource::RLIMIT_NPROC,
+        other => panic!("no limit {other:?}"),
+    };
+    let (_, hard) = getrlimit(resource).expect("the limit can be read");
+    setrlimit(resource, soft.unwrap_or(hard), hard).expect("a soft limit may be as high as the hard one");
 }
 
 fn outcome(done: &str, result: Result<(), actix_cluster::CommandError>) -> String {

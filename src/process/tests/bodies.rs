@@ -66,7 +66,7 @@ pub(super) fn descriptors(channel: OwnedFd) {
     File::from(channel).write_all(text.as_bytes()).unwrap();
 }
 
-fn in_runtime<T>(body: impl Future<Output = T>) -> T {
+pub(super) fn in_runtime<T>(body: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -310,3 +310,39 @@ async fn f_105_a_change_of_user_that_does_not_hold_ends_the_worker() {
         finished.stderr
     );
 }
+
+#[test]
+fn f_108_no_lock_of_another_thread_holds_up_a_child() {
+    let soak = std::env::var_os("ACTIX_CLUSTER_SOAK").is_some();
+    let (threads, spawns) = if soak { (32, 10_000) } else { (8, 200) };
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || over.load(std::sync::atomic::Ordering::Relaxed);
+    let settings = Settings {
+        exec: Program::Path("/bin/true".into()),
+        args: None,
+        ..shell("")
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            // The locks of the allocator and of the environment, held and let go all the time.
+            scope.spawn(|| {
+                let mut size = 1;
+                while !is_over() {
+                    std::hint::black_box((vec![0_u8; size], std::env::var_os("HOME")));
+                    size = size * 3 % 200_003;
+                    std::thread::yield_now();
+                }
+            });
+        }
+        let work = async {
+            for _ in 0..spawns {
+                assert_eq!(run(&settings).await.reaped.status, ExitStatus::Code(0));
+            }
+        };
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            bodies::in_runtime(work);
+        }));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        worked.unwrap();
+    });
+}

@@ -351,6 +351,8 @@ impl Listener {
             None => {
                 let socket = prepare_tcp(address, &self.options, Claim::JoinGroup)?;
                 let shared = duplicate(&socket, &self.asked)?;
+                // The sibling that serves its queue until the slot has a worker needs one more.
+                drop(duplicate(&socket, &self.asked)?);
                 start_tcp(&socket, address, &self.options)?;
                 (socket, shared)
             }
