@@ -17,6 +17,7 @@ mod master_death;
 mod messages;
 mod panics;
 mod setup;
+mod signals;
 mod spawn_failures;
 mod stop_orders;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         messages::SCENARIOS,
         panics::SCENARIOS,
         setup::SCENARIOS,
+        signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
     ])

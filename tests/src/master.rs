@@ -25,6 +25,7 @@ pub const SOON: Duration = Duration::from_secs(5);
 /// A running master.
 #[derive(Debug)]
 pub struct Master {
+    name: String,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<Value>,
@@ -78,6 +79,7 @@ impl Master {
         });
         let stdin = child.stdin.take();
         Self {
+            name: name.to_owned(),
             child,
             stdin,
             lines,
@@ -87,6 +89,12 @@ impl Master {
             directory,
             ended: None,
         }
+    }
+
+    /// The scenario's name, to start its program once more.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its process id.
