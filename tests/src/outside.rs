@@ -84,15 +84,15 @@ impl Master {
         }
     }
 
-    /// Waits until there is no such process any more, not even a zombie.
+    /// Waits until this process is dead; its parent may not have reaped it yet.
     ///
     /// # Panics
-    /// If it is still there after `within`.
-    pub fn expect_gone(&self, pid: u32, within: Duration) {
+    /// If it is still alive after `within`.
+    pub fn expect_dead(&self, pid: u32, within: Duration) {
         let deadline = Deadline::after(limit(within));
-        while let Some(process) = leftovers::process(pid) {
+        while let Some(process) = leftovers::process(pid).filter(|process| process.state != 'Z') {
             if deadline.is_over() {
-                self.fail(&format!("still there after {within:?}: {process:?}"));
+                self.fail(&format!("still alive after {within:?}: {process:?}"));
             }
             std::thread::yield_now();
         }
