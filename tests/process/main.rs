@@ -14,6 +14,7 @@ mod lifecycle;
 mod listening;
 mod listening_faults;
 mod master_death;
+mod master_faults;
 mod messages;
 mod panics;
 mod setup;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
+        master_faults::SCENARIOS,
         messages::SCENARIOS,
         panics::SCENARIOS,
         setup::SCENARIOS,

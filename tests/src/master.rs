@@ -129,25 +129,6 @@ impl Master {
         }
     }
 
-    /// Watches for `span` (stretched like every limit) that no line comes for which `unwanted` says yes.
-    ///
-    /// # Panics
-    /// If one comes, or the program ends.
-    pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
-        let deadline = Deadline::after(limit(span));
-        loop {
-            match self.next_line(&deadline) {
-                Ok(line) => {
-                    if unwanted(&line) {
-                        self.fail(&format!("{what}, which must not be"));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => self.fail("the program ended"),
-            }
-        }
-    }
-
     /// Waits for the next event of this kind.
     pub fn expect(&self, kind: &str) -> Seen {
         Seen(self.expect_line(kind, SOON, |line| line["event"] == kind))
@@ -351,7 +332,7 @@ impl Master {
     }
 
     /// The first line that nobody has looked at.
-    fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
+    pub(crate) fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
         let mut seen = self.seen.borrow_mut();
         if self.looked.get() == seen.len() {
             let line = self.lines.recv_timeout(deadline.remaining().unwrap_or_default())?;

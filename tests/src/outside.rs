@@ -5,11 +5,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde_json::Value;
 
 use crate::leftovers;
 use crate::master::{Master, SOON};
@@ -62,6 +64,39 @@ pub fn any_below(limit: u64, state: &mut u64) -> u64 {
 }
 
 impl Master {
+    /// Watches for `span` (stretched like every limit) that no line comes for which `unwanted` says yes.
+    ///
+    /// # Panics
+    /// If one comes, or the program ends.
+    pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
+        let deadline = Deadline::after(limit(span));
+        loop {
+            match self.next_line(&deadline) {
+                Ok(line) => {
+                    if unwanted(&line) {
+                        self.fail(&format!("{what}, which must not be"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => self.fail("the program ended"),
+            }
+        }
+    }
+
+    /// Waits until each of these was said once, in any order; returns what follows each.
+    pub fn expect_all_said(&self, texts: &[&str]) -> Vec<String> {
+        let mut rests = vec![None; texts.len()];
+        while rests.contains(&None) {
+            let line = self.expect_line(&format!("{texts:?} to be said"), SOON, |line| line["said"].is_string());
+            let said = line["said"].as_str().unwrap_or_default();
+            let open = (0..texts.len()).find(|at| rests[*at].is_none() && said.starts_with(texts[*at]));
+            if let Some(at) = open {
+                rests[at] = said.strip_prefix(texts[at]).map(str::to_owned);
+            }
+        }
+        rests.into_iter().flatten().collect()
+    }
+
     /// Lets through whoever waits at the gate of this name, once somebody does.
     ///
     /// # Panics
