@@ -32,7 +32,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 .find(|fork| fork.worker() == 3)
                 .expect("it was forked")
                 .pid();
-            send(stopped, Signal::SIGSTOP);
+            master.stop_process(stopped);
             master.signal(Signal::SIGKILL);
             gone_in_time(master);
             TcpListener::bind(("127.0.0.1", port)).expect("the port is free");

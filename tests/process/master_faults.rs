@@ -96,11 +96,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 fn stopped_for_long(master: &mut Master) {
     master.expect_all(&[(1, "online"), (2, "online"), (2, "ready")]);
-    master.signal(Signal::SIGSTOP);
-    let deadline = Deadline::after(limit(SOON));
-    while leftovers::process(master.pid()).is_some_and(|process| process.state != 'T') {
-        assert!(!deadline.is_over(), "SIGSTOP stops it");
-    }
+    master.stop_process(master.pid());
     // In time, as far as the worker can tell; the master learns of it long after the boot limit.
     master.open_gate("0");
     master.expect_said("ready");

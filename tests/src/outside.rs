@@ -9,12 +9,13 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
 use crate::leftovers;
-use crate::master::{Master, SOON};
+use crate::master::{Master, SOON, send};
 use crate::{Deadline, limit};
 
 /// In a scenario's process: blocks this thread until the test opens the gate of this name, possibly for ever.
@@ -114,6 +115,21 @@ impl Master {
         {
             if deadline.is_over() {
                 self.fail(&format!("nobody came to the gate {name}"));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Stops a process and waits until it stands still.
+    ///
+    /// # Panics
+    /// If it does not stop in time.
+    pub fn stop_process(&self, pid: u32) {
+        send(pid, Signal::SIGSTOP);
+        let deadline = Deadline::after(limit(SOON));
+        while !leftovers::is_stopped(pid) {
+            if deadline.is_over() {
+                self.fail(&format!("{pid} did not stop"));
             }
             std::thread::yield_now();
         }
