@@ -61,7 +61,7 @@ impl ClusterHandle {
     {
         let env = env.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let id = self.ask(|reply| Command::Fork { env, reply }).await??;
-        self.worker(id).ok_or(CommandError::UnknownWorker(id))
+        self.worker_dead_or_alive(id).ok_or(CommandError::UnknownWorker(id))
     }
 
     /// Changes the settings for the *next* workers (Node's cumulative `setupPrimary`): what `change` leaves alone stays
