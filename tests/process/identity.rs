@@ -169,12 +169,13 @@ async fn start_helpers(worker: Worker) {
             .stdout(Stdio::piped());
         sh.spawn().expect("sh can be started")
     };
-    let child = start("exec sleep 600");
+    let mut child = start("exec sleep 600");
     probe::say(&format!("child {}", child.id()));
     let parent = start("sleep 600 >&- & echo $!");
     let said = parent.wait_with_output().expect("it ends").stdout;
     probe::say(&format!("grandchild {}", String::from_utf8_lossy(&said).trim()));
     probe::idle(&worker).await;
+    child.try_wait().expect("it is our child");
 }
 
 const NO_PIDFD: &str = "no pidfd to be had";

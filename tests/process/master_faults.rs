@@ -202,9 +202,10 @@ async fn leave_a_child(worker: Worker) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = sleep.spawn().expect("sleep can be started");
+    let mut child = sleep.spawn().expect("sleep can be started");
     probe::say(&format!("child {}", child.id()));
     probe::idle(&worker).await;
+    child.try_wait().expect("it is our child");
 }
 
 async fn ready_after_the_gate(worker: Worker) {

@@ -1,6 +1,7 @@
 //! A scenario's master, from outside: what it shows, what can be done to it, and that nothing is left of it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -32,6 +33,8 @@ pub struct Master {
     /// Everything shown so far; the test has looked at the first `looked` of them.
     seen: RefCell<Vec<Value>>,
     looked: Cell<usize>,
+    /// Which of them were answers, and are nothing to wait for.
+    answers: RefCell<BTreeSet<usize>>,
     token: String,
     directory: PathBuf,
     ended: Option<ExitStatus>,
@@ -85,6 +88,7 @@ impl Master {
             lines,
             seen: RefCell::new(Vec::new()),
             looked: Cell::new(0),
+            answers: RefCell::default(),
             token,
             directory,
             ended: None,
@@ -191,10 +195,14 @@ impl Master {
         stdin.write_all(&line).expect("the program reads its orders");
     }
 
-    /// Gives an order and waits for the answer that begins with `text`.
+    /// Gives an order and waits for the answer that begins with `text`. What happens besides is left for later waits.
     pub fn ask(&mut self, order: &Order, text: &str) -> String {
+        self.take_arrived();
+        let looked = self.looked.replace(self.seen.borrow().len());
         self.order(order);
-        self.expect_said(text)
+        let answer = self.expect_said(text);
+        self.answers.borrow_mut().insert(self.looked.replace(looked) - 1);
+        answer
     }
 
     /// The cluster's snapshot.
@@ -333,14 +341,17 @@ impl Master {
 
     /// The first line that nobody has looked at.
     pub(crate) fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
-        let mut seen = self.seen.borrow_mut();
-        if self.looked.get() == seen.len() {
+        let (mut seen, answers) = (self.seen.borrow_mut(), self.answers.borrow());
+        while answers.contains(&self.looked.get()) {
+            self.looked.set(self.looked.get() + 1);
+        }
+        let at = self.looked.get();
+        if at == seen.len() {
             let line = self.lines.recv_timeout(deadline.remaining().unwrap_or_default())?;
             seen.push(line);
         }
-        let line = seen[self.looked.get()].clone();
-        self.looked.set(self.looked.get() + 1);
-        Ok(line)
+        self.looked.set(at + 1);
+        Ok(seen[at].clone())
     }
 
     fn take_arrived(&self) {
