@@ -20,3 +20,25 @@ pub(crate) fn now() -> Mono {
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::time::{ClockId, clock_gettime};
+
+    use super::*;
+
+    /// That nothing but the stamp of an event reads the wall clock is a ban of the tidy test.
+    #[test]
+    fn f_147_now_is_the_kernels_monotonic_clock_which_nobody_can_set() {
+        let kernel = || std::time::Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
+        let mut last = now();
+        for _ in 0..10_000 {
+            let before = (kernel(), now());
+            let after = (now(), kernel());
+            // Both readings of ours lie between the kernel's, on one scale with it.
+            assert!(after.0.since(before.1) <= after.1 - before.0);
+            assert!(last <= before.1 && before.1 <= after.0);
+            last = after.0;
+        }
+    }
+}

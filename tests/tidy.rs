@@ -122,6 +122,14 @@ const BANS: &[Ban] = &[
         why: "one room is small enough to read before every release",
     },
     Ban {
+        rule: "the wall clock is for people",
+        under: &["src/"],
+        except: &["src/clock.rs", "src/master/publisher.rs"],
+        look_at: Plane::Shipped,
+        words: "clock::wall",
+        why: "it can be set; only the stamp of an event shows it, everything else counts on `Mono`",
+    },
+    Ban {
         rule: "no do_send",
         under: &[],
         except: &[],

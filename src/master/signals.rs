@@ -1,7 +1,7 @@
 //! Signals of the operating system, as commands of the supervisor.
 
 use actix::Addr;
-use nix::sys::signal::Signal as Name;
+use nix::sys::signal::{SigSet, Signal as Name};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 use crate::error::RunError;
@@ -16,7 +16,7 @@ pub(crate) fn install() -> Result<Signals, RunError> {
             source,
         })
     };
-    Ok(Signals {
+    let signals = Signals {
         terminate: stream(Name::SIGTERM)?,
         interrupt: stream(Name::SIGINT)?,
         quit: stream(Name::SIGQUIT)?,
@@ -25,8 +25,27 @@ pub(crate) fn install() -> Result<Signals, RunError> {
         terminal_in: stream(Name::SIGTTIN)?,
         terminal_out: stream(Name::SIGTTOU)?,
         file_size: stream(Name::SIGXFSZ)?,
-    })
+    };
+    // A parent may leave them blocked; then nothing but SIGKILL would stop this master. Only now, so that one that waits
+    // already is handled.
+    let handled: SigSet = HANDLED.into_iter().collect();
+    handled.thread_unblock().map_err(|errno| RunError::Io {
+        what: "unblock the signals to handle",
+        source: errno.into(),
+    })?;
+    Ok(signals)
 }
+
+const HANDLED: [Name; 8] = [
+    Name::SIGTERM,
+    Name::SIGINT,
+    Name::SIGQUIT,
+    Name::SIGHUP,
+    Name::SIGUSR2,
+    Name::SIGTTIN,
+    Name::SIGTTOU,
+    Name::SIGXFSZ,
+];
 
 /// The signals the master answers, and those it must survive.
 #[derive(Debug)]

@@ -28,6 +28,10 @@ pub(crate) struct SpawnRequest<'a> {
 
 /// Starts a process in a process group of its own, with an empty signal mask and every signal at its default.
 ///
+/// The group keeps the terminal's Ctrl-C from it. And in the master's session it is the master alone that keeps the
+/// group from being orphaned: when the master dies, the kernel continues (and hangs up) a child that stands stopped, which
+/// could not end by itself. A session of its own would lose that.
+///
 /// # Errors
 /// The errno of the step that failed in the child or here; the C function does not say which step it was.
 pub(crate) fn posix_spawn(request: &SpawnRequest<'_>) -> Result<i32, i32> {

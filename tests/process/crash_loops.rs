@@ -177,7 +177,8 @@ fn boot_timeout(master: &Master, worker: u64) {
         .expect("it was forked");
     let lived = Duration::from_millis(at_ms(&exit.0) - at_ms(&fork.0));
     let boot = actix_cluster_tests::limit(BOOT);
-    assert!(lived >= boot && lived < boot + SOON, "killed after {lived:?}");
+    // The limit counts from the birth, and the event is told a moment later.
+    assert!(lived > boot * 9 / 10 && lived < boot + SOON, "killed after {lived:?}");
 }
 
 fn slot_of(value: &Value) -> u64 {

@@ -20,10 +20,12 @@ mod lifecycle;
 mod listening;
 mod listening_faults;
 mod master_death;
+mod master_faults;
 mod messages;
 mod panics;
 mod promises;
 mod setup;
+mod signals;
 mod spawn_failures;
 mod stop_orders;
 mod syscall_faults;
@@ -50,10 +52,12 @@ fn main() -> ExitCode {
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
+        master_faults::SCENARIOS,
         messages::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
         setup::SCENARIOS,
+        signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
         syscall_faults::SCENARIOS,

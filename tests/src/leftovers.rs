@@ -70,6 +70,17 @@ pub fn process(pid: u32) -> Option<Process> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whether every thread of a process stands still: only then has the kernel stopped the process.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let states = tasks.map(|task| parse_stat(&fs::read_to_string(task.ok()?.path().join("stat")).ok()?));
+    let mut states = states.peekable();
+    states.peek().is_some() && states.all(|task| task.is_some_and(|task| task.state == 'T'))
+}
+
 /// How many descriptors a process holds open.
 ///
 /// # Errors

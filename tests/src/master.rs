@@ -1,6 +1,7 @@
 //! A scenario's master, from outside: what it shows, what can be done to it, and that nothing is left of it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -26,12 +27,15 @@ pub const SOON: Duration = Duration::from_secs(5);
 /// A running master.
 #[derive(Debug)]
 pub struct Master {
+    name: String,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<Value>,
     /// Everything shown so far; the test has looked at the first `looked` of them.
     seen: RefCell<Vec<Value>>,
     looked: Cell<usize>,
+    /// Which of them were answers, and are nothing to wait for.
+    answers: RefCell<BTreeSet<usize>>,
     token: String,
     directory: PathBuf,
     ended: Option<ExitStatus>,
@@ -79,15 +83,23 @@ impl Master {
         });
         let stdin = child.stdin.take();
         Self {
+            name: name.to_owned(),
             child,
             stdin,
             lines,
             seen: RefCell::new(Vec::new()),
             looked: Cell::new(0),
+            answers: RefCell::default(),
             token,
             directory,
             ended: None,
         }
+    }
+
+    /// The scenario's name, to start its program once more.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its process id.
@@ -118,25 +130,6 @@ impl Master {
                 }
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} within {within:?}")),
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("the program ended before {what}")),
-            }
-        }
-    }
-
-    /// Watches for `span` (stretched like every limit) that no line comes for which `unwanted` says yes.
-    ///
-    /// # Panics
-    /// If one comes, or the program ends.
-    pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
-        let deadline = Deadline::after(limit(span));
-        loop {
-            match self.next_line(&deadline) {
-                Ok(line) => {
-                    if unwanted(&line) {
-                        self.fail(&format!("{what}, which must not be"));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => self.fail("the program ended"),
             }
         }
     }
@@ -212,10 +205,14 @@ impl Master {
         stdin.write_all(&line).expect("the program reads its orders");
     }
 
-    /// Gives an order and waits for the answer that begins with `text`.
+    /// Gives an order and waits for the answer that begins with `text`. What happens besides is left for later waits.
     pub fn ask(&mut self, order: &Order, text: &str) -> String {
+        self.take_arrived();
+        let looked = self.looked.replace(self.seen.borrow().len());
         self.order(order);
-        self.expect_said(text)
+        let answer = self.expect_said(text);
+        self.answers.borrow_mut().insert(self.looked.replace(looked) - 1);
+        answer
     }
 
     /// The cluster's snapshot.
@@ -448,15 +445,18 @@ impl Master {
     }
 
     /// The first line that nobody has looked at.
-    fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
-        let mut seen = self.seen.borrow_mut();
-        if self.looked.get() == seen.len() {
+    pub(crate) fn next_line(&self, deadline: &Deadline) -> Result<Value, RecvTimeoutError> {
+        let (mut seen, answers) = (self.seen.borrow_mut(), self.answers.borrow());
+        while answers.contains(&self.looked.get()) {
+            self.looked.set(self.looked.get() + 1);
+        }
+        let at = self.looked.get();
+        if at == seen.len() {
             let line = self.lines.recv_timeout(deadline.remaining().unwrap_or_default())?;
             seen.push(line);
         }
-        let line = seen[self.looked.get()].clone();
-        self.looked.set(self.looked.get() + 1);
-        Ok(line)
+        self.looked.set(at + 1);
+        Ok(seen[at].clone())
     }
 
     fn take_arrived(&self) {

@@ -5,14 +5,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde_json::Value;
 
 use crate::leftovers;
-use crate::master::{Master, SOON};
+use crate::master::{Master, SOON, send};
 use crate::{Deadline, limit};
 
 /// In a scenario's process: blocks this thread until the test opens the gate of this name, possibly for ever.
@@ -62,6 +65,39 @@ pub fn any_below(limit: u64, state: &mut u64) -> u64 {
 }
 
 impl Master {
+    /// Watches for `span` (stretched like every limit) that no line comes for which `unwanted` says yes.
+    ///
+    /// # Panics
+    /// If one comes, or the program ends.
+    pub fn never(&self, what: &str, span: Duration, unwanted: impl Fn(&Value) -> bool) {
+        let deadline = Deadline::after(limit(span));
+        loop {
+            match self.next_line(&deadline) {
+                Ok(line) => {
+                    if unwanted(&line) {
+                        self.fail(&format!("{what}, which must not be"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => self.fail("the program ended"),
+            }
+        }
+    }
+
+    /// Waits until each of these was said once, in any order; returns what follows each.
+    pub fn expect_all_said(&self, texts: &[&str]) -> Vec<String> {
+        let mut rests = vec![None; texts.len()];
+        while rests.contains(&None) {
+            let line = self.expect_line(&format!("{texts:?} to be said"), SOON, |line| line["said"].is_string());
+            let said = line["said"].as_str().unwrap_or_default();
+            let open = (0..texts.len()).find(|at| rests[*at].is_none() && said.starts_with(texts[*at]));
+            if let Some(at) = open {
+                rests[at] = said.strip_prefix(texts[at]).map(str::to_owned);
+            }
+        }
+        rests.into_iter().flatten().collect()
+    }
+
     /// Lets through whoever waits at the gate of this name, once somebody does.
     ///
     /// # Panics
@@ -84,15 +120,30 @@ impl Master {
         }
     }
 
-    /// Waits until there is no such process any more, not even a zombie.
+    /// Stops a process and waits until it stands still.
     ///
     /// # Panics
-    /// If it is still there after `within`.
-    pub fn expect_gone(&self, pid: u32, within: Duration) {
-        let deadline = Deadline::after(limit(within));
-        while let Some(process) = leftovers::process(pid) {
+    /// If it does not stop in time.
+    pub fn stop_process(&self, pid: u32) {
+        send(pid, Signal::SIGSTOP);
+        let deadline = Deadline::after(limit(SOON));
+        while !leftovers::is_stopped(pid) {
             if deadline.is_over() {
-                self.fail(&format!("still there after {within:?}: {process:?}"));
+                self.fail(&format!("{pid} did not stop"));
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until this process is dead; its parent may not have reaped it yet.
+    ///
+    /// # Panics
+    /// If it is still alive after `within`.
+    pub fn expect_dead(&self, pid: u32, within: Duration) {
+        let deadline = Deadline::after(limit(within));
+        while let Some(process) = leftovers::process(pid).filter(|process| process.state != 'Z') {
+            if deadline.is_over() {
+                self.fail(&format!("still alive after {within:?}: {process:?}"));
             }
             std::thread::yield_now();
         }
