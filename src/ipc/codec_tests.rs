@@ -108,7 +108,7 @@ fn every_frame_to_the_master() -> Vec<ToMaster> {
 }
 
 #[test]
-fn f_061_every_split_of_a_stream_gives_the_same_frames() {
+fn f_061_n_140_every_split_of_a_stream_gives_the_same_frames() {
     let frames = every_frame_to_the_master();
     let mut stream = Vec::new();
     for frame in &frames {
@@ -272,7 +272,7 @@ fn f_065_nesting_is_limited_on_both_sides() {
 }
 
 #[test]
-fn an_endless_line_is_cut_at_the_limit() {
+fn n_140_an_endless_line_is_cut_at_the_limit() {
     let part = vec![b'x'; 1 << 15];
     let mut decoder = Decoder::new();
     let mut fed = 0;

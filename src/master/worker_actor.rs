@@ -163,7 +163,9 @@ impl WorkerActor {
     }
 
     fn close_channel(&mut self) {
-        self.link.outbox.close();
+        // What waits cannot be sent any more. The link outlives the worker, so its descriptors are closed here and now: the
+        // task that writes may be gone before it notices.
+        self.link.outbox.abandon();
         self.channel.shut_down();
     }
 

@@ -310,7 +310,11 @@ async fn listen(worker: Worker) -> Result<(), ListenError> {
 fn kill_at_the_disconnect() -> ExitCode {
     let mut kept: Option<WorkerRef> = None;
     let chain = move |event: &ClusterEvent, handle: &ClusterHandle| match event.kind {
-        EventKind::Fork => kept = Some(worker_of(event, handle)),
+        EventKind::Fork => {
+            // It waits for this, or it might be dead before we have seen it alive.
+            worker_of(event, handle).send("go").expect("it is connected");
+            kept = Some(worker_of(event, handle));
+        }
         EventKind::Disconnect => {
             let worker = kept.take().expect("the fork came before");
             probe::say(&format!("still connected: {}", worker.is_connected()));
@@ -327,6 +331,8 @@ fn kill_at_the_disconnect() -> ExitCode {
 
 async fn disconnect_itself(worker: Worker) {
     probe::say(&format!("starts connected: {}", worker.is_connected()));
+    let mut messages = worker.messages().expect("the messages have no owner yet");
+    messages.next().await.expect("the master sends a word");
     worker.disconnect();
 }
 
