@@ -1,7 +1,7 @@
 //! Tests of the channel over real socket pairs: both directions at once, fairness, last words, a dead peer.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
