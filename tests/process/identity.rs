@@ -14,27 +14,6 @@ use nix::sys::wait::waitpid;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "f_130_where_the_kernel_reaps_by_itself_a_death_has_no_status_but_is_told",
-        app: || {
-            inherit_through_env(&["--ignore-signal=CHLD"]);
-            probe::cluster().worker(idle).main()
-        },
-        check: |master| {
-            let pid = master.expect_of(1, "ready").pid();
-            send(pid, Signal::SIGKILL);
-            let exit = master.expect_of(1, "exit");
-            assert_eq!(
-                (&exit.data()["status"], exit.reason()),
-                (&"unknown".into(), &"crash".into())
-            );
-            master.expect_of(2, "ready");
-            // An ordered end has no status either, and is one all the same.
-            master.order(&Order::Restart(2));
-            assert_eq!(master.expect_of(2, "exit").reason(), "ordered");
-            master.expect_of(3, "ready");
-        },
-    },
-    Scenario {
         name: "f_130_a_thread_of_the_program_that_waits_for_every_child_steals_a_status_and_no_death",
         app: || {
             if is_master() {

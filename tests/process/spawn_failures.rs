@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use actix_cluster::{Backoff, ClusterBuilder, RestartDelay, RestartLimit, Worker};
 use actix_cluster_tests::fault::{self, Good};
+use actix_cluster_tests::launch::by_way_of;
 use actix_cluster_tests::leftovers::{children_of, open_fds};
-use actix_cluster_tests::master::{Master, SOON, by_way_of, send};
+use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::{SCENARIO_VAR, Scenario};
 use actix_cluster_tests::{Deadline, limit};

@@ -5,6 +5,7 @@
 
 pub mod fault;
 pub mod http;
+pub mod launch;
 pub mod leftovers;
 pub mod manifest;
 pub mod master;
