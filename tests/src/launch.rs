@@ -1,6 +1,7 @@
 //! Odd launchers: what stands between a test and its master.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// Makes a command that [`Master::start_with`](crate::master::Master::start_with) prepared run by way of a shell script, which `exec`s it as `"$0"`.
