@@ -29,6 +29,9 @@ impl Events {
 
     /// The next event; `None` after the cluster's last one. Cancel-safe: a dropped future has taken nothing.
     pub async fn next(&mut self) -> Option<ClusterEvent> {
+        // A worker that floods keeps the queue filled: whoever takes from it in a loop must still let other tasks of its
+        // thread have their turn.
+        tokio::task::coop::consume_budget().await;
         if self.taken.is_empty() && !self.queue.take(&mut self.taken, &self.subscribers).await {
             return None;
         }
@@ -50,5 +53,41 @@ impl Drop for Events {
     fn drop(&mut self) {
         self.queue.abandon();
         self.subscribers.drained();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::once;
+
+    use super::*;
+    use crate::clock;
+    use crate::master::SubscribeOptions;
+    use crate::model::EventKind;
+
+    fn event(seq: u64) -> ClusterEvent {
+        ClusterEvent {
+            seq,
+            at: clock::now(),
+            time: clock::wall(),
+            worker: None,
+            kind: EventKind::ShutdownStarted,
+        }
+    }
+
+    #[actix_rt::test]
+    async fn i_26_a_queue_that_is_never_empty_leaves_its_thread_to_others() {
+        let subscribers = Arc::new(Subscribers::default());
+        let queue = subscribers.subscribe(&SubscribeOptions::default());
+        let mut events = Events::new(queue, Arc::clone(&subscribers));
+        let other = actix_rt::spawn(async {});
+        for seq in 1..=1_000 {
+            subscribers.publish(once(event(seq)));
+            assert!(events.next().await.is_some());
+            if other.is_finished() {
+                return;
+            }
+        }
+        panic!("nobody else had a turn");
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix_cluster::{RestartLimit, Worker, is_master};
 use actix_cluster_tests::leftovers;
 use actix_cluster_tests::master::{Master, SOON, send};
-use actix_cluster_tests::outside::inherit_through_env;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
