@@ -109,9 +109,7 @@ fn phases(kills: usize) -> Result<(), Failure> {
 }
 
 fn at(event: &serde_json::Value) -> SystemTime {
-    let part = |name: &str| event["time"][name].as_u64().unwrap_or_default();
-    let nanos = u32::try_from(part("nanos_since_epoch")).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::new(part("secs_since_epoch"), nanos)
+    SystemTime::UNIX_EPOCH + Duration::from_secs_f64(event["time_ms"].as_f64().unwrap_or_default() / 1000.0)
 }
 
 /// The wall clock, which both processes share.

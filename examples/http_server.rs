@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
-    Backoff, CallError, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, ListenAddr,
-    ListenOptions, RestartDelay, RestartLimit, Scheduling, Worker,
+    Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
+    RestartLimit, Scheduling, Worker, WorkerRef,
 };
 use actix_cluster_actors::{EventLog, EventLogConfig};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
@@ -85,7 +85,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
         .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
         .worker(move |worker| serve(worker, server, faults))
-        .on_event(answer);
+        .on_message(|worker, message| answer(&worker, &message));
     if let Some(workers) = args.workers {
         builder = builder.workers(workers);
     }
@@ -124,12 +124,10 @@ impl Args {
 }
 
 /// Master: workers ask for the cluster's state.
-fn answer(event: &ClusterEvent, cluster: &ClusterHandle) {
-    if let EventKind::Message(message) = &event.kind
-        && let Some(reply) = message.reply()
-    {
+fn answer(worker: &WorkerRef, message: &Message) {
+    if let Some(reply) = message.reply() {
         // A snapshot has a JSON form; the call of a worker that is gone needs no answer.
-        reply.ok(&cluster.snapshot()).ok();
+        reply.ok(&worker.cluster().snapshot()).ok();
     }
 }
 

@@ -113,9 +113,9 @@ impl ClusterBuilder {
         self
     }
 
-    /// Runs another program in the workers instead of this one. If it speaks the channel's protocol (it uses this crate,
-    /// or reads `ACTIX_CLUSTER_WORKER`), everything works; if not, set [`ready_when`](Self::ready_when) to
-    /// [`ReadyWhen::Spawned`].
+    /// Runs another program in the workers instead of this one. Without a [`worker`](Self::worker) function it counts as
+    /// ready when it is started. If it speaks the channel's protocol (it uses this crate, or reads
+    /// `ACTIX_CLUSTER_WORKER`), choose a stricter [`ready_when`](Self::ready_when).
     pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
         self.config.settings.exec = Program::Path(program.into());
         self
@@ -229,7 +229,8 @@ impl ClusterBuilder {
     }
 
     /// When a worker counts as ready. Default: when its first listener is up if listeners are declared, else when it is
-    /// online. An explicit [`Worker::ready`] always counts.
+    /// online; when it is started if there is no [`worker`](Self::worker) function, only [`exec`](Self::exec). An explicit
+    /// [`Worker::ready`] always counts.
     pub const fn ready_when(mut self, rule: ReadyWhen) -> Self {
         self.ready_when = Some(rule);
         self
@@ -413,7 +414,9 @@ impl ClusterBuilder {
             ));
         }
         config.max_booting = max_booting.unwrap_or_else(|| (2 * cpus).max(4));
-        let default = if config.listeners.is_empty() {
+        let default = if main.is_none() {
+            ReadyWhen::Spawned
+        } else if config.listeners.is_empty() {
             ReadyWhen::Online
         } else {
             ReadyWhen::Listening

@@ -129,10 +129,11 @@ pub fn is_worker() -> bool {
     matches!(process::role(), Role::Worker(_))
 }
 
-/// Is this process a master, or no part of a cluster yet?
+/// Is this process a master, or no part of a cluster yet? A process that was started as a worker and cannot read its
+/// contract is neither, and [`Cluster::run`] tells why.
 #[must_use]
 pub fn is_master() -> bool {
-    !is_worker()
+    matches!(process::role(), Role::Master)
 }
 
 /// The id of the worker this process is; `None` in the master.

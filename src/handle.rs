@@ -298,6 +298,12 @@ pub struct WorkerRef {
 }
 
 impl WorkerRef {
+    /// The cluster it belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterHandle {
+        self.handle.clone()
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> WorkerId {

@@ -71,7 +71,7 @@ impl Publisher {
 
 /// One line for each fact. Levels by who must act: error = given up, warn = lost and replaced, info = life cycle.
 fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
-    let id = worker.map_or(0, |worker| worker.id.get());
+    let id = worker.map(|worker| worker.id.get());
     let slot = worker.map(|worker| display(&worker.slot));
     let pid = worker.and_then(|worker| worker.pid).unwrap_or_default();
     match kind {

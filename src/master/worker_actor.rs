@@ -11,7 +11,7 @@ use actix::prelude::*;
 use nix::errno::Errno;
 
 use crate::clock;
-use crate::ipc::{CallReply, Channel, Incoming, Outbox, ToMaster, ToWorker};
+use crate::ipc::{CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
@@ -193,7 +193,11 @@ impl WorkerActor {
     fn receive(&mut self, incoming: Incoming<ToMaster>, reports: &mut Vec<Report>, ctx: &mut Context<Self>) {
         let Incoming { frame, fds, fds_lost } = incoming;
         match frame {
-            ToMaster::Online { .. } => reports.extend(self.step(LifeInput::Online, ctx)),
+            ToMaster::Online { protocol: PROTOCOL, .. } => reports.extend(self.step(LifeInput::Online, ctx)),
+            ToMaster::Online { protocol, .. } => {
+                let what = format!("it speaks version {protocol} of the protocol, this master version {PROTOCOL}");
+                reports.extend(self.step(LifeInput::ProtocolBroken(what), ctx));
+            }
             ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
             ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
             ToMaster::Listening { key, address, adopts } => {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::json;
 use super::{
     BoundAddress, Exit, Generation, Message, Mono, Settings, Slot, SpawnFailure, SpecName, WorkerId, WorkerState,
 };
@@ -19,8 +20,10 @@ pub struct ClusterEvent {
     pub seq: u64,
     /// When it was published, on the master's monotonic clock. Of several things that the master learnt in one turn the
     /// exact times are in [`WorkerTimes`](crate::WorkerTimes).
+    #[serde(rename = "at_ms")]
     pub at: Mono,
     /// The same on the wall clock: for people, never for decisions.
+    #[serde(rename = "time_ms", with = "json::unix_millis")]
     pub time: SystemTime,
     /// The worker it is about, if it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ pub enum EventKind {
         /// The slot.
         slot: Slot,
         /// How long to wait; zero for at once.
+        #[serde(rename = "delay_ms", with = "json::millis")]
         delay: Duration,
         /// Restarts of this slot within its window, this one included.
         attempt: u32,
@@ -173,6 +177,7 @@ pub enum GaveUp {
         /// Restarts that were allowed within the period.
         limit: u32,
         /// The period.
+        #[serde(rename = "period_ms", with = "json::millis")]
         period: Duration,
     },
     /// A spec restarted too often. Not sent in this version: a cluster has one spec.
@@ -182,6 +187,7 @@ pub enum GaveUp {
         /// Restarts that were allowed within the period.
         limit: u32,
         /// The period.
+        #[serde(rename = "period_ms", with = "json::millis")]
         period: Duration,
     },
     /// The cluster as a whole restarted too often: it shuts down.
@@ -189,6 +195,7 @@ pub enum GaveUp {
         /// Restarts that were allowed within the period.
         limit: u32,
         /// The period.
+        #[serde(rename = "period_ms", with = "json::millis")]
         period: Duration,
     },
 }

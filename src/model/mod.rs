@@ -7,6 +7,7 @@ mod address;
 mod event;
 mod exit;
 mod id;
+mod json;
 mod listen;
 mod message;
 mod settings;

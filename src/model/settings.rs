@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::json;
+
 /// Which program a worker runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -13,7 +15,7 @@ pub enum Program {
     #[default]
     Same,
     /// The program at this path. A bare name is searched in `PATH`.
-    Path(PathBuf),
+    Path(#[serde(with = "json::path")] PathBuf),
 }
 
 /// What becomes of a standard stream of a worker.
@@ -37,8 +39,10 @@ pub struct Settings {
     pub exec: Program,
     /// Its arguments, without the program's name. Default (`None`): the master's own, taken when `run` is called; the
     /// `Setup` event names them.
+    #[serde(with = "json::texts")]
     pub args: Option<Vec<OsString>>,
     /// Variables laid over the master's environment.
+    #[serde(with = "json::pairs")]
     pub env: Vec<(OsString, OsString)>,
     /// The working directory. Default: the master's.
     pub cwd: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::json;
 use super::{BoundAddress, Exit, Generation, Mono, Slot, WorkerId, WorkerState};
 
 /// When each step of a worker's life happened, on the master's monotonic clock.
@@ -61,6 +62,7 @@ pub struct WorkerSnapshot {
     /// When each step happened.
     pub times: WorkerTimes,
     /// Time since it was started.
+    #[serde(rename = "uptime_ms", with = "json::millis")]
     pub uptime: Duration,
     /// Restarts of its slot before it.
     pub restarts: u32,
@@ -128,6 +130,7 @@ pub struct ClusterSnapshot {
     /// Where the cluster is in its life.
     pub phase: Phase,
     /// Time since the master started.
+    #[serde(rename = "uptime_ms", with = "json::millis")]
     pub uptime: Duration,
     /// How many workers should be ready.
     pub target: usize,
@@ -162,6 +165,7 @@ pub struct ShutdownReport {
     /// Every worker that lived when the shutdown began, in the order of their ends.
     pub workers: Vec<WorkerEnd>,
     /// How long it took.
+    #[serde(rename = "took_ms", with = "json::millis")]
     pub took: Duration,
 }
 

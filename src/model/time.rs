@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 /// An instant on the master's monotonic clock: time since the master started.
 ///
 /// Nobody can set this clock (`CLOCK_MONOTONIC`), so restart windows and deadlines are immune to wall-clock changes.
-/// Arithmetic saturates: a limit of `Duration::MAX` means "never" and does not overflow.
+/// In JSON it is a number of milliseconds. Arithmetic saturates: a limit of `Duration::MAX` means "never" and does not overflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Mono(Duration);
+pub struct Mono(#[serde(with = "super::json::millis")] Duration);
 
 impl Mono {
     /// The instant `since_start` after the master's start.

@@ -33,6 +33,12 @@ pub(crate) async fn run_here<T>(
     main: Option<WorkerMain>,
 ) -> Result<T, RunError> {
     let broken = |what: &str| RunError::Contract(what.to_owned());
+    if contract.protocol != PROTOCOL {
+        let theirs = contract.protocol;
+        return Err(broken(&format!(
+            "the master speaks version {theirs} of the protocol, this program version {PROTOCOL}"
+        )));
+    }
     let main = main.ok_or_else(|| broken("this program has no worker function"))?;
     let socket = contract
         .take_channel()

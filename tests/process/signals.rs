@@ -140,10 +140,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 fn signals_during_the_start(master: &mut Master) {
     // How long a start takes here, so that the instants are spread over it.
     master.expect_ready();
-    let start = master.snapshot()["uptime"]["nanos"]
-        .as_u64()
-        .expect("a start takes less than a second");
-    let span = (start / 1_000 * 2).clamp(10_000, 200_000);
+    let start = master.snapshot()["uptime_ms"].as_f64().expect("an uptime is a number");
+    let span = ((start * 2_000.0) as u64).clamp(10_000, 200_000);
     let (mut chance, mut orderly) = (1, 0);
     for _ in 0..40 {
         let mut other = Master::start(master.name());

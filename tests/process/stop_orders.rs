@@ -177,8 +177,7 @@ fn stop_at_fork(event: &actix_cluster::ClusterEvent, handle: &ClusterHandle) {
 
 /// The instant of an event.
 fn at(event: &Value) -> Duration {
-    let part = |name| event["at"][name].as_u64().expect("an event has an instant");
-    Duration::new(part("secs"), u32::try_from(part("nanos")).expect("less than a second"))
+    Duration::from_secs_f64(event["at_ms"].as_f64().expect("an event has an instant") / 1000.0)
 }
 
 async fn idle(worker: Worker) {
