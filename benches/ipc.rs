@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use actix_cluster::{
     Cluster, ClusterHandle, EventKind, Interest, Message, RunError, SendError, SubscribeOptions, Worker, WorkerRef,
 };
-use actix_cluster_benches::{Failure, median, micros, now, number, percentile};
+use actix_cluster_benches::{Failure, beside, code, median, micros, now, number, percentile};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         return finish(raw_peer());
     }
     match actix_rt::System::new().block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             error.into()
@@ -86,7 +86,7 @@ impl Inbox {
     }
 }
 
-async fn run() -> Result<(), RunError> {
+async fn run() -> Result<ExitCode, RunError> {
     let inbox = Arc::new(Inbox::default());
     let handler = Arc::clone(&inbox);
     // In a worker the first `start` runs the worker, whichever of the two clusters it belongs to.
@@ -101,8 +101,7 @@ async fn run() -> Result<(), RunError> {
         .build()?
         .start()
         .await?;
-    let handle = cluster.handle();
-    let measuring = beside(move || async move {
+    let measuring = beside(cluster.handle(), move |handle| async move {
         println!("| what | size | messages/s | µs p50 | µs p99 |\n|---|---|---|---|---|");
         raw()?;
         let worker = first_worker(&handle).await?;
@@ -110,53 +109,33 @@ async fn run() -> Result<(), RunError> {
         to_worker(&worker, &handle).await?;
         calls_from_worker(&handle, &worker).await?;
         calls_to_worker("call master → worker, from a thread of its own", &worker).await?;
-        handle.shutdown().await?;
         Ok(())
     });
     cluster.wait().await?;
-    measuring.join().ok();
+    if !measuring.join().unwrap_or(false) {
+        return Ok(ExitCode::FAILURE);
+    }
 
     let cluster = Cluster::builder().workers(1).worker(work).build()?.start().await?;
     let handle = cluster.handle();
     // On the supervising thread itself, as a program does that embeds the cluster.
-    actix_rt::spawn(async move {
-        let embedded = async {
-            let worker = first_worker(&handle).await?;
-            calls_to_worker("call master → worker, from the supervising thread", &worker).await
-        };
-        if let Err(error) = embedded.await {
-            eprintln!("error: {error}");
-        }
-        beside(move || async move {
-            let worker = first_worker(&handle).await?;
-            to_events("worker → master, `Events`", &worker, &handle, |_| true).await?;
-            to_events("the same, each parsed into a struct", &worker, &handle, |message| {
-                message.parse::<Datum>().is_ok()
-            })
-            .await?;
-            handle.shutdown().await?;
-            Ok(())
-        });
+    let worker = first_worker(&handle).await;
+    let called = match &worker {
+        Ok(worker) => calls_to_worker("call master → worker, from the supervising thread", worker).await,
+        Err(_) => Err("the worker did not start".into()),
+    };
+    let measuring = beside(handle, move |handle| async move {
+        called?;
+        let worker = first_worker(&handle).await?;
+        to_events("worker → master, `Events`", &worker, &handle, |_| true).await?;
+        to_events("the same, each parsed into a struct", &worker, &handle, |message| {
+            message.parse::<Datum>().is_ok()
+        })
+        .await?;
+        Ok(())
     });
     cluster.wait().await?;
-    Ok(())
-}
-
-/// Runs `body` on a thread and a runtime of its own.
-fn beside<F, Fut>(body: F) -> std::thread::JoinHandle<()>
-where
-    F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = Result<(), Failure>>,
-{
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = runtime
-            .map_err(Failure::from)
-            .and_then(|runtime| runtime.block_on(body()));
-        if let Err(error) = result {
-            eprintln!("error: {error}");
-        }
-    })
+    Ok(code(measuring))
 }
 
 async fn first_worker(handle: &ClusterHandle) -> Result<WorkerRef, Failure> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_cluster::{
     Cluster, ClusterHandle, EventKind, Interest, RestartDelay, RestartLimit, RunError, SubscribeOptions, Worker,
 };
-use actix_cluster_benches::{Failure, now, number, proc, rest};
+use actix_cluster_benches::{Failure, beside, code, now, number, proc, rest};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
     }
     match actix_rt::System::new().block_on(run()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             error.into()
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<(), RunError> {
+async fn run() -> Result<ExitCode, RunError> {
     let workers = number("ACTIX_CLUSTER_BENCH_WORKERS", 1000);
     let begun = now();
     let cluster = Cluster::builder()
@@ -39,22 +39,12 @@ async fn run() -> Result<(), RunError> {
         .build()?
         .start()
         .await?;
-    let handle = cluster.handle();
-    let measuring = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let result = runtime.map(|runtime| runtime.block_on(measure(&handle, workers, begun)));
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => eprintln!("error: {error}"),
-            Err(error) => eprintln!("error: {error}"),
-        }
-    });
+    let measuring = beside(cluster.handle(), move |handle| measure(handle, workers, begun));
     cluster.wait().await?;
-    measuring.join().ok();
-    Ok(())
+    Ok(code(measuring))
 }
 
-async fn measure(handle: &ClusterHandle, workers: usize, begun: Instant) -> Result<(), Failure> {
+async fn measure(handle: ClusterHandle, workers: usize, begun: Instant) -> Result<(), Failure> {
     println!("{workers} workers; master before the first: {} KiB", proc::rss_kib());
     handle.all_ready().await?;
     let rate = |time: Duration| format!("{time:.1?} ({:.0} a second)", workers as f64 / time.as_secs_f64());

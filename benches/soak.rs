@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{Cluster, ClusterHandle, RestartDelay, RestartLimit, RunError, ServeError, Worker};
-use actix_cluster_benches::{Failure, is_soak, load, now, number, proc, wait_for};
+use actix_cluster_benches::{Failure, beside, code, is_soak, load, now, number, proc, wait_for};
 use actix_web::{App, web};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,8 +17,7 @@ const WORKERS: u32 = 2;
 
 fn main() -> ExitCode {
     match actix_rt::System::new().block_on(run()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             error.into()
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run() -> Result<bool, RunError> {
+async fn run() -> Result<ExitCode, RunError> {
     let cluster = Cluster::builder()
         .workers(WORKERS)
         .listen("http", "127.0.0.1:0")
@@ -36,25 +35,9 @@ async fn run() -> Result<bool, RunError> {
         .build()?
         .start()
         .await?;
-    let handle = cluster.handle();
-    let soaking = std::thread::spawn(move || {
-        let result = soak(&handle).map_err(|error| error.to_string());
-        // The end is ordered from this thread's own runtime.
-        let ended = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map(|runtime| runtime.block_on(handle.shutdown()));
-        drop(ended);
-        result
-    });
+    let soaking = beside(cluster.handle(), async |handle| soak(&handle));
     cluster.wait().await?;
-    match soaking.join() {
-        Ok(Ok(is_flat)) => Ok(is_flat),
-        Ok(Err(error)) => {
-            eprintln!("error: {error}");
-            Ok(false)
-        }
-        Err(_) => Ok(false),
-    }
+    Ok(code(soaking))
 }
 
 async fn serve(worker: Worker) -> Result<(), ServeError> {
@@ -73,7 +56,7 @@ struct Tally {
     rss_kib: u64,
 }
 
-fn soak(handle: &ClusterHandle) -> Result<bool, Failure> {
+fn soak(handle: &ClusterHandle) -> Result<(), Failure> {
     let kills = number("ACTIX_CLUSTER_BENCH_KILLS", if is_soak() { 10_000 } else { 300 });
     // The list of the last 1,024 dead workers fills first: that is memory in use, and no leak.
     let warm_up = kills.min(2_000) / 2;
@@ -107,8 +90,11 @@ fn soak(handle: &ClusterHandle) -> Result<bool, Failure> {
     let growth = last.rss_kib.saturating_sub(first.rss_kib);
     let is_flat = last.descriptors <= first.descriptors && last.zombies == 0 && growth <= RSS_GROWTH_MAX_KIB;
     println!("{killed} kills in {time:?}; after {warm_up}: {first:?}; at the end: {last:?}");
-    println!("{}", if is_flat { "flat" } else { "NOT FLAT" });
-    Ok(is_flat)
+    if !is_flat {
+        return Err("not flat".into());
+    }
+    println!("flat");
+    Ok(())
 }
 
 fn tally() -> Tally {

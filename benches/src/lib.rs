@@ -6,10 +6,13 @@ pub mod load;
 pub mod proc;
 pub mod server;
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use actix_cluster::ClusterHandle;
+
 /// The error of a measurement: printed, and the program ends.
-pub type Failure = Box<dyn std::error::Error>;
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The one place where a clock is read.
 #[must_use]
@@ -22,6 +25,39 @@ pub fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "no loop runs on a measuring thread")]
 pub fn rest(time: Duration) {
     std::thread::sleep(time);
+}
+
+/// Runs `body` on a thread and a runtime of its own, and shuts the cluster down when it has ended, however it did. False
+/// if it failed.
+pub fn beside<F, Fut>(cluster: ClusterHandle, body: F) -> std::thread::JoinHandle<bool>
+where
+    F: FnOnce(ClusterHandle) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<(), Failure>>,
+{
+    std::thread::spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return false;
+            }
+        };
+        runtime.block_on(async {
+            let result = body(cluster.clone()).await;
+            if let Err(error) = &result {
+                eprintln!("error: {error}");
+            }
+            // It may have ended already.
+            cluster.shutdown().await.ok();
+            result.is_ok()
+        })
+    })
+}
+
+/// The exit code of a program whose measurement ended so.
+#[must_use]
+pub fn code(measuring: std::thread::JoinHandle<bool>) -> ExitCode {
+    ExitCode::from(u8::from(!measuring.join().unwrap_or(false)))
 }
 
 /// Asks again and again until `question` has an answer.
