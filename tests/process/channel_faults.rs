@@ -136,7 +136,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                     times: 1_000_000,
                 },
             );
-            master.once(id, "error");
+            master.once(id, "ready");
             let enough = Deadline::after(limit(Duration::from_secs(3)));
             while !enough.is_over() {
                 has_grown_by(master, usize::MAX / 2, memory, 0);
@@ -180,7 +180,7 @@ fn slow_listener() -> ExitCode {
     let slow = |_: &ClusterEvent, _: &ClusterHandle| {
         poll(&mut [], PollTimeout::from(1_u8)).ok();
     };
-    fault::cluster().on_event_with(options, slow).main()
+    fault::unheard().on_event_with(options, slow).main()
 }
 
 fn wish_for_a_listener() -> String {
