@@ -30,7 +30,7 @@ impl Events {
     /// The next event; `None` after the cluster's last one. Cancel-safe: a dropped future has taken nothing.
     pub async fn next(&mut self) -> Option<ClusterEvent> {
         // A worker that floods keeps the queue filled: whoever takes from it in a loop must still let other tasks of its
-        // thread have their turn.
+        // thread have their turn, after so many events and not after so many batches of them.
         tokio::task::coop::consume_budget().await;
         if self.taken.is_empty() && !self.queue.take(&mut self.taken, &self.subscribers).await {
             return None;

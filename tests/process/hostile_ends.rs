@@ -42,7 +42,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "every_kind_of_bad_worker_at_once_leaves_the_service_and_the_shutdown_intact",
-        app,
+        app: unheard,
         check: all_at_once,
     },
     Scenario {
@@ -102,6 +102,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 fn app() -> ExitCode {
     fault::cluster().main()
+}
+
+fn unheard() -> ExitCode {
+    fault::unheard().main()
 }
 
 /// The orderly stop ends with success, and only this worker had to be killed.

@@ -8,7 +8,9 @@ use std::io::{ErrorKind, IoSlice, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use actix_cluster::{ClusterBuilder, ClusterHandle, CommandError, Message, Program, Settings, StdioMode, Worker};
+use actix_cluster::{
+    ClusterBuilder, ClusterHandle, CommandError, EventKind, Message, Program, Settings, StdioMode, Worker,
+};
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
@@ -95,6 +97,15 @@ impl Fault {
 /// A cluster whose workers serve, on the listener `tcp` and as the channel's other end, unless they are told a fault.
 pub fn cluster() -> ClusterBuilder {
     good(probe::cluster())
+}
+
+/// [`cluster`] of which the test sees nothing that a bad worker can say as often as it likes.
+pub fn unheard() -> ClusterBuilder {
+    good(probe::cluster_showing(|event| match &event.kind {
+        EventKind::Message(_) => false,
+        EventKind::Listening(_) | EventKind::Error(_) => event.worker.as_ref().is_some_and(|it| it.id.get() == 1),
+        _ => true,
+    }))
 }
 
 /// Makes the workers of a cluster those of [`cluster`].
@@ -214,18 +225,21 @@ impl Good {
         master.ask(&Order::Call(1, "ping".to_owned()), "answer ");
     }
 
-    /// It serves as if nothing were: connections and questions, each at once.
+    /// It serves as if nothing were: of five connections, each with a question, most are answered at once. Not all need
+    /// be: on a machine with more processes than CPUs even a good worker waits for its turn now and then.
     ///
     /// # Panics
     /// If it does not.
     pub fn serves(&self, master: &mut Master) {
+        let mut late = 0;
         for _ in 0..5 {
             let deadline = Deadline::after(limit(REPLY));
             assert_eq!(served_by(self.port), Ok(self.pid));
             master.ask(&Order::Call(1, "ping".to_owned()), "answer ");
-            if deadline.is_over() {
-                master.fail("the good worker served, but slowly");
-            }
+            late += u32::from(deadline.is_over());
+        }
+        if late > 2 {
+            master.fail(&format!("the good worker served, but {late} of 5 times slowly"));
         }
     }
 }
@@ -274,7 +288,7 @@ fn write(mut bytes: &[u8], fds: &[i32]) {
 }
 
 /// How long one question and one connection may take together, whatever another worker does.
-const REPLY: Duration = Duration::from_millis(400);
+const REPLY: Duration = Duration::from_millis(200);
 
 /// Names the fault of a worker, as JSON.
 const FAULT_VAR: &str = "ACTIX_CLUSTER_FAULT";

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Interest, Message, Program, RestartDelay, Settings, Signal,
-    Slot, StdioMode, SubscribeOptions, Worker, WorkerId, WorkerRef,
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RestartDelay, Settings, Signal, Slot,
+    StdioMode, Worker, WorkerId, WorkerRef,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -23,19 +23,21 @@ pub const GRACE: Duration = Duration::from_secs(2);
 
 /// A cluster in the test profile, seen by the probe: restarts at once, unlimited; boot 10 s, grace 2 s.
 pub fn cluster() -> ClusterBuilder {
-    cluster_showing(Interest::All)
+    cluster_showing(|_| true)
 }
 
-/// [`cluster`] that shows only these events.
-pub fn cluster_showing(interest: Interest) -> ClusterBuilder {
-    let mut options = SubscribeOptions::default();
-    options.interest = interest;
+/// [`cluster`] that shows only these events: a flood of them would keep the test busy longer than the cluster.
+pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
     Cluster::builder()
         .workers(1)
         .restart_delay(RestartDelay::AtOnce)
         .boot_limit(BOOT)
         .grace(GRACE)
-        .on_event_with(options, show)
+        .on_event(move |event, _| {
+            if shown(event) {
+                print(event);
+            }
+        })
         .on_event(obey_from_the_first_event())
 }
 
@@ -127,10 +129,6 @@ impl Change {
 struct Said<'a> {
     said: &'a str,
     pid: u32,
-}
-
-fn show(event: &ClusterEvent, _: &ClusterHandle) {
-    print(event);
 }
 
 fn print(line: &impl Serialize) {
