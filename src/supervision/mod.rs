@@ -15,55 +15,28 @@
 //! Not here: actors, processes, sockets, clocks. Time is an argument, chance is a seed, so every run can be replayed.
 
 mod action;
+mod config;
 mod input;
 mod life;
 mod lifecycle;
 mod roster;
 mod rules;
 
-pub(crate) use action::{Action, ForkRefused, Outcome};
-pub(crate) use input::{Input, RequestId};
+pub(crate) use action::{Action, ForkRefused, Outcome, ScaleRefused, Scaled, SpecRefused};
+pub(crate) use config::{SpecConfig, SpecStatus, SupervisionConfig};
+pub(crate) use input::{Input, RequestId, ScaleTarget};
 pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Order, Output, Report};
 pub(crate) use lifecycle::Lifecycle;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use crate::model::{EventKind, GaveUp, Mono, Phase, Slot, SlotSnapshot, SlotState, SpecName, WorkerError, WorkerId};
-use crate::policy::{
-    RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, SplitMix64, WhenEmpty, Window,
+use crate::model::{
+    Counts, EventKind, GaveUp, Mono, Phase, ReloadError, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
+    WorkerError, WorkerId,
 };
+use crate::policy::{SplitMix64, WhenEmpty, Window};
 
 use roster::{Occupant, Purpose, Roster, SeatState, Stage, Turn};
-
-/// What the cluster should be.
-#[derive(Clone, Debug)]
-pub(crate) struct SupervisionConfig {
-    /// The specs, in start order.
-    pub(crate) specs: Vec<SpecConfig>,
-    /// How often the cluster as a whole may restart workers; `None` for any number of times.
-    pub(crate) intensity: Option<RestartIntensity>,
-    /// How many workers may be between spawn and ready at once; 0 counts as 1.
-    pub(crate) max_booting: usize,
-    /// What happens when nobody is left and nobody is to come.
-    pub(crate) when_empty: WhenEmpty,
-    /// Where the jitter of the delays comes from.
-    pub(crate) seed: u64,
-}
-
-/// One spec, as far as supervision goes.
-#[derive(Clone, Debug)]
-pub(crate) struct SpecConfig {
-    pub(crate) name: SpecName,
-    pub(crate) count: u32,
-    pub(crate) restart: RestartType,
-    pub(crate) delay: RestartDelay,
-    /// For each slot.
-    pub(crate) limit: RestartLimit,
-    /// A run of at least this long, from ready to exit, ends a row of failures.
-    pub(crate) stable_after: Duration,
-    pub(crate) shutdown: ShutdownPolicy,
-}
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
 ///
@@ -169,6 +142,23 @@ impl Supervision {
             Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove),
             Input::RestartRequested { id } => self.order(id, Purpose::Replace),
             Input::SlotStartRequested { slot } => self.start_slot(&slot),
+            Input::ScaleRequested { request, .. } => self.actions.push_back(Action::Scaled {
+                request,
+                result: Err(ScaleRefused::Stopping),
+            }),
+            Input::ReloadRequested { request, .. } => self.actions.push_back(Action::ReloadFinished {
+                request,
+                result: Err(ReloadError::general(ReloadFailure::ShuttingDown)),
+            }),
+            Input::SpecAddRequested { request, .. }
+            | Input::SpecStopRequested { request, .. }
+            | Input::SpecStartRequested { request, .. }
+            | Input::SpecRestartRequested { request, .. }
+            | Input::SpecDeleteRequested { request, .. } => self.actions.push_back(Action::SpecAnswered {
+                request,
+                result: Err(SpecRefused::Stopping),
+            }),
+            Input::CanaryJudged { .. } | Input::RecycleRequested { .. } => self.ignore(),
             Input::ClusterDisconnectRequested => self.stop_every_slot(None),
             Input::ShutdownRequested { now } => self.shut_down(now, None),
         }
@@ -217,6 +207,21 @@ impl Supervision {
     /// What a slot is doing; `None` if there is no such slot.
     pub(crate) fn slot_state(&self, slot: &Slot) -> Option<SlotState> {
         self.roster.state_of(slot)
+    }
+
+    /// A spec as it is now (OTP's `get_childspec`); `None` if there is no such spec.
+    pub(crate) fn spec(&self, name: &SpecName) -> Option<SpecStatus> {
+        let config = self.config.specs.iter().find(|spec| spec.name == *name)?.clone();
+        Some(SpecStatus {
+            config,
+            generation: crate::model::Generation::default(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// How many of what (OTP's `count_children`).
+    pub(crate) fn counts(&self) -> Counts {
+        Counts::default()
     }
 
     /// How many workers should be ready; a failed slot is one that is missing.

@@ -98,6 +98,7 @@ impl Seat {
             slot: self.slot.clone(),
             state,
             worker,
+            beside: None,
             restarts: self.restarts,
             last_exit: self.last_exit.clone(),
         }

@@ -124,6 +124,24 @@ impl Cluster {
                 Action::Forked {
                     result: Err(refused), ..
                 } => format!("refused: {refused}"),
+                Action::Scaled {
+                    result: Ok(Scaled { from, to, .. }),
+                    ..
+                } => format!("scaled {from} {to}"),
+                Action::Scaled {
+                    result: Err(refused), ..
+                } => format!("refused: {refused}"),
+                Action::GenerationAdded { generation, .. } => format!("generation {generation}"),
+                Action::GenerationGone { generation } => format!("no generation {generation}"),
+                Action::CanaryVerdict { workers, .. } => format!("verdict on {workers:?}"),
+                Action::ReloadFinished {
+                    result: Ok(generation), ..
+                } => format!("reloaded {generation}"),
+                Action::ReloadFinished { result: Err(error), .. } => format!("not reloaded: {error}"),
+                Action::SpecAnswered { result: Ok(()), .. } => "ok".to_owned(),
+                Action::SpecAnswered {
+                    result: Err(refused), ..
+                } => format!("refused: {refused}"),
                 Action::SlotGone { slot } => format!("gone {slot}"),
                 Action::Finished(outcome) => format!("finished {outcome:?}"),
             });
