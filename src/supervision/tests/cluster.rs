@@ -51,7 +51,11 @@ impl Cluster {
             let slots = self.machine.slots();
             let before = self.machine.ready();
             for id in slots.into_iter().filter_map(|slot| slot.worker) {
-                let booting = self.machine.roster.find(id).is_some_and(|(_, worker)| !worker.forked);
+                let booting = self
+                    .machine
+                    .roster
+                    .find(id)
+                    .is_some_and(|(_, _, worker)| !worker.forked);
                 if booting {
                     words.extend(self.ready(id.get()));
                 }
