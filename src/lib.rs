@@ -119,16 +119,17 @@ pub use master::{Interest, SubscribeOptions};
 pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
 pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
+pub use model::{RecycleReason, ReloadError, ReloadFailure};
 // The cluster at one instant, and at its end.
 pub use model::{
-    ClusterSnapshot, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
+    ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
     WorkerTimes,
 };
 // How workers are started, restarted and stopped.
 pub use model::{Program, Settings, StdioMode};
 pub use policy::{
-    Backoff, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
-    ShutdownPolicy, WhenEmpty,
+    AutoShutdown, Backoff, Canary, Escalation, OneForAll, OneForOne, ReadyWhen, RestForOne, RestartDelay,
+    RestartIntensity, RestartLimit, RestartStrategy, RestartType, RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
 // Listening.
 pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOptions, Scheduling, ToListenAddr};

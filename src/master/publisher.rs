@@ -99,6 +99,22 @@ fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
         EventKind::GaveUp(GaveUp::Cluster { limit, period }) => {
             error!(limit, ?period, "cluster failed: too many restarts");
         }
+        EventKind::ReloadStarted { generation, spec } => {
+            let spec = spec.as_ref().map_or("all", |spec| spec.as_str());
+            info!(%generation, spec, "reload started");
+        }
+        EventKind::ReloadFinished {
+            generation,
+            result: Ok(()),
+        } => info!(%generation, "reload finished"),
+        EventKind::ReloadFinished {
+            generation,
+            result: Err(err),
+        } => {
+            error!(%generation, %err, "reload failed: the old generation serves on");
+        }
+        EventKind::Scaled { spec, from, to } => info!(%spec, from, to, "scaled"),
+        EventKind::Recycling(why) => info!(worker = id, slot, pid, ?why, "worker is being replaced"),
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),

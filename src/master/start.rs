@@ -99,13 +99,12 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
 
 fn machine_config(config: &Config) -> SupervisionConfig {
     let spec = SpecConfig {
-        name: config.spec.clone(),
-        count: config.workers,
         restart: config.restart,
         delay: config.delay,
         limit: config.slot_limit,
         stable_after: config.stable_after,
         shutdown: config.shutdown,
+        ..SpecConfig::new(config.spec.clone(), config.workers)
     };
     SupervisionConfig {
         specs: vec![spec],
@@ -113,6 +112,7 @@ fn machine_config(config: &Config) -> SupervisionConfig {
         max_booting: config.max_booting,
         when_empty: config.when_empty,
         seed: config.seed,
+        ..SupervisionConfig::default()
     }
 }
 

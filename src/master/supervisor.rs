@@ -135,6 +135,13 @@ impl ClusterSupervisor {
                     self.slot_env.insert(slot, env);
                 }
             }
+            // Asked for by nobody yet.
+            Action::Scaled { .. }
+            | Action::GenerationAdded { .. }
+            | Action::GenerationGone { .. }
+            | Action::CanaryVerdict { .. }
+            | Action::ReloadFinished { .. }
+            | Action::SpecAnswered { .. } => {}
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
                 self.slot_env.remove(&slot);
@@ -396,9 +403,10 @@ impl ClusterSupervisor {
             (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
             (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
             (Phase::Running, Some(SlotState::Failed | SlotState::Stopped)) => Ok(()),
-            (Phase::Running, Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. })) => {
-                Err(CommandError::AlreadyRunning(slot.clone()))
-            }
+            (
+                Phase::Running,
+                Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),
+            ) => Err(CommandError::AlreadyRunning(slot.clone())),
         }
     }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::{
-    BoundAddress, Exit, Generation, Message, Mono, Settings, Slot, SpawnFailure, SpecName, WorkerId, WorkerState,
+    BoundAddress, Exit, Generation, Message, Mono, RecycleReason, ReloadError, Settings, Slot, SpawnFailure, SpecName,
+    WorkerId, WorkerState,
 };
 
 /// One fact about the cluster.
@@ -100,6 +101,31 @@ pub enum EventKind {
     },
     /// Too many restarts; what was given up stays down.
     GaveUp(GaveUp),
+    /// A reload began; its workers are of this generation.
+    ReloadStarted {
+        /// The new generation.
+        generation: Generation,
+        /// The one spec that is reloaded; `None` for all.
+        spec: Option<SpecName>,
+    },
+    /// A reload ended: everybody runs the new generation, or everybody the old one again.
+    ReloadFinished {
+        /// The generation that it was to bring.
+        generation: Generation,
+        /// What became of it.
+        result: Result<(), ReloadError>,
+    },
+    /// A spec has another number of slots now.
+    Scaled {
+        /// The spec.
+        spec: SpecName,
+        /// How many slots were wanted before.
+        from: u32,
+        /// How many are wanted now.
+        to: u32,
+    },
+    /// The worker is being replaced on purpose; it serves until its successor does.
+    Recycling(RecycleReason),
     /// An orderly shutdown began; nothing is started any more.
     ShutdownStarted,
     /// Events were dropped because this subscriber was too slow.
@@ -130,6 +156,10 @@ impl EventKind {
             Self::Error(_) => "error",
             Self::RestartScheduled { .. } => "restart_scheduled",
             Self::GaveUp(_) => "gave_up",
+            Self::ReloadStarted { .. } => "reload_started",
+            Self::ReloadFinished { .. } => "reload_finished",
+            Self::Scaled { .. } => "scaled",
+            Self::Recycling(_) => "recycling",
             Self::ShutdownStarted => "shutdown_started",
             Self::Lagged { .. } => "lagged",
         }
@@ -180,7 +210,7 @@ pub enum GaveUp {
         #[serde(rename = "period_ms", with = "json::millis")]
         period: Duration,
     },
-    /// A spec restarted too often. Not sent in this version: a cluster has one spec.
+    /// A spec restarted too often: it stays down, or the cluster shuts down, as its escalation says.
     Spec {
         /// The spec.
         spec: SpecName,

@@ -10,6 +10,7 @@ mod id;
 mod json;
 mod listen;
 mod message;
+mod reload;
 mod settings;
 mod signal;
 mod snapshot;
@@ -24,10 +25,11 @@ pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};
 pub(crate) use message::ReplySink;
 pub use message::{Message, Payload, PayloadError, Reply};
+pub use reload::{RecycleReason, ReloadError, ReloadFailure};
 pub use settings::{Program, Settings, StdioMode};
 pub use signal::Signal;
 pub use snapshot::{
-    ClusterSnapshot, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
+    ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
     WorkerTimes,
 };
 pub use state::WorkerState;

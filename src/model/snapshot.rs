@@ -90,6 +90,8 @@ pub enum SlotState {
     Failed,
     /// Its worker ended and is not wanted again.
     Stopped,
+    /// Stopped because a worker it depends on failed; started again as soon as everybody of its group is gone.
+    Held,
 }
 
 /// One slot.
@@ -102,6 +104,9 @@ pub struct SlotSnapshot {
     pub state: SlotState,
     /// Who fills it.
     pub worker: Option<WorkerId>,
+    /// Who is beside it while one replaces the other: the successor that is not trusted yet, or the predecessor that drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<WorkerId>,
     /// Restarts since the cluster's start.
     pub restarts: u32,
     /// How its last worker ended.
@@ -119,6 +124,24 @@ pub enum Phase {
     ShuttingDown,
     /// Every process is gone.
     Stopped,
+}
+
+/// How many of what: OTP's `count_children`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Specs, running or not.
+    pub specs: usize,
+    /// Processes that live, as far as the master knows.
+    pub active: usize,
+    /// Slots that are to hold a worker, those that wait for a restart and those that were given up included.
+    pub workers: usize,
+    /// Slots that wait for a restart.
+    pub restarting: usize,
+    /// Slots whose worker can serve.
+    pub ready: usize,
+    /// Slots that were given up.
+    pub failed: usize,
 }
 
 /// The whole cluster.

@@ -144,7 +144,7 @@ impl SplitMix64 {
 
     /// The next number in `0.0..1.0`.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
-    fn next_unit(&mut self) -> f64 {
+    pub(crate) fn next_unit(&mut self) -> f64 {
         const STEPS: f64 = (1_u64 << 53) as f64;
         (self.next_u64() >> 11) as f64 / STEPS
     }

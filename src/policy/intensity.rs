@@ -60,6 +60,16 @@ impl RestartIntensity {
     }
 }
 
+/// What follows when the workers of one spec restart too often, all its slots together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Escalation {
+    /// The whole spec is stopped and marked failed; the other specs run on. The default.
+    #[default]
+    FailSpec,
+    /// The cluster shuts down, and `run` returns an error.
+    StopCluster,
+}
+
 /// The restarts of the last period. Holds at most `max` instants, and none at all if there is no limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {

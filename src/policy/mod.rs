@@ -6,7 +6,8 @@
 //! | who goes with it? | [`strategy`] |
 //! | too often? | [`intensity`] |
 //! | how long to wait? | [`backoff`] |
-//! | what if nobody is left? | [`when_empty`] |
+//! | what if nobody is left, or one that matters has ended? | [`when_empty`] |
+//! | how careful is a reload? | [`rollout`] |
 //! | how is a worker stopped, and when is it ready? | [`shutdown`], [`readiness`] |
 //!
 //! Not here: who asks (that is [`crate::supervision`]), clocks, random sources, effects of any kind.
@@ -15,6 +16,7 @@ mod backoff;
 mod intensity;
 mod readiness;
 mod restart;
+mod rollout;
 mod shutdown;
 mod strategy;
 mod when_empty;
@@ -22,11 +24,13 @@ mod when_empty;
 pub(crate) use backoff::SplitMix64;
 pub use backoff::{Backoff, RestartDelay};
 pub(crate) use intensity::Window;
-pub use intensity::{RestartIntensity, RestartLimit};
+pub use intensity::{Escalation, RestartIntensity, RestartLimit};
 pub use readiness::ReadyWhen;
 pub use restart::RestartType;
 pub(crate) use restart::declines_restart;
+pub use rollout::{Canary, RolloutOptions};
 pub use shutdown::ShutdownPolicy;
 pub(crate) use shutdown::{Ladder, Rung};
-pub use strategy::{OneForOne, RestartStrategy};
-pub use when_empty::WhenEmpty;
+pub(crate) use strategy::affected_by;
+pub use strategy::{OneForAll, OneForOne, RestForOne, RestartStrategy};
+pub use when_empty::{AutoShutdown, WhenEmpty};

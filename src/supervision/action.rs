@@ -2,7 +2,7 @@
 //!
 //! Not here: how they are carried out (that is the master).
 
-use crate::model::{EventKind, GaveUp, Generation, Slot, SpawnFailure, SpecName, WorkerId};
+use crate::model::{EventKind, GaveUp, Generation, ReloadError, Slot, SpawnFailure, SpecName, WorkerId};
 use crate::policy::ShutdownPolicy;
 
 use super::RequestId;
@@ -14,6 +14,7 @@ pub(crate) enum Action {
     Spawn {
         id: WorkerId,
         slot: Slot,
+        /// The generation whose image and settings it runs.
         generation: Generation,
         /// Restarts of its slot before it.
         restarts: u32,
@@ -28,6 +29,28 @@ pub(crate) enum Action {
     Forked {
         request: RequestId,
         result: Result<(Slot, WorkerId), ForkRefused>,
+    },
+    /// The answer to a `ScaleRequested`; exactly one for each.
+    Scaled {
+        request: RequestId,
+        result: Result<Scaled, ScaleRefused>,
+    },
+    /// A reload brings this generation: whoever is spawned with it from now on runs what is on disk now.
+    GenerationAdded { request: RequestId, generation: Generation },
+    /// Nobody will be spawned with this generation any more: what is kept for it (image, settings) may be released.
+    GenerationGone { generation: Generation },
+    /// These workers of the new generation have served for the bake time: are they good? Answer with `CanaryJudged`
+    /// within the step deadline; silence is a bad verdict.
+    CanaryVerdict { request: RequestId, workers: Vec<WorkerId> },
+    /// The answer to a `ReloadRequested`; exactly one for each.
+    ReloadFinished {
+        request: RequestId,
+        result: Result<Generation, ReloadError>,
+    },
+    /// The answer to an input about a spec; exactly one for each.
+    SpecAnswered {
+        request: RequestId,
+        result: Result<(), SpecRefused>,
     },
     /// No worker will come to this slot by itself any more: what is kept for it (listeners) may be released.
     SlotGone { slot: Slot },
@@ -48,6 +71,60 @@ pub(crate) enum ForkRefused {
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),
     /// The process could not be started; its slot was taken away again.
+    #[error("could not start: {0}")]
+    Spawn(SpawnFailure),
+}
+
+/// What a scaling did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scaled {
+    /// How many slots were wanted.
+    pub(crate) from: u32,
+    /// How many are wanted now.
+    pub(crate) to: u32,
+    /// Was something else asked for that cannot be?
+    pub(crate) clamped: bool,
+}
+
+/// Why a scaling was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ScaleRefused {
+    /// There is no such spec.
+    #[error("there is no worker spec named `{0}`")]
+    UnknownSpec(SpecName),
+    /// The cluster is stopping.
+    #[error("the cluster is stopping its workers; nothing is started any more")]
+    Stopping,
+}
+
+/// Why something was not done to a spec: OTP's answers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SpecRefused {
+    /// There is no such spec.
+    #[error("there is no worker spec named `{0}`")]
+    NotFound(SpecName),
+    /// It runs already; this is one of its workers.
+    #[error("the worker spec `{0}` runs already, with worker {1}")]
+    AlreadyStarted(SpecName, WorkerId),
+    /// There is one with this name, and it is stopped: start or delete that one.
+    #[error("there is a stopped worker spec `{0}` already; start it, or delete it first")]
+    AlreadyPresent(SpecName),
+    /// It runs; stop it first.
+    #[error("the worker spec `{0}` is running; stop it first")]
+    Running(SpecName),
+    /// Its workers are between a failure and their next start; stop it first.
+    #[error("the worker spec `{0}` is being restarted; stop it first")]
+    Restarting(SpecName),
+    /// It contradicts itself.
+    #[error("the worker spec `{0}` cannot be: {1}")]
+    Invalid(SpecName, &'static str),
+    /// There would be more slots than one master keeps.
+    #[error("more than {0} slots, as many as a master keeps; let some workers end first")]
+    TooManySlots(usize),
+    /// The cluster is stopping, or its workers were told to stop meanwhile.
+    #[error("the cluster is stopping its workers; nothing is started any more")]
+    Stopping,
+    /// A worker could not be started; its slot is stopped again.
     #[error("could not start: {0}")]
     Spawn(SpawnFailure),
 }

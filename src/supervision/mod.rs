@@ -15,62 +15,56 @@
 //! Not here: actors, processes, sockets, clocks. Time is an argument, chance is a seed, so every run can be replayed.
 
 mod action;
+mod changes;
+mod children;
+mod config;
+mod groups;
 mod input;
 mod life;
 mod lifecycle;
+mod orders;
+mod recycle;
+mod rollout;
 mod roster;
 mod rules;
+mod scale;
+mod seat;
+mod settle;
 
-pub(crate) use action::{Action, ForkRefused, Outcome};
-pub(crate) use input::{Input, RequestId};
+pub(crate) use action::{Action, ForkRefused, Outcome, ScaleRefused, Scaled, SpecRefused};
+pub(crate) use config::{SpecConfig, SpecStatus, SupervisionConfig};
+pub(crate) use input::{Input, RequestId, ScaleTarget};
 pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Order, Output, Report};
 pub(crate) use lifecycle::Lifecycle;
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
 
-use crate::model::{EventKind, GaveUp, Mono, Phase, Slot, SlotSnapshot, SlotState, SpecName, WorkerError, WorkerId};
-use crate::policy::{
-    RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, SplitMix64, WhenEmpty, Window,
+use crate::model::{
+    Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
+    WorkerError, WorkerId,
 };
+use crate::policy::{SplitMix64, WhenEmpty, Window};
 
-use roster::{Occupant, Purpose, Roster, SeatState, Stage, Turn};
-
-/// What the cluster should be.
-#[derive(Clone, Debug)]
-pub(crate) struct SupervisionConfig {
-    /// The specs, in start order.
-    pub(crate) specs: Vec<SpecConfig>,
-    /// How often the cluster as a whole may restart workers; `None` for any number of times.
-    pub(crate) intensity: Option<RestartIntensity>,
-    /// How many workers may be between spawn and ready at once; 0 counts as 1.
-    pub(crate) max_booting: usize,
-    /// What happens when nobody is left and nobody is to come.
-    pub(crate) when_empty: WhenEmpty,
-    /// Where the jitter of the delays comes from.
-    pub(crate) seed: u64,
-}
-
-/// One spec, as far as supervision goes.
-#[derive(Clone, Debug)]
-pub(crate) struct SpecConfig {
-    pub(crate) name: SpecName,
-    pub(crate) count: u32,
-    pub(crate) restart: RestartType,
-    pub(crate) delay: RestartDelay,
-    /// For each slot.
-    pub(crate) limit: RestartLimit,
-    /// A run of at least this long, from ready to exit, ends a row of failures.
-    pub(crate) stable_after: Duration,
-    pub(crate) shutdown: ShutdownPolicy,
-}
+use changes::Change;
+use children::{PendingStart, Spec};
+use groups::Group;
+use recycle::Recycling;
+use rollout::Reloads;
+use roster::Roster;
+use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
 ///
 /// ```text
 ///  slot:     Queued ──► Filled ──► Waiting ──► Queued …      restart rules, after an exit nobody ordered
-///                         │ └────► Failed                    restarted too often, or exit code 125
+///                         │ │ └──► Failed                    restarted too often, or exit code 125
+///                         │ └────► Held ─────► Queued        stopped with its group
 ///                         └──────► Stopped                   not wanted again
+///
+///  beside:   ── ──► Coming ──► (in place of the other, which is) Leaving ──► ──      reload, recycling
+///                     └─────────────────────────────────────────────┘ a failure
+///
+///  reload:   Forward ──► done        the first failure: Forward ──► Back ──► done
 ///
 ///  cluster:  Prepared ── Started ──► Running ──► ShuttingDown ──► Stopped
 /// ```
@@ -78,15 +72,27 @@ pub(crate) struct SpecConfig {
 /// It never signals a process: it orders `Stop`, and waits for `WorkerExited`.
 #[derive(Debug)]
 pub(crate) struct Supervision {
+    /// Without the specs.
     config: SupervisionConfig,
     course: Course,
+    specs: BTreeMap<SpecKey, Spec>,
+    by_name: BTreeMap<SpecName, SpecKey>,
+    next_spec: SpecKey,
     roster: Roster,
     next_id: WorkerId,
-    /// The index of the next slot of each spec.
-    next_index: Vec<u32>,
     /// The restarts of the whole cluster.
     restarts: Option<Window>,
     random: SplitMix64,
+    /// The specs that go down and up together.
+    group: Option<Group>,
+    /// The slots in which one worker is replaced by another on purpose.
+    changes: BTreeMap<SeatKey, Change>,
+    reloads: Reloads,
+    recycling: Recycling,
+    /// Who waits until every slot of a spec has a process.
+    starts: BTreeMap<RequestId, PendingStart>,
+    /// Who waits until every process of a spec is gone.
+    stops: Vec<(RequestId, SpecKey)>,
     /// Was there ever something that the cluster can be empty of?
     had_workers: bool,
     all_ready: bool,
@@ -98,7 +104,12 @@ pub(crate) struct Supervision {
 enum Course {
     Prepared,
     Running,
-    ShuttingDown { brutal: bool, gave_up: Option<GaveUp> },
+    ShuttingDown {
+        brutal: bool,
+        gave_up: Option<GaveUp>,
+        /// The spec whose workers are being waited for; the earlier ones are stopped after it.
+        at: Option<SpecKey>,
+    },
     Stopped,
 }
 
@@ -107,43 +118,42 @@ const SLOTS_MAX: usize = 100_000;
 
 impl Supervision {
     /// A cluster that waits for `Started`.
-    pub(crate) fn new(config: SupervisionConfig) -> Self {
-        let mut roster = Roster::default();
-        for (position, spec) in config.specs.iter().enumerate() {
-            for index in 0..spec.count {
-                roster.add(
-                    Slot {
-                        spec: spec.name.clone(),
-                        index,
-                    },
-                    position,
-                    spec.limit.into(),
-                    None,
-                );
-            }
-        }
-        Self {
+    pub(crate) fn new(mut config: SupervisionConfig) -> Self {
+        let specs = std::mem::take(&mut config.specs);
+        let mut machine = Self {
             course: Course::Prepared,
-            roster,
+            specs: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            next_spec: SpecKey(0),
+            roster: Roster::default(),
             next_id: WorkerId::FIRST,
-            next_index: config.specs.iter().map(|spec| spec.count).collect(),
             restarts: config.intensity.map(Window::from),
             random: SplitMix64::new(config.seed),
+            group: None,
+            changes: BTreeMap::new(),
+            reloads: Reloads::default(),
+            recycling: Recycling::default(),
+            starts: BTreeMap::new(),
+            stops: Vec::new(),
             had_workers: false,
             all_ready: false,
             ignored: 0,
             actions: VecDeque::new(),
             config,
+        };
+        for spec in specs {
+            if !machine.by_name.contains_key(&spec.name) {
+                machine.add_spec(spec);
+            }
         }
+        machine
     }
 
     /// A fact happened.
     pub(crate) fn handle(&mut self, input: Input, now: Mono) {
         if self.course == Course::Stopped {
-            if let Input::SlotForkRequested { request, .. } = input {
-                self.refuse(request, ForkRefused::Stopping);
-            }
-            return self.ignore();
+            self.ignore();
+            return self.refuse_late(input);
         }
         match input {
             Input::Started => match self.course {
@@ -153,7 +163,7 @@ impl Supervision {
             Input::WorkerForked { id } => self.forked(id),
             Input::WorkerOnline { id } => self.heard(id, EventKind::Online, |_| {}),
             Input::WorkerListening { id, address } => self.heard(id, EventKind::Listening(address), |_| {}),
-            Input::WorkerReady { id } => self.heard(id, EventKind::Ready, |worker| worker.ready_at = Some(now)),
+            Input::WorkerReady { id } => self.got_ready(id, now),
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
             Input::WorkerDisconnected { id } => self.heard(id, EventKind::Disconnect, Occupant::end),
             Input::WorkerFailed { id, error } => {
@@ -169,10 +179,34 @@ impl Supervision {
             Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove),
             Input::RestartRequested { id } => self.order(id, Purpose::Replace),
             Input::SlotStartRequested { slot } => self.start_slot(&slot),
-            Input::ClusterDisconnectRequested => self.stop_every_slot(None),
+            Input::ScaleRequested {
+                request,
+                spec,
+                target,
+                active,
+            } => self.scale(request, spec, target, &active),
+            Input::ReloadRequested {
+                request,
+                spec,
+                options,
+                queue,
+            } => self.reload(request, spec, options, queue),
+            Input::CanaryJudged { request, good, why } => self.canary_judged(request, good, why),
+            Input::RecycleRequested { id, why } => self.recycle(id, why),
+            Input::SpecAddRequested { request, config } => self.spec_add(request, *config),
+            Input::SpecStopRequested { request, spec } => self.spec_stop(request, spec),
+            Input::SpecStartRequested { request, spec } => self.spec_start(request, spec, SpecRefused::AlreadyStarted),
+            Input::SpecRestartRequested { request, spec } => {
+                self.spec_start(request, spec, |spec, _| SpecRefused::Running(spec));
+            }
+            Input::SpecDeleteRequested { request, spec } => self.spec_delete(request, spec),
+            Input::ClusterDisconnectRequested => {
+                self.end_reloads(&ReloadFailure::Overtaken);
+                self.stop_every_slot(None);
+            }
             Input::ShutdownRequested { now } => self.shut_down(now, None),
         }
-        self.settle();
+        self.settle(now);
     }
 
     /// Time passed.
@@ -180,7 +214,10 @@ impl Supervision {
         while let Some(key) = self.roster.first_due(now) {
             self.roster.set(key, SeatState::Queued(Turn::Restart));
         }
-        self.settle();
+        while let Some(id) = self.roster.first_expired(now) {
+            self.expired(id);
+        }
+        self.settle(now);
     }
 
     /// What must be done next.
@@ -190,7 +227,15 @@ impl Supervision {
 
     /// When to call [`handle_deadline`](Self::handle_deadline).
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
-        self.roster.next_deadline()
+        let group = self.group.as_ref().and_then(|group| group.next_deadline());
+        let changes = self.changes.values().filter_map(Change::next_deadline);
+        self.roster
+            .next_deadline()
+            .into_iter()
+            .chain(group)
+            .chain(changes)
+            .chain(self.reloads.next_deadline())
+            .min()
     }
 
     /// Where the cluster is in its life.
@@ -216,7 +261,8 @@ impl Supervision {
 
     /// What a slot is doing; `None` if there is no such slot.
     pub(crate) fn slot_state(&self, slot: &Slot) -> Option<SlotState> {
-        self.roster.state_of(slot)
+        let key = self.find_slot(slot)?;
+        Some(self.roster.seat(key).snapshot().state)
     }
 
     /// How many workers should be ready; a failed slot is one that is missing.
@@ -224,10 +270,36 @@ impl Supervision {
         self.roster.sums().target
     }
 
-    /// How many can serve and are to stay.
+    /// How many slots have a worker that can serve and is to stay.
     #[cfg(test)]
     pub(crate) const fn ready(&self) -> usize {
         self.roster.sums().ready
+    }
+
+    /// A spec as it is now (OTP's `get_childspec`); `None` if there is no such spec.
+    pub(crate) fn spec(&self, name: &SpecName) -> Option<SpecStatus> {
+        let key = *self.by_name.get(name)?;
+        let spec = &self.specs[&key];
+        Some(SpecStatus {
+            config: spec.config.clone(),
+            generation: spec.generation,
+            counts: counts(1, self.roster.sums_of(key)),
+        })
+    }
+
+    /// Every spec's name, in start order (OTP's `which_children`).
+    pub(crate) fn spec_names(&self) -> Vec<SpecName> {
+        self.specs.values().map(|spec| spec.config.name.clone()).collect()
+    }
+
+    /// How many of what (OTP's `count_children`).
+    pub(crate) fn counts(&self) -> Counts {
+        counts(self.specs.len(), self.roster.sums())
+    }
+
+    /// The generation that a reload brings now; `None` if none runs.
+    pub(crate) fn reloading(&self) -> Option<Generation> {
+        self.reloads.target()
     }
 
     /// Inputs about unknown or dead workers, and requests that came too late.
@@ -235,6 +307,18 @@ impl Supervision {
     pub(crate) const fn ignored(&self) -> u64 {
         self.ignored
     }
+}
+
+/// Sums as a handle sees them.
+fn counts(specs: usize, sums: roster::Sums) -> Counts {
+    let mut counts = Counts::default();
+    counts.specs = specs;
+    counts.active = sums.filled;
+    counts.workers = sums.target;
+    counts.restarting = sums.waiting;
+    counts.ready = sums.ready;
+    counts.failed = sums.failed;
+    counts
 }
 
 #[cfg(test)]

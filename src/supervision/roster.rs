@@ -1,243 +1,180 @@
-//! The slots in start order: what each should be, and the sums over them.
+//! The slots in start order, and the sums over them.
 //!
-//! Every change of a slot goes through [`Roster::set`], which keeps the sums and the orders of waiting right, so that no
-//! question costs a walk over all slots. Not here: why a slot changes (that is [`super::Supervision`]).
+//! Every change of a slot goes through [`Roster::change`], which keeps the sums and the orders of waiting right, so that
+//! no question costs a walk over all slots. Not here: what a slot is ([`super::seat`]) and why it changes (that is
+//! [`super::Supervision`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Exit, Mono, Slot, SlotSnapshot, SlotState, WorkerId};
-use crate::policy::Window;
+use crate::model::{Mono, SlotSnapshot, WorkerId};
 
-use super::RequestId;
+use super::seat::{Beside, Content, Occupant, Role, Seat, SeatKey, SeatState, SpecKey, Turn};
 
-/// Where a slot stands in the start order, for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SeatKey(u64);
-
-/// One slot.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) slot: Slot,
-    /// The position of its spec.
-    pub(super) spec: usize,
-    /// Who asked for it and has no answer yet.
-    pub(super) request: Option<RequestId>,
-    /// Was it added by a handle? Then it is forgotten when it is stopped.
-    pub(super) is_extra: bool,
-    /// Restarts since the cluster's start.
-    pub(super) restarts: u32,
-    /// Failures in a row.
-    pub(super) streak: u32,
-    pub(super) window: Window,
-    pub(super) last_exit: Option<Exit>,
-    state: SeatState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SeatState {
-    Queued(Turn),
-    Filled(Occupant),
-    Waiting { until: Mono },
-    Failed,
-    Stopped,
-}
-
-/// Restarts go before first starts: what was there comes back before more is added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Turn {
-    Restart,
-    First,
-}
-
-/// The worker in a slot, as far as the slot cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Occupant {
-    pub(super) id: WorkerId,
-    /// Does its process exist?
-    pub(super) forked: bool,
-    /// Since when it is ready.
-    pub(super) ready_at: Option<Mono>,
-    pub(super) stage: Stage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Coming up or serving.
-    Wanted,
-    /// Ending without an order.
-    Ending,
-    /// Ordered to stop.
-    Stopping(Purpose),
-    /// `SIGKILL` does not end it; and what it was ordered for, if it was ordered.
-    Unkillable(Option<Purpose>),
-}
-
-/// What becomes of the slot when its worker has stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The slot gets a new worker.
-    Replace,
-    /// The slot is stopped.
-    Remove,
-}
-
-impl Seat {
-    pub(super) const fn state(&self) -> SeatState {
-        self.state
-    }
-
-    fn snapshot(&self) -> SlotSnapshot {
-        let (state, worker) = match self.state {
-            SeatState::Queued(_) => (SlotState::Queued, None),
-            SeatState::Filled(occupant) => (SlotState::Filled, Some(occupant.id)),
-            SeatState::Waiting { until } => (SlotState::Waiting { until }, None),
-            SeatState::Failed => (SlotState::Failed, None),
-            SeatState::Stopped => (SlotState::Stopped, None),
-        };
-        SlotSnapshot {
-            slot: self.slot.clone(),
-            state,
-            worker,
-            restarts: self.restarts,
-            last_exit: self.last_exit.clone(),
-        }
-    }
-}
-
-impl Occupant {
-    /// What its slot is to become when it has ended; `None` if nobody ordered anything.
-    pub(super) const fn purpose(&self) -> Option<Purpose> {
-        match self.stage {
-            Stage::Wanted | Stage::Ending => None,
-            Stage::Stopping(purpose) => Some(purpose),
-            Stage::Unkillable(purpose) => purpose,
-        }
-    }
-
-    /// It ends, by itself as far as is known.
-    pub(super) fn end(&mut self) {
-        if self.stage == Stage::Wanted {
-            self.stage = Stage::Ending;
-        }
-    }
-
-    const fn is_booting(&self) -> bool {
-        self.ready_at.is_none() && matches!(self.stage, Stage::Wanted)
-    }
-
-    const fn is_ready(&self) -> bool {
-        self.ready_at.is_some() && matches!(self.stage, Stage::Wanted)
-    }
-
-    const fn is_leaving_for_good(&self) -> bool {
-        matches!(
-            self.stage,
-            Stage::Stopping(Purpose::Remove) | Stage::Unkillable(Some(Purpose::Remove))
-        )
-    }
-}
-
-/// How many slots are what.
+/// How many slots or workers are what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
-    /// Slots with a worker.
+    /// Processes.
     pub(super) filled: usize,
     /// Workers between spawn and ready.
     pub(super) booting: usize,
-    /// Workers that can serve and are to stay.
+    /// Slots with a worker that can serve and is to stay.
     pub(super) ready: usize,
     /// Slots that should hold a ready worker; failed ones too, they are what is missing.
     pub(super) target: usize,
+    /// Slots that wait for their next restart.
+    pub(super) waiting: usize,
+    /// Slots that wait for the end of their group.
+    pub(super) held: usize,
     /// Slots that were given up.
     pub(super) failed: usize,
     /// Workers that `SIGKILL` does not end.
     pub(super) unkillable: usize,
+    /// Workers beside another in one slot, but for those that `SIGKILL` does not end.
+    pub(super) beside: usize,
+    /// Slots that later specs wait for.
+    pub(super) awaited: usize,
+}
+
+impl Sums {
+    /// Processes whose end may be waited for.
+    pub(super) const fn living(&self) -> usize {
+        self.filled - self.unkillable
+    }
+
+    /// Changes each sum that `content` is part of.
+    fn count(&mut self, content: Content, change: impl Fn(&mut usize)) {
+        match content.state {
+            SeatState::Queued(_) | SeatState::Filled(_) | SeatState::Stopped => {}
+            SeatState::Waiting { .. } => change(&mut self.waiting),
+            SeatState::Held => change(&mut self.held),
+            SeatState::Failed => change(&mut self.failed),
+        }
+        if content.is_wanted() {
+            change(&mut self.target);
+        }
+        if content.is_ready() {
+            change(&mut self.ready);
+        }
+        if is_awaited(content) {
+            change(&mut self.awaited);
+        }
+        if content.beside.is_some_and(|beside| !beside.worker().is_unkillable()) {
+            change(&mut self.beside);
+        }
+        for worker in content.workers() {
+            change(&mut self.filled);
+            if worker.is_booting() {
+                change(&mut self.booting);
+            }
+            if worker.is_unkillable() {
+                change(&mut self.unkillable);
+            }
+        }
+    }
+}
+
+fn is_awaited(content: Content) -> bool {
+    content.awaited
+        && match content.state {
+            SeatState::Queued(_) => true,
+            SeatState::Filled(worker) => worker.is_booting(),
+            SeatState::Waiting { .. } | SeatState::Held | SeatState::Failed | SeatState::Stopped => false,
+        }
 }
 
 /// All slots.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     seats: BTreeMap<SeatKey, Seat>,
-    next_key: u64,
     by_worker: BTreeMap<WorkerId, SeatKey>,
     queue: BTreeSet<(Turn, SeatKey)>,
+    /// When slots wait no longer.
     timers: BTreeSet<(Mono, SeatKey)>,
+    /// When workers are too old.
+    expiries: BTreeSet<(Mono, WorkerId)>,
     sums: Sums,
+    by_spec: BTreeMap<SpecKey, Sums>,
+    /// Specs that later ones wait for.
+    awaited: BTreeSet<SpecKey>,
     /// Slots that are not what they were when somebody last looked.
     changed: BTreeSet<SeatKey>,
 }
 
 impl Roster {
-    /// Adds a slot at the end of the start order, queued for its first start.
-    pub(super) fn add(&mut self, slot: Slot, spec: usize, window: Window, request: Option<RequestId>) -> SeatKey {
-        let key = SeatKey(self.next_key);
-        self.next_key += 1;
-        let state = SeatState::Queued(Turn::First);
-        let is_extra = request.is_some();
-        let seat = Seat {
-            slot,
-            spec,
-            request,
-            is_extra,
-            restarts: 0,
-            streak: 0,
-            window,
-            last_exit: None,
-            state,
-        };
+    pub(super) fn add(&mut self, key: SeatKey, seat: Seat) {
+        let content = seat.content();
         self.seats.insert(key, seat);
-        self.enter(key, state);
-        self.changed.insert(key);
-        key
+        self.enter(key, content);
     }
 
     /// The one way in which a slot changes.
-    pub(super) fn set(&mut self, key: SeatKey, state: SeatState) {
-        let before = std::mem::replace(&mut self.seat_mut(key).state, state);
+    pub(super) fn change(&mut self, key: SeatKey, change: impl FnOnce(&mut Content)) {
+        let before = self.seat(key).content();
+        let mut after = before;
+        change(&mut after);
         self.leave(key, before);
-        self.enter(key, state);
-        self.changed.insert(key);
+        self.seat_mut(key).replace_content(after);
+        self.enter(key, after);
+    }
+
+    pub(super) fn set(&mut self, key: SeatKey, state: SeatState) {
+        self.change(key, |content| content.state = state);
+    }
+
+    /// Writes back what [`find`](Self::find) gave.
+    pub(super) fn put(&mut self, key: SeatKey, role: Role, worker: Occupant) {
+        self.change(key, |content| match role {
+            Role::Main => content.state = SeatState::Filled(worker),
+            Role::Coming => content.beside = Some(Beside::Coming(worker)),
+            Role::Leaving => content.beside = Some(Beside::Leaving(worker)),
+        });
     }
 
     /// Forgets a slot.
     pub(super) fn remove(&mut self, key: SeatKey) {
-        if let Some(seat) = self.seats.remove(&key) {
-            self.leave(key, seat.state);
-            self.changed.insert(key);
+        if let Some(content) = self.seats.get(&key).map(Seat::content) {
+            self.leave(key, content);
+            self.seats.remove(&key);
         }
+    }
+
+    /// Forgets the sums of a spec whose slots are forgotten.
+    pub(super) fn remove_spec(&mut self, spec: SpecKey) {
+        self.by_spec.remove(&spec);
     }
 
     pub(super) fn seat(&self, key: SeatKey) -> &Seat {
         self.seats.get(&key).expect("a key is used only while its slot is kept")
     }
 
-    /// For everything but the state.
+    /// For everything but the content.
     pub(super) fn seat_mut(&mut self, key: SeatKey) -> &mut Seat {
         self.seats
             .get_mut(&key)
             .expect("a key is used only while its slot is kept")
     }
 
-    /// The slot that this worker fills; `None` for unknown and dead ones.
-    pub(super) fn find(&self, id: WorkerId) -> Option<(SeatKey, Occupant)> {
-        let key = *self.by_worker.get(&id)?;
-        match self.seat(key).state {
-            SeatState::Filled(occupant) => Some((key, occupant)),
-            SeatState::Queued(_) | SeatState::Waiting { .. } | SeatState::Failed | SeatState::Stopped => None,
-        }
+    pub(super) fn holds(&self, key: SeatKey) -> bool {
+        self.seats.contains_key(&key)
     }
 
-    /// The slot with this name. Walks over all: handles ask rarely.
-    pub(super) fn find_slot(&self, slot: &Slot) -> Option<SeatKey> {
-        self.seats
-            .iter()
-            .find(|(_, seat)| seat.slot == *slot)
-            .map(|(key, _)| *key)
+    /// The slot that this worker is in; `None` for unknown and dead ones.
+    pub(super) fn find(&self, id: WorkerId) -> Option<(SeatKey, Role, Occupant)> {
+        let key = *self.by_worker.get(&id)?;
+        let content = self.seat(key).content();
+        match (content.main(), content.beside) {
+            (Some(main), _) if main.id == id => Some((key, Role::Main, main)),
+            (_, Some(Beside::Coming(worker))) => Some((key, Role::Coming, worker)),
+            (_, Some(Beside::Leaving(worker))) => Some((key, Role::Leaving, worker)),
+            (_, None) => None,
+        }
     }
 
     /// The slot whose turn it is to be started.
     pub(super) fn first_queued(&self) -> Option<SeatKey> {
-        self.queue.first().map(|(_, key)| *key)
+        let (turn, key) = self.queue.first()?;
+        let waits = *turn == Turn::First && self.awaited.first().is_some_and(|spec| *spec < key.spec);
+        (!waits).then_some(*key)
     }
 
     /// The slot that waits no longer at `now`.
@@ -245,24 +182,39 @@ impl Roster {
         self.timers.first().filter(|(at, _)| *at <= now).map(|(_, key)| *key)
     }
 
+    /// The worker that is too old at `now`.
+    pub(super) fn first_expired(&self, now: Mono) -> Option<WorkerId> {
+        self.expiries.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Mono> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        timer.into_iter().chain(expiry).min()
     }
 
-    /// Every slot, last started first: the order of a shutdown.
-    pub(super) fn keys_in_reverse(&self) -> Vec<SeatKey> {
-        self.seats.keys().rev().copied().collect()
+    /// Every slot, in start order.
+    pub(super) fn keys(&self) -> Vec<SeatKey> {
+        self.seats.keys().copied().collect()
     }
 
+    /// Every slot of one spec, in start order.
+    pub(super) fn keys_of(&self, spec: SpecKey) -> Vec<SeatKey> {
+        self.seats_of(spec).map(|(key, _)| key).collect()
+    }
+
+    pub(super) fn seats_of(&self, spec: SpecKey) -> impl DoubleEndedIterator<Item = (SeatKey, &Seat)> {
+        let at = |index| SeatKey { spec, index };
+        self.seats.range(at(0)..=at(u32::MAX)).map(|(key, seat)| (*key, seat))
+    }
+
+    pub(super) fn seats(&self) -> impl Iterator<Item = (SeatKey, &Seat)> {
+        self.seats.iter().map(|(key, seat)| (*key, seat))
+    }
+
+    /// Every process.
     pub(super) fn workers(&self) -> impl Iterator<Item = Occupant> {
-        self.seats.values().filter_map(|seat| match seat.state {
-            SeatState::Filled(occupant) => Some(occupant),
-            SeatState::Queued(_) | SeatState::Waiting { .. } | SeatState::Failed | SeatState::Stopped => None,
-        })
-    }
-
-    pub(super) fn state_of(&self, slot: &Slot) -> Option<SlotState> {
-        self.find_slot(slot).map(|key| self.seat(key).snapshot().state)
+        self.seats.values().flat_map(|seat| seat.content().workers())
     }
 
     #[cfg(test)]
@@ -275,7 +227,7 @@ impl Roster {
         let changed = std::mem::take(&mut self.changed);
         changed
             .into_iter()
-            .map(|key| (key.0, self.seats.get(&key).map(Seat::snapshot)))
+            .map(|key| (key.place(), self.seats.get(&key).map(Seat::snapshot)))
             .collect()
     }
 
@@ -287,68 +239,60 @@ impl Roster {
         self.sums
     }
 
-    /// Does nobody live, and is nobody to come?
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.sums.filled == 0 && self.queue.is_empty() && self.timers.is_empty()
+    pub(super) fn sums_of(&self, spec: SpecKey) -> Sums {
+        self.by_spec.get(&spec).copied().unwrap_or_default()
     }
 
-    fn enter(&mut self, key: SeatKey, state: SeatState) {
-        match state {
+    /// Does nobody live, and is nobody to come?
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.sums.filled == 0 && self.queue.is_empty() && self.sums.waiting == 0 && self.sums.held == 0
+    }
+
+    fn enter(&mut self, key: SeatKey, content: Content) {
+        match content.state {
             SeatState::Queued(turn) => {
                 self.queue.insert((turn, key));
             }
             SeatState::Waiting { until } => {
                 self.timers.insert((until, key));
             }
-            SeatState::Filled(occupant) => {
-                self.by_worker.insert(occupant.id, key);
-            }
-            SeatState::Failed | SeatState::Stopped => {}
+            SeatState::Filled(worker) => self.expiries.extend(worker.expires_at.map(|at| (at, worker.id))),
+            SeatState::Held | SeatState::Failed | SeatState::Stopped => {}
         }
-        self.count(state, |sum| *sum += 1);
+        self.by_worker.extend(content.workers().map(|worker| (worker.id, key)));
+        self.count(key, content, |sum| *sum += 1);
     }
 
-    fn leave(&mut self, key: SeatKey, state: SeatState) {
-        match state {
+    fn leave(&mut self, key: SeatKey, content: Content) {
+        match content.state {
             SeatState::Queued(turn) => {
                 self.queue.remove(&(turn, key));
             }
             SeatState::Waiting { until } => {
                 self.timers.remove(&(until, key));
             }
-            SeatState::Filled(occupant) => {
-                self.by_worker.remove(&occupant.id);
+            SeatState::Filled(worker) => {
+                if let Some(at) = worker.expires_at {
+                    self.expiries.remove(&(at, worker.id));
+                }
             }
-            SeatState::Failed | SeatState::Stopped => {}
+            SeatState::Held | SeatState::Failed | SeatState::Stopped => {}
         }
-        self.count(state, |sum| *sum -= 1);
+        for worker in content.workers() {
+            self.by_worker.remove(&worker.id);
+        }
+        self.count(key, content, |sum| *sum -= 1);
     }
 
-    /// Changes each sum that `state` is part of.
-    fn count(&mut self, state: SeatState, change: impl Fn(&mut usize)) {
-        let sums = &mut self.sums;
-        match state {
-            SeatState::Queued(_) | SeatState::Waiting { .. } => change(&mut sums.target),
-            SeatState::Failed => {
-                change(&mut sums.target);
-                change(&mut sums.failed);
-            }
-            SeatState::Stopped => {}
-            SeatState::Filled(occupant) => {
-                change(&mut sums.filled);
-                if occupant.is_booting() {
-                    change(&mut sums.booting);
-                }
-                if occupant.is_ready() {
-                    change(&mut sums.ready);
-                }
-                if !occupant.is_leaving_for_good() {
-                    change(&mut sums.target);
-                }
-                if matches!(occupant.stage, Stage::Unkillable(_)) {
-                    change(&mut sums.unkillable);
-                }
-            }
+    fn count(&mut self, key: SeatKey, content: Content, change: impl Fn(&mut usize)) {
+        self.sums.count(content, &change);
+        let sums = self.by_spec.entry(key.spec).or_default();
+        sums.count(content, &change);
+        if sums.awaited > 0 {
+            self.awaited.insert(key.spec);
+        } else {
+            self.awaited.remove(&key.spec);
         }
+        self.changed.insert(key);
     }
 }

@@ -51,7 +51,11 @@ impl Cluster {
             let slots = self.machine.slots();
             let before = self.machine.ready();
             for id in slots.into_iter().filter_map(|slot| slot.worker) {
-                let booting = self.machine.roster.find(id).is_some_and(|(_, worker)| !worker.forked);
+                let booting = self
+                    .machine
+                    .roster
+                    .find(id)
+                    .is_some_and(|(_, _, worker)| !worker.forked);
                 if booting {
                     words.extend(self.ready(id.get()));
                 }
@@ -122,6 +126,24 @@ impl Cluster {
                     result: Ok((slot, id)), ..
                 } => format!("forked {id} {slot}"),
                 Action::Forked {
+                    result: Err(refused), ..
+                } => format!("refused: {refused}"),
+                Action::Scaled {
+                    result: Ok(Scaled { from, to, .. }),
+                    ..
+                } => format!("scaled {from} {to}"),
+                Action::Scaled {
+                    result: Err(refused), ..
+                } => format!("refused: {refused}"),
+                Action::GenerationAdded { generation, .. } => format!("generation {generation}"),
+                Action::GenerationGone { generation } => format!("no generation {generation}"),
+                Action::CanaryVerdict { workers, .. } => format!("verdict on {workers:?}"),
+                Action::ReloadFinished {
+                    result: Ok(generation), ..
+                } => format!("reloaded {generation}"),
+                Action::ReloadFinished { result: Err(error), .. } => format!("not reloaded: {error}"),
+                Action::SpecAnswered { result: Ok(()), .. } => "ok".to_owned(),
+                Action::SpecAnswered {
                     result: Err(refused), ..
                 } => format!("refused: {refused}"),
                 Action::SlotGone { slot } => format!("gone {slot}"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::life::Note;
 use super::*;
-use crate::policy::{Backoff, ReadyWhen};
+use crate::policy::{Backoff, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,17 +33,17 @@ fn limits() -> LifecycleConfig {
 fn web(count: u32) -> SupervisionConfig {
     SupervisionConfig {
         specs: vec![SpecConfig {
-            name: "web".into(),
-            count,
             restart: RestartType::Permanent,
             delay: RestartDelay::Backoff(Backoff::default().jitter(0.0)),
             limit: RestartLimit::default(),
             stable_after: 60 * SECOND,
             shutdown: ShutdownPolicy::Grace(5 * SECOND),
+            ..SpecConfig::new("web", count)
         }],
         intensity: None,
         max_booting: 4,
         when_empty: WhenEmpty::Stop,
         seed: 1,
+        ..SupervisionConfig::default()
     }
 }

@@ -72,7 +72,13 @@ impl Judge {
             }
             Action::Publish { worker: Some(id), kind } => self.step(*id, kind, now),
             Action::Publish { worker: None, kind } => self.verdict(kind, machine, now),
-            Action::SlotAdded { .. } => {}
+            Action::SlotAdded { .. }
+            | Action::Scaled { .. }
+            | Action::GenerationAdded { .. }
+            | Action::GenerationGone { .. }
+            | Action::CanaryVerdict { .. }
+            | Action::ReloadFinished { .. }
+            | Action::SpecAnswered { .. } => {}
             Action::Forked { request, .. } => *self.answers.entry(*request).or_default() += 1,
             Action::SlotGone { slot } => {
                 let held = self.places.get(slot).and_then(|place| place.occupant);

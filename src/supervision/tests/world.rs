@@ -106,18 +106,19 @@ impl World {
         ][pick(4) as usize];
         let config = SupervisionConfig {
             specs: vec![SpecConfig {
-                name: "web".into(),
                 count: 1 + pick(5) as u32,
                 restart,
                 delay: RestartDelay::Backoff(Backoff::new().base(500 * MS).cap(5 * SECOND)),
                 limit: RestartLimit::new(pick(5) as u32, SECOND * (1 + pick(20) as u32)),
                 stable_after: 3 * SECOND,
                 shutdown: if pick(8) == 0 { ShutdownPolicy::Brutal } else { GRACE },
+                ..SpecConfig::new("web", 0)
             }],
             intensity: (pick(3) == 0).then(|| RestartIntensity::new(3 + pick(8) as u32, 10 * SECOND)),
             max_booting: pick(5) as usize,
             when_empty: if pick(2) == 0 { WhenEmpty::Stop } else { WhenEmpty::Wait },
             seed,
+            ..SupervisionConfig::default()
         };
         let latency = MS * pick(3) as u32;
         let faults_until = ms(5_000 + pick(15_000));
@@ -220,6 +221,12 @@ impl World {
                 | Action::SlotAdded { .. }
                 | Action::Forked { .. }
                 | Action::SlotGone { .. }
+                | Action::Scaled { .. }
+                | Action::GenerationAdded { .. }
+                | Action::GenerationGone { .. }
+                | Action::CanaryVerdict { .. }
+                | Action::ReloadFinished { .. }
+                | Action::SpecAnswered { .. }
                 | Action::Finished(_) => {}
             }
         }

@@ -1,0 +1,246 @@
+//! Specs at run time, with OTP's answers: add, stop, start, delete.
+//!
+//! Not here: slots one by one ([`super::orders`]).
+
+use crate::model::{Generation, SpawnFailure, SpecName, WorkerId};
+use crate::policy::{RestartType, Window};
+
+use super::rules::Down;
+use super::seat::{Asked, Purpose, SeatKey, SeatState, SpecKey};
+use super::{Action, RequestId, SLOTS_MAX, SpecConfig, SpecRefused, Supervision};
+
+/// One spec as the machine keeps it.
+#[derive(Debug)]
+pub(super) struct Spec {
+    pub(super) config: SpecConfig,
+    /// What its next worker runs, as long as no reload has got further.
+    pub(super) generation: Generation,
+    /// The number of the next slot that a fork adds.
+    pub(super) next_index: u32,
+    /// The restarts of all its slots.
+    pub(super) window: Option<Window>,
+    /// Was it emptied by hand? Then that nobody is left does not end the cluster.
+    pub(super) is_open: bool,
+}
+
+/// A start of a spec that is under way.
+#[derive(Debug)]
+pub(super) struct PendingStart {
+    left: usize,
+    failure: Option<SpecRefused>,
+}
+
+impl Supervision {
+    pub(super) fn add_spec(&mut self, config: SpecConfig) {
+        let key = self.next_spec;
+        self.next_spec = SpecKey(key.0 + 1);
+        self.by_name.insert(config.name.clone(), key);
+        let free = SLOTS_MAX.saturating_sub(self.roster.len());
+        let count = config.count.min(u32::try_from(free).unwrap_or(u32::MAX));
+        let spec = Spec {
+            generation: self.reloads.newest(),
+            next_index: count,
+            window: config.intensity.map(Window::from),
+            is_open: false,
+            config,
+        };
+        self.specs.insert(key, spec);
+        for index in 0..count {
+            self.add_seat(SeatKey { spec: key, index });
+        }
+    }
+
+    pub(super) fn spec_add(&mut self, request: RequestId, config: SpecConfig) {
+        let result = self.try_add(config);
+        self.answer_spec(request, result);
+    }
+
+    fn try_add(&mut self, config: SpecConfig) -> Result<(), SpecRefused> {
+        if self.is_stopping() {
+            return Err(SpecRefused::Stopping);
+        }
+        config.check(self.config.auto_shutdown)?;
+        if config.count as usize > SLOTS_MAX.saturating_sub(self.roster.len()) {
+            return Err(SpecRefused::TooManySlots(SLOTS_MAX));
+        }
+        if let Some(&key) = self.by_name.get(&config.name) {
+            match (self.one_of(key), self.is_down(key)) {
+                (Some(id), _) => return Err(SpecRefused::AlreadyStarted(config.name, id)),
+                (None, false) => return Err(SpecRefused::Restarting(config.name)),
+                // The name of a temporary one is free as soon as it has ended.
+                (None, true) if self.specs[&key].config.restart == RestartType::Temporary => self.remove_spec(key),
+                (None, true) => return Err(SpecRefused::AlreadyPresent(config.name)),
+            }
+        }
+        self.add_spec(config);
+        Ok(())
+    }
+
+    pub(super) fn spec_stop(&mut self, request: RequestId, name: SpecName) {
+        let Some(&key) = self.by_name.get(&name) else {
+            return self.answer_spec(request, Err(SpecRefused::NotFound(name)));
+        };
+        if !self.is_stopping() {
+            if let Some(spec) = self.specs.get_mut(&key) {
+                spec.is_open = true;
+            }
+            if self.reloads.scope() == Some(Some(key)) {
+                self.end_running_reload(&crate::model::ReloadFailure::Overtaken);
+            }
+            for seat in self.roster.keys_of(key).into_iter().rev() {
+                match self.roster.seat(seat).state() {
+                    SeatState::Failed => self.retire(seat, Down::Stopped),
+                    SeatState::Queued(_)
+                    | SeatState::Filled(_)
+                    | SeatState::Waiting { .. }
+                    | SeatState::Held
+                    | SeatState::Stopped => self.stop_slot(seat, Purpose::Remove, None),
+                }
+            }
+        }
+        self.stops.push((request, key));
+    }
+
+    /// Answers whoever waits for the end of a spec whose workers are gone; whom `SIGKILL` does not end is not waited for.
+    pub(super) fn answer_stops(&mut self) {
+        if self.stops.is_empty() {
+            return;
+        }
+        for (request, key) in std::mem::take(&mut self.stops) {
+            if self.roster.sums_of(key).living() == 0 {
+                self.answer_spec(request, Ok(()));
+            } else {
+                self.stops.push((request, key));
+            }
+        }
+    }
+
+    /// Starts every slot of a spec that is down.
+    pub(super) fn spec_start(
+        &mut self,
+        request: RequestId,
+        name: SpecName,
+        running: impl FnOnce(SpecName, WorkerId) -> SpecRefused,
+    ) {
+        let key = match self.find_down(name, running) {
+            Ok(key) => key,
+            Err(refused) => return self.answer_spec(request, Err(refused)),
+        };
+        let (count, window) = match self.specs.get_mut(&key) {
+            Some(spec) => {
+                spec.is_open = false;
+                (spec.config.count as usize, spec.window.as_mut())
+            }
+            None => (0, None),
+        };
+        if let Some(window) = window {
+            window.reset();
+        }
+        for seat in self.roster.keys_of(key) {
+            self.revive(seat);
+        }
+        let missing = count.saturating_sub(self.roster.keys_of(key).len());
+        let free = SLOTS_MAX.saturating_sub(self.roster.len());
+        self.grow(key, u32::try_from(missing.min(free)).unwrap_or(u32::MAX));
+        let seats = self.roster.keys_of(key);
+        if seats.is_empty() {
+            return self.answer_spec(request, Ok(()));
+        }
+        for seat in &seats {
+            self.roster.seat_mut(*seat).request = Some(Asked::Start(request));
+        }
+        let start = PendingStart {
+            left: seats.len(),
+            failure: None,
+        };
+        self.starts.insert(request, start);
+    }
+
+    pub(super) fn spec_delete(&mut self, request: RequestId, name: SpecName) {
+        let result = match self.find_down(name, |spec, _| SpecRefused::Running(spec)) {
+            Ok(key) => {
+                self.remove_spec(key);
+                Ok(())
+            }
+            Err(refused) => Err(refused),
+        };
+        self.answer_spec(request, result);
+    }
+
+    fn find_down(
+        &self,
+        name: SpecName,
+        running: impl FnOnce(SpecName, WorkerId) -> SpecRefused,
+    ) -> Result<SpecKey, SpecRefused> {
+        let Some(&key) = self.by_name.get(&name) else {
+            return Err(SpecRefused::NotFound(name));
+        };
+        match self.one_of(key) {
+            _ if self.is_stopping() => Err(SpecRefused::Stopping),
+            Some(id) => Err(running(name, id)),
+            None if self.is_down(key) => Ok(key),
+            None => Err(SpecRefused::Restarting(name)),
+        }
+    }
+
+    fn remove_spec(&mut self, key: SpecKey) {
+        for seat in self.roster.keys_of(key) {
+            self.changes.remove(&seat);
+            self.roster.remove(seat);
+        }
+        self.roster.remove_spec(key);
+        if let Some(spec) = self.specs.remove(&key) {
+            self.by_name.remove(&spec.config.name);
+        }
+    }
+
+    /// One of a spec's workers that live.
+    fn one_of(&self, key: SpecKey) -> Option<WorkerId> {
+        self.roster
+            .seats_of(key)
+            .find_map(|(_, seat)| seat.content().workers().next())
+            .map(|worker| worker.id)
+    }
+
+    /// Is nobody of it to come?
+    fn is_down(&self, key: SpecKey) -> bool {
+        self.roster
+            .seats_of(key)
+            .all(|(_, seat)| matches!(seat.state(), SeatState::Failed | SeatState::Stopped))
+    }
+
+    /// A spec has restarted too often: all its slots are given up.
+    pub(super) fn fail_spec(&mut self, key: SpecKey) {
+        for seat in self.roster.keys_of(key).into_iter().rev() {
+            self.stop_slot(seat, Purpose::Fail, None);
+        }
+    }
+
+    /// One slot of a started spec has a process now, or could not have one.
+    pub(super) fn one_started(&mut self, request: RequestId, failed: Option<Option<SpawnFailure>>) {
+        let failure = failed.map(|failure| failure.map_or(SpecRefused::Stopping, SpecRefused::Spawn));
+        self.start_step(request, failure);
+    }
+
+    /// A slot of a started spec was stopped before it had a process.
+    pub(super) fn start_overtaken(&mut self, request: RequestId) {
+        self.start_step(request, Some(SpecRefused::Stopping));
+    }
+
+    fn start_step(&mut self, request: RequestId, failure: Option<SpecRefused>) {
+        let Some(start) = self.starts.get_mut(&request) else {
+            return;
+        };
+        start.left -= 1;
+        start.failure = start.failure.take().or(failure);
+        if start.left == 0
+            && let Some(start) = self.starts.remove(&request)
+        {
+            self.answer_spec(request, start.failure.map_or(Ok(()), Err));
+        }
+    }
+
+    fn answer_spec(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+        self.actions.push_back(Action::SpecAnswered { request, result });
+    }
+}

@@ -1,0 +1,444 @@
+//! A reload: every worker of one spec or of all is replaced by one of the next generation, and the first failure brings
+//! the old generation back everywhere.
+//!
+//! Not here: how one worker is replaced ([`super::changes`]).
+
+use crate::model::{EventKind, Exit, Generation, Mono, ReloadError, ReloadFailure, SpecName, WorkerId};
+use crate::policy::RolloutOptions;
+
+use super::changes::Why;
+use super::seat::{Beside, Content, Occupant, SeatKey, SeatState, SpecKey};
+use super::{Action, RequestId, Stage, Supervision};
+
+/// The reload that runs, the one that waits for it, and the numbers given out.
+#[derive(Debug, Default)]
+pub(super) struct Reloads {
+    running: Option<Rollout>,
+    queued: Option<Request>,
+    /// The last number given out; none is given twice, because the master keeps an image for each.
+    last: Generation,
+    /// What a spec that is added now runs: the last generation that was good.
+    newest: Generation,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: RequestId,
+    spec: Option<SpecName>,
+    options: RolloutOptions,
+}
+
+#[derive(Debug)]
+struct Rollout {
+    request: RequestId,
+    /// The one spec; `None` for all.
+    scope: Option<SpecKey>,
+    target: Generation,
+    options: RolloutOptions,
+    course: RollCourse,
+    wait: Wait,
+    /// Replacements that succeeded.
+    done: u32,
+    /// Is there nothing to judge, or was the verdict good?
+    canary_is_good: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum RollCourse {
+    Forward,
+    /// To the generation that each spec had before, because of this.
+    Back(ReloadError),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wait {
+    No,
+    /// Between two batches.
+    Pause(Mono),
+    /// For what the canary does.
+    Bake(Mono),
+    /// For the verdict on it.
+    Verdict(Mono),
+}
+
+impl Rollout {
+    fn covers(&self, spec: SpecKey) -> bool {
+        self.scope.is_none_or(|scope| scope == spec)
+    }
+
+    fn is_forward(&self) -> bool {
+        self.course == RollCourse::Forward
+    }
+
+    /// Is the new generation good enough for what is not watched: a slot whose old worker died?
+    fn is_proven(&self) -> bool {
+        self.done > 0 && self.canary_is_good
+    }
+}
+
+impl Reloads {
+    /// The generation that the running one brings.
+    pub(super) fn target(&self) -> Option<Generation> {
+        self.running.as_ref().map(|rollout| rollout.target)
+    }
+
+    /// What the running one is about: a spec, or all.
+    pub(super) fn scope(&self) -> Option<Option<SpecKey>> {
+        self.running.as_ref().map(|rollout| rollout.scope)
+    }
+
+    pub(super) fn options(&self) -> RolloutOptions {
+        let mut options = self
+            .running
+            .as_ref()
+            .map_or_else(RolloutOptions::default, |rollout| rollout.options);
+        if self.is_going_back() {
+            // What is known to be good needs no proof.
+            options.probation = std::time::Duration::ZERO;
+        }
+        options
+    }
+
+    /// What a successor in this spec runs, if that is not what the spec runs anyway.
+    pub(super) fn goal(&self, spec: SpecKey) -> Option<Generation> {
+        self.running
+            .as_ref()
+            .filter(|rollout| rollout.is_forward() && rollout.covers(spec))
+            .map(|rollout| rollout.target)
+    }
+
+    pub(super) fn is_going_back(&self) -> bool {
+        self.running.as_ref().is_some_and(|rollout| !rollout.is_forward())
+    }
+
+    pub(super) const fn newest(&self) -> Generation {
+        self.newest
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        match self.running.as_ref()?.wait {
+            Wait::No => None,
+            Wait::Pause(until) | Wait::Bake(until) | Wait::Verdict(until) => Some(until),
+        }
+    }
+
+    /// One replacement succeeded; with the last of a batch the pause begins.
+    pub(super) fn one_done(&mut self, is_last: bool, now: Mono) {
+        let Some(rollout) = &mut self.running else { return };
+        rollout.done = rollout.done.saturating_add(1);
+        if is_last && rollout.is_forward() && !rollout.options.pause.is_zero() {
+            rollout.wait = Wait::Pause(now + rollout.options.pause);
+        }
+    }
+}
+
+impl Supervision {
+    pub(super) fn reload(
+        &mut self,
+        request: RequestId,
+        spec: Option<SpecName>,
+        options: RolloutOptions,
+        may_wait: bool,
+    ) {
+        let unknown = spec.as_ref().filter(|spec| !self.by_name.contains_key(*spec));
+        let refused = if self.is_stopping() {
+            Some(ReloadFailure::ShuttingDown)
+        } else if let Some(spec) = unknown {
+            Some(ReloadFailure::UnknownSpec(spec.clone()))
+        } else if options.surge == 0 && options.max_unavailable == 0 {
+            Some(ReloadFailure::NoRoom)
+        } else if self.reloads.running.is_some() && (!may_wait || self.reloads.queued.is_some()) {
+            Some(ReloadFailure::Busy)
+        } else {
+            None
+        };
+        let asked = Request {
+            id: request,
+            spec,
+            options,
+        };
+        match refused {
+            Some(reason) => self.answer_reload(request, Err(ReloadError::general(reason))),
+            None if self.reloads.running.is_some() => self.reloads.queued = Some(asked),
+            None => self.begin_reload(asked),
+        }
+    }
+
+    fn begin_reload(&mut self, Request { id, spec, options }: Request) {
+        let scope = match &spec {
+            Some(name) => match self.by_name.get(name) {
+                Some(key) => Some(*key),
+                None => {
+                    let reason = ReloadFailure::UnknownSpec(name.clone());
+                    return self.answer_reload(id, Err(ReloadError::general(reason)));
+                }
+            },
+            None => None,
+        };
+        let target = Generation(self.reloads.last.0.saturating_add(1));
+        self.reloads.last = target;
+        self.reloads.running = Some(Rollout {
+            request: id,
+            scope,
+            target,
+            options,
+            course: RollCourse::Forward,
+            wait: Wait::No,
+            done: 0,
+            canary_is_good: options.canary.is_none_or(|canary| canary.count == 0),
+        });
+        self.actions.push_back(Action::GenerationAdded {
+            request: id,
+            generation: target,
+        });
+        self.publish(
+            None,
+            EventKind::ReloadStarted {
+                generation: target,
+                spec,
+            },
+        );
+    }
+
+    pub(super) fn canary_judged(&mut self, request: RequestId, good: bool, why: String) {
+        let asked = |rollout: &&mut Rollout| rollout.request == request && matches!(rollout.wait, Wait::Verdict(_));
+        let Some(rollout) = self.reloads.running.as_mut().filter(asked) else {
+            return self.ignore();
+        };
+        rollout.wait = Wait::No;
+        rollout.canary_is_good = good;
+        if !good {
+            self.abort_reload(None, ReloadFailure::Canary(why));
+        }
+    }
+
+    /// Turns back. What has not been replaced is untouched, successors that are not trusted yet go, and what has been
+    /// replaced is replaced again.
+    pub(super) fn abort_reload(&mut self, worker: Option<WorkerId>, reason: ReloadFailure) {
+        let Some(rollout) = self.reloads.running.as_mut().filter(|rollout| rollout.is_forward()) else {
+            return;
+        };
+        rollout.course = RollCourse::Back(ReloadError { worker, reason });
+        rollout.wait = Wait::No;
+        self.drop_reload_changes();
+    }
+
+    fn drop_reload_changes(&mut self) {
+        let keys: Vec<SeatKey> = self
+            .changes
+            .iter()
+            .filter(|(_, change)| change.why == Why::Reload)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.cancel_change(key);
+        }
+    }
+
+    /// The end of all reloads, wherever they are: the workers are being stopped.
+    pub(super) fn end_reloads(&mut self, reason: &ReloadFailure) {
+        self.end_running_reload(reason);
+        if let Some(queued) = self.reloads.queued.take() {
+            self.answer_reload(queued.id, Err(ReloadError::general(reason.clone())));
+        }
+    }
+
+    pub(super) fn end_running_reload(&mut self, reason: &ReloadFailure) {
+        self.abort_reload(None, reason.clone());
+        if self.reloads.running.is_some() {
+            self.drop_reload_changes();
+            self.finish_reload();
+        }
+    }
+
+    /// What a worker that is started now in this slot runs. The new generation only if it is proven, or if this very
+    /// slot is to prove it.
+    pub(super) fn generation_for(&self, key: SeatKey) -> Generation {
+        let is_successor = self.changes.get(&key).is_some_and(|change| change.why == Why::Reload);
+        self.reloads
+            .running
+            .as_ref()
+            .filter(|rollout| rollout.is_forward() && rollout.covers(key.spec))
+            .filter(|rollout| rollout.is_proven() || is_successor)
+            .map_or_else(|| self.specs[&key.spec].generation, |rollout| rollout.target)
+    }
+
+    /// Is the end of this worker a failure of the new generation?
+    pub(super) fn is_blamed(&self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
+        let is_good = worker.ready_at.is_some() && exit.is_orderly() && exit.status.is_success();
+        self.reloads.goal(key.spec) == Some(worker.generation) && !is_good
+    }
+
+    /// Begins the next batch, or ends.
+    pub(super) fn advance_reload(&mut self, now: Mono) {
+        while self.group.is_none() && self.reload_step(now) {}
+    }
+
+    /// Does one thing; `false` if something has to happen first.
+    fn reload_step(&mut self, now: Mono) -> bool {
+        let Some(rollout) = &mut self.reloads.running else {
+            return match self.reloads.queued.take() {
+                Some(queued) => {
+                    self.begin_reload(queued);
+                    true
+                }
+                None => false,
+            };
+        };
+        if self.changes.values().any(|change| change.why == Why::Reload) {
+            return false;
+        }
+        match rollout.wait {
+            Wait::No => {}
+            Wait::Pause(until) | Wait::Bake(until) | Wait::Verdict(until) if now < until => return false,
+            Wait::Pause(_) => rollout.wait = Wait::No,
+            Wait::Bake(_) => {
+                rollout.wait = Wait::Verdict(now + rollout.options.step_deadline);
+                let action = Action::CanaryVerdict {
+                    request: rollout.request,
+                    workers: self.newcomers(),
+                };
+                self.actions.push_back(action);
+                return false;
+            }
+            Wait::Verdict(_) => {
+                self.abort_reload(None, ReloadFailure::Canary("there was no verdict in time".to_owned()));
+                return true;
+            }
+        }
+        self.begin_batch(now)
+    }
+
+    fn begin_batch(&mut self, now: Mono) -> bool {
+        let Some(rollout) = &self.reloads.running else {
+            return false;
+        };
+        let (options, done, is_baked) = (
+            rollout.options,
+            rollout.done,
+            rollout.canary_is_good || !rollout.is_forward(),
+        );
+        let due = self.due();
+        let watched = options.canary.filter(|_| !is_baked);
+        if let Some(canary) = watched.filter(|canary| done > 0 && (done >= canary.count || due.is_empty())) {
+            if let Some(rollout) = &mut self.reloads.running {
+                rollout.wait = Wait::Bake(now + canary.bake);
+            }
+            return true;
+        }
+        let Some(first) = due.first() else {
+            if self.is_unsettled() {
+                return false;
+            }
+            self.finish_reload();
+            return true;
+        };
+        let most = watched.map_or(usize::MAX, |canary| canary.count.saturating_sub(done) as usize);
+        let mut room = self.room(&options);
+        for key in due.iter().filter(|key| key.spec == first.spec).take(most) {
+            let Some(way) = room.next().filter(|_| self.may_boot()) else {
+                break;
+            };
+            self.begin_change(*key, Why::Reload, way, now);
+        }
+        false
+    }
+
+    /// The slots that hold, or would get, another generation than they should, and whose turn it may be, in order.
+    fn due(&self) -> Vec<SeatKey> {
+        let Some(rollout) = &self.reloads.running else {
+            return Vec::new();
+        };
+        let is_due = |key: SeatKey, content: Content| match content.state {
+            SeatState::Filled(worker) => worker.stage == Stage::Wanted && worker.generation != self.goal(key.spec),
+            // A new generation is a new chance.
+            SeatState::Failed => rollout.is_forward(),
+            SeatState::Waiting { .. } => rollout.is_forward() && !rollout.is_proven(),
+            SeatState::Queued(_) | SeatState::Held | SeatState::Stopped => false,
+        };
+        self.roster
+            .seats()
+            .filter(|(key, seat)| rollout.covers(key.spec) && seat.beside().is_none() && seat.request.is_none())
+            .filter(|(key, seat)| is_due(*key, seat.content()))
+            .filter(|(key, _)| !self.changes.contains_key(key))
+            .map(|(key, _)| key)
+            .collect()
+    }
+
+    /// Is somebody still on his way out, or on his way up?
+    fn is_unsettled(&self) -> bool {
+        let Some(rollout) = &self.reloads.running else {
+            return false;
+        };
+        let is_unsettled = |key: SeatKey, content: Content| {
+            let beside = content.beside.map(Beside::worker);
+            if beside.is_some_and(|worker| worker.is_unkillable()) {
+                return false;
+            }
+            let main = match content.state {
+                SeatState::Filled(worker) if worker.is_unkillable() => false,
+                SeatState::Filled(worker) => {
+                    worker.generation != self.goal(key.spec) || (rollout.is_forward() && worker.is_booting())
+                }
+                SeatState::Queued(_) | SeatState::Held => rollout.is_forward() && !rollout.is_proven(),
+                SeatState::Waiting { .. } | SeatState::Failed | SeatState::Stopped => false,
+            };
+            main || beside.is_some()
+        };
+        self.roster
+            .seats()
+            .any(|(key, seat)| rollout.covers(key.spec) && is_unsettled(key, seat.content()))
+    }
+
+    /// What every worker of a spec is to run in the end.
+    fn goal(&self, spec: SpecKey) -> Generation {
+        self.reloads.goal(spec).unwrap_or_else(|| self.specs[&spec].generation)
+    }
+
+    /// The workers of the new generation.
+    fn newcomers(&self) -> Vec<WorkerId> {
+        let target = self.reloads.target();
+        self.roster
+            .workers()
+            .filter(|worker| Some(worker.generation) == target && worker.is_ready())
+            .map(|worker| worker.id)
+            .collect()
+    }
+
+    fn finish_reload(&mut self) {
+        let Some(rollout) = self.reloads.running.take() else {
+            return;
+        };
+        let result = match rollout.course {
+            RollCourse::Forward => Ok(rollout.target),
+            RollCourse::Back(error) => Err(error),
+        };
+        let mut gone = vec![rollout.target];
+        if result.is_ok() {
+            gone = vec![self.reloads.newest];
+            self.reloads.newest = rollout.target;
+            for (_, spec) in self
+                .specs
+                .iter_mut()
+                .filter(|(key, _)| rollout.scope.is_none_or(|scope| scope == **key))
+            {
+                gone.push(std::mem::replace(&mut spec.generation, rollout.target));
+            }
+            gone.sort_unstable();
+            gone.dedup();
+        }
+        let event = EventKind::ReloadFinished {
+            generation: rollout.target,
+            result: result.as_ref().map(|_| ()).map_err(Clone::clone),
+        };
+        self.publish(None, event);
+        self.answer_reload(rollout.request, result);
+        gone.retain(|old| *old != self.reloads.newest && self.specs.values().all(|spec| spec.generation != *old));
+        let gone = gone.into_iter().map(|generation| Action::GenerationGone { generation });
+        self.actions.extend(gone);
+    }
+
+    fn answer_reload(&mut self, request: RequestId, result: Result<Generation, ReloadError>) {
+        self.actions.push_back(Action::ReloadFinished { request, result });
+    }
+}
