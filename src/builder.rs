@@ -5,21 +5,21 @@ use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, Handler};
-
-use crate::cluster::{Cluster, PlugIn, WorkerMain};
+use crate::cluster::{Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::guard;
-use crate::handle::{ClusterHandle, WorkerRef};
-use crate::master::{Interest, SubscribeOptions};
 use crate::model::{
-    ClusterEvent, EventKind, ListenAddr, ListenAddrError, ListenOptions, Message, Program, Settings, ShutdownReport,
-    SpecName, StdioMode, ToListenAddr,
+    ListenAddr, ListenAddrError, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr,
 };
-use crate::policy::{ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, WhenEmpty};
+use crate::plug_ins::PlugIn;
+use crate::policy::{
+    AutoShutdown, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
+    RolloutOptions, ShutdownPolicy, WhenEmpty,
+};
+use crate::spec::WorkerSpec;
 use crate::worker::{Worker, WorkerOutput};
 
 /// Describes a cluster.
@@ -34,7 +34,7 @@ pub struct ClusterBuilder {
     ready_when: Option<ReadyWhen>,
     listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
     main: Option<WorkerMain>,
-    plug_ins: Vec<PlugIn>,
+    pub(crate) plug_ins: Vec<PlugIn>,
 }
 
 impl ClusterBuilder {
@@ -42,6 +42,11 @@ impl ClusterBuilder {
         let config = Config {
             spec: SpecName::from("worker"),
             workers: 0,
+            more_specs: Vec::new(),
+            strategy: Arc::new(OneForOne),
+            auto_shutdown: AutoShutdown::default(),
+            recycle: RolloutOptions::default(),
+            max_age: None,
             listeners: Vec::new(),
             settings: Settings::default(),
             args: Vec::new(),
@@ -242,6 +247,38 @@ impl ClusterBuilder {
         self
     }
 
+    /// Adds one more kind of worker after the builder's own, which is the first of the list. Specs are started in this
+    /// order and stopped in the reverse one.
+    pub fn spec(mut self, spec: WorkerSpec) -> Self {
+        self.config.more_specs.push(spec);
+        self
+    }
+
+    /// Who is restarted together with a worker that failed. Default [`OneForOne`]: nobody.
+    pub fn strategy(mut self, strategy: impl RestartStrategy + 'static) -> Self {
+        self.config.strategy = Arc::new(strategy);
+        self
+    }
+
+    /// Whether the end of a significant worker ends the cluster. Default: no.
+    pub const fn auto_shutdown(mut self, rule: AutoShutdown) -> Self {
+        self.config.auto_shutdown = rule;
+        self
+    }
+
+    /// Replaces each worker when it has been ready for so long, more or less by a tenth, its successor first.
+    /// Default: never.
+    pub const fn max_age(mut self, age: Duration) -> Self {
+        self.config.max_age = Some(age);
+        self
+    }
+
+    /// How careful workers are recycled. Default: one at a time, each successor ready first.
+    pub const fn recycle_options(mut self, options: RolloutOptions) -> Self {
+        self.config.recycle = options;
+        self
+    }
+
     /// What to do when no worker is left and none will come by itself. Default: end.
     pub const fn when_empty(mut self, rule: WhenEmpty) -> Self {
         self.config.when_empty = rule;
@@ -256,7 +293,8 @@ impl ClusterBuilder {
     }
 
     /// Leaves the master's signals alone: no handler is installed, and stopping is up to the handle. Default: `TERM` and
-    /// `INT` stop in order, a second `INT` and `QUIT` stop at once. `HUP`, `USR2`, `TTIN`, `TTOU` and `XFSZ` are caught too
+    /// `INT` stop in order, a second `INT` and `QUIT` stop at once, `HUP` and `USR2` reload, `TTIN` and `TTOU` mean one
+    /// worker more and one less. `HUP`, `USR2`, `TTIN`, `TTOU` and `XFSZ` are caught too
     /// and have no effect in this version: neither a terminal nor a full log file must end or stop a master.
     pub const fn disable_signals(mut self) -> Self {
         self.config.signals = false;
@@ -266,98 +304,6 @@ impl ClusterBuilder {
     /// The seed of the back-off's jitter. Default, and for 0: the master's process id.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.config.seed = seed;
-        self
-    }
-
-    /// Starts an actor in the master, on the plug-ins' own thread, and sends it every event from the first one on.
-    pub fn subscribe<A, F>(self, start: F) -> Self
-    where
-        A: Actor<Context = actix::Context<A>> + Handler<ClusterEvent>,
-        F: FnOnce(ClusterHandle) -> Addr<A> + Send + 'static,
-    {
-        self.subscribe_with(SubscribeOptions::default(), start)
-    }
-
-    /// [`subscribe`](Self::subscribe) with a queue and an interest of one's own.
-    pub fn subscribe_with<A, F>(mut self, options: SubscribeOptions, start: F) -> Self
-    where
-        A: Actor<Context = actix::Context<A>> + Handler<ClusterEvent>,
-        F: FnOnce(ClusterHandle) -> Addr<A> + Send + 'static,
-    {
-        let start = |handle: ClusterHandle, events| {
-            let actor = start(handle).recipient();
-            Box::pin(crate::master::pump(events, actor)) as _
-        };
-        self.plug_ins.push(PlugIn {
-            options,
-            start: Box::new(start),
-        });
-        self
-    }
-
-    /// Calls `handler` with every event, in the master, on the plug-ins' thread. A panic in it loses that call only.
-    pub fn on_event<F>(self, handler: F) -> Self
-    where
-        F: FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static,
-    {
-        self.on_event_with(SubscribeOptions::default(), handler)
-    }
-
-    /// [`on_event`](Self::on_event) with a queue and an interest of one's own.
-    pub fn on_event_with<F>(mut self, options: SubscribeOptions, mut handler: F) -> Self
-    where
-        F: FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static,
-    {
-        let start = |handle: ClusterHandle, mut events: crate::Events| {
-            Box::pin(async move {
-                while let Some(event) = events.next().await {
-                    guard::call("on_event", || handler(&event, &handle));
-                }
-            }) as _
-        };
-        self.plug_ins.push(PlugIn {
-            options,
-            start: Box::new(start),
-        });
-        self
-    }
-
-    /// Calls `handler` with every message of every worker, in the master, on the plug-ins' thread. None is dropped: a
-    /// handler that is slower than the workers slows the workers. A panic in it loses that call only.
-    pub fn on_message<F>(mut self, mut handler: F) -> Self
-    where
-        F: FnMut(WorkerRef, Message) + Send + 'static,
-    {
-        let start = |handle: ClusterHandle, mut events: crate::Events| {
-            Box::pin(async move {
-                // Workers talk in rows: who spoke last is most likely who speaks next, and need not be looked up.
-                let mut last: Option<WorkerRef> = None;
-                while let Some(event) = events.next().await {
-                    let ClusterEvent {
-                        worker: Some(worker),
-                        kind: EventKind::Message(message),
-                        ..
-                    } = event
-                    else {
-                        continue;
-                    };
-                    if last.as_ref().is_none_or(|last| last.id() != worker.id) {
-                        last = handle.worker_dead_or_alive(worker.id);
-                    }
-                    if let Some(worker) = &last {
-                        guard::call("on_message", || handler(worker.clone(), message));
-                    }
-                }
-            }) as _
-        };
-        let options = SubscribeOptions {
-            interest: Interest::Messages,
-            ..SubscribeOptions::default()
-        };
-        self.plug_ins.push(PlugIn {
-            options,
-            start: Box::new(start),
-        });
         self
     }
 
@@ -377,6 +323,14 @@ impl ClusterBuilder {
         } = self;
         if main.is_none() && config.settings.exec == Program::Same {
             return Err(BuildError::NoWorker);
+        }
+        for (place, spec) in config.more_specs.iter().enumerate() {
+            let taken = config.more_specs[..place].iter().map(|other| &other.config.name);
+            if spec.config.name == config.spec || taken.into_iter().any(|name| *name == spec.config.name) {
+                return Err(BuildError::DuplicateSpec(spec.config.name.clone()));
+            }
+            let checked = spec.config.check(config.auto_shutdown);
+            checked.map_err(|why| BuildError::Spec(spec.config.name.clone(), why.to_string()))?;
         }
         for (name, address, options) in listeners {
             if config.listeners.iter().any(|declared| declared.name == name) {

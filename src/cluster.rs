@@ -7,24 +7,15 @@ use std::process::ExitCode;
 use crate::builder::ClusterBuilder;
 use crate::config::Config;
 use crate::error::RunError;
-use crate::events::Events;
 use crate::handle::ClusterHandle;
-use crate::master::{self, SubscribeOptions};
+use crate::master;
 use crate::model::ShutdownReport;
+use crate::plug_ins::PlugIn;
 use crate::process::{self, Role};
 use crate::worker::{self, Worker};
 
 /// The body of a worker: its future's error, if any, as text.
 pub(crate) type WorkerMain = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
-
-/// A consumer of events that lives on the plug-ins' thread.
-pub(crate) struct PlugIn {
-    pub(crate) options: SubscribeOptions,
-    pub(crate) start: PlugInStart,
-}
-
-/// Starts a consumer on the plug-ins' thread; the future ends with the last event.
-pub(crate) type PlugInStart = Box<dyn FnOnce(ClusterHandle, Events) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A described and validated cluster, not yet running.
 #[must_use = "a cluster does nothing until `run` or `start`"]

@@ -1,16 +1,27 @@
 //! What a cluster is made of: plain, already valid data.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{ListenAddr, ListenOptions, Settings, SpecName};
-use crate::policy::{ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy, WhenEmpty};
+use crate::policy::{
+    AutoShutdown, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
+    RolloutOptions, ShutdownPolicy, WhenEmpty,
+};
+use crate::spec::WorkerSpec;
 
 /// A valid configuration. Made by [`ClusterBuilder::build`](crate::ClusterBuilder::build).
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) spec: SpecName,
     pub(crate) workers: u32,
+    /// Further specs, after the builder's own.
+    pub(crate) more_specs: Vec<WorkerSpec>,
+    pub(crate) strategy: Arc<dyn RestartStrategy>,
+    pub(crate) auto_shutdown: AutoShutdown,
+    pub(crate) recycle: RolloutOptions,
+    pub(crate) max_age: Option<Duration>,
     pub(crate) listeners: Vec<DeclaredListener>,
     pub(crate) settings: Settings,
     /// The master's own arguments, the default for workers.

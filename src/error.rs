@@ -23,6 +23,12 @@ pub enum BuildError {
     /// Two listeners have one name.
     #[error("two listeners are named {0:?}: give each its own name")]
     DuplicateListener(String),
+    /// Two specs have one name.
+    #[error("two specs are named {0}: give each its own name (the builder's own is `worker` unless named otherwise)")]
+    DuplicateSpec(SpecName),
+    /// A spec contradicts itself.
+    #[error("spec {0}: {1}")]
+    Spec(SpecName, String),
     /// A number or duration is out of range.
     #[error("{what} is {value}: {rule}")]
     OutOfRange {
@@ -134,6 +140,31 @@ pub enum CommandError {
     /// The slot is filled or about to be.
     #[error("slot {0} is running")]
     AlreadyRunning(Slot),
+    /// The spec runs already.
+    #[error("spec {spec} runs already, with worker {worker}")]
+    AlreadyStarted {
+        /// The spec.
+        spec: SpecName,
+        /// One of its workers.
+        worker: WorkerId,
+    },
+    /// There is a stopped spec with this name.
+    #[error("there is a stopped spec {0} already: start it, or delete it first")]
+    AlreadyPresent(SpecName),
+    /// The spec runs.
+    #[error("spec {0} is running: stop it first")]
+    SpecRunning(SpecName),
+    /// The spec's workers are between a failure and their next start.
+    #[error("spec {0} is being restarted: stop it first")]
+    SpecRestarting(SpecName),
+    /// The spec contradicts itself.
+    #[error("spec {spec} cannot be: {why}")]
+    InvalidSpec {
+        /// The spec.
+        spec: SpecName,
+        /// Why.
+        why: &'static str,
+    },
     /// There are as many slots as one master keeps.
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),

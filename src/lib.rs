@@ -91,6 +91,7 @@
 #![cfg(target_os = "linux")]
 
 mod builder;
+mod changes;
 mod clock;
 mod cluster;
 mod config;
@@ -101,18 +102,22 @@ mod handle;
 mod ipc;
 mod master;
 mod model;
+mod plug_ins;
 mod policy;
 pub mod prelude;
 mod process;
 mod socket;
+mod spec;
 mod supervision;
 mod sys;
 mod worker;
 
 // The cluster and its remote control.
 pub use builder::ClusterBuilder;
+pub use changes::ReloadOptions;
 pub use cluster::{Cluster, RunningCluster, is_master, is_worker, worker_id};
 pub use handle::{Broadcast, ClusterHandle, WorkerRef};
+pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
 pub use master::{Interest, SubscribeOptions};

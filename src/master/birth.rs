@@ -13,7 +13,7 @@ use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::Newborn;
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
-use crate::process::{self, Contract, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
+use crate::process::{self, Contract, Image, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
 
@@ -21,6 +21,7 @@ use crate::supervision::{Lifecycle, LifecycleConfig};
 pub(crate) struct Birth<'a> {
     pub(crate) config: &'a Config,
     pub(crate) settings: &'a Settings,
+    pub(crate) image: Option<&'a Image>,
     pub(crate) env: &'a [(OsString, OsString)],
     pub(crate) id: WorkerId,
     pub(crate) slot: Slot,
@@ -35,6 +36,7 @@ impl Birth<'_> {
         let (ours, theirs) = channel_pair()?;
         let child = process::spawn(SpawnPlan {
             settings: self.settings,
+            image: self.image,
             extra_env: self.env,
             contract: self.contract(),
             channel: theirs.as_fd(),

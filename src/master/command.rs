@@ -4,8 +4,13 @@ use std::ffi::OsString;
 
 use tokio::sync::oneshot;
 
+use crate::changes::ReloadOptions;
 use crate::error::CommandError;
-use crate::model::{Settings, ShutdownReport, Signal, Slot, WorkerId};
+use crate::model::{
+    Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerId, WorkerSnapshot,
+};
+use crate::spec::WorkerSpec;
+use crate::supervision::{RequestId, ScaleTarget};
 
 /// A request of a [`ClusterHandle`](crate::ClusterHandle). Every one is answered exactly once, or its sender dropped,
 /// which the handle reports as a stopped cluster.
@@ -48,12 +53,62 @@ pub(crate) enum Command {
         slot: Slot,
         reply: oneshot::Sender<Result<(), CommandError>>,
     },
+    /// Another number of workers.
+    Scale {
+        /// The builder's own, if none is named.
+        spec: Option<SpecName>,
+        target: ScaleTarget,
+        reply: Option<oneshot::Sender<Result<u32, CommandError>>>,
+    },
+    /// A new generation.
+    Reload {
+        options: ReloadOptions,
+        reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
+    },
+    /// The verdict on a canary.
+    Judged {
+        request: RequestId,
+        verdict: Result<(), String>,
+    },
+    /// Replace one worker, its successor first.
+    Recycle {
+        worker: WorkerId,
+        why: RecycleReason,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// One more spec.
+    AddSpec {
+        spec: Box<WorkerSpec>,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// Something to do with a whole spec.
+    Spec {
+        spec: SpecName,
+        order: SpecOrder,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
     /// Stop everything; answered when all is gone.
     Shutdown {
         urgency: Urgency,
         reply: Option<oneshot::Sender<ShutdownReport>>,
     },
 }
+
+/// What to do with a spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpecOrder {
+    /// Stop its workers.
+    Stop,
+    /// Start its slots.
+    Start,
+    /// Start its slots again, which must not run.
+    Restart,
+    /// Forget it.
+    Delete,
+}
+
+/// Judges the workers of a canary.
+pub(crate) type Verdict = Box<dyn FnOnce(Vec<WorkerSnapshot>) -> Result<(), String> + Send>;
 
 /// How fast to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,6 +67,15 @@ impl Handler<Command> for ClusterSupervisor {
                     self.step(Input::SlotStartRequested { slot }, ctx);
                 }
             }
+            Command::Scale { spec, target, reply } => self.scale(spec, target, reply, ctx),
+            Command::Reload { options, reply } => self.reload(options, reply, ctx),
+            Command::Judged { request, verdict } => self.judged(request, verdict, ctx),
+            Command::Recycle { worker, why, reply } => {
+                answer(reply, self.check(worker));
+                self.recycle(worker, why, ctx);
+            }
+            Command::AddSpec { spec, reply } => self.add_spec(&spec, reply, ctx),
+            Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
             Command::Shutdown { urgency, reply } => {
                 self.replies().await_end(reply);
                 self.note_urgency(urgency);

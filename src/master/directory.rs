@@ -10,8 +10,8 @@ use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot,
-    WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo,
+    WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 use crate::supervision::Fact;
 
@@ -170,6 +170,8 @@ pub(crate) struct Table {
     /// Where the declared listeners are bound.
     pub(crate) listeners: BTreeMap<String, BoundAddress>,
     pub(crate) phase: Phase,
+    pub(crate) counts: Counts,
+    pub(crate) reloading: Option<Generation>,
     pub(crate) target: usize,
     pub(crate) seq: u64,
 }
@@ -182,6 +184,8 @@ impl Directory {
             slots: BTreeMap::new(),
             listeners,
             phase: Phase::Running,
+            counts: Counts::default(),
+            reloading: None,
             target: 0,
             seq: 0,
         };
@@ -229,6 +233,8 @@ impl Directory {
         ClusterSnapshot {
             master_pid: std::process::id(),
             phase: table.phase,
+            counts: table.counts,
+            reloading: table.reloading,
             uptime: clock::now().since_start(),
             target: table.target,
             ready: workers.iter().filter(|worker| worker.ready).count(),

@@ -4,9 +4,11 @@
 //! their own. It alone spawns.
 
 mod birth;
+mod change;
 mod command;
 mod commands;
 mod directory;
+mod images;
 mod life;
 mod listening;
 mod messages;
@@ -19,7 +21,7 @@ mod supervisor;
 mod vital;
 mod worker_actor;
 
-pub(crate) use command::{Command, Urgency};
+pub(crate) use command::{Command, SpecOrder, Urgency, Verdict};
 pub(crate) use directory::{Directory, Link};
 pub(crate) use publisher::Publisher;
 pub(crate) use start::{Finished, pump, run, start};

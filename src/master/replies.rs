@@ -6,14 +6,18 @@ use std::ffi::OsString;
 use tokio::sync::oneshot;
 
 use crate::error::CommandError;
+use crate::master::Verdict;
 use crate::master::commands::answer;
-use crate::model::{ShutdownReport, Slot, WorkerId};
-use crate::supervision::{ForkRefused, RequestId};
+use crate::model::{Generation, ReloadError, ShutdownReport, Slot, WorkerId};
+use crate::supervision::{ForkRefused, RequestId, ScaleRefused, Scaled, SpecRefused};
 
 /// Everybody who waits.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Replies {
     forks: HashMap<RequestId, Fork>,
+    scales: HashMap<RequestId, oneshot::Sender<Result<u32, CommandError>>>,
+    reloads: HashMap<RequestId, Reload>,
+    specs: HashMap<RequestId, oneshot::Sender<Result<(), CommandError>>>,
     last_request: u64,
     empty: Vec<oneshot::Sender<()>>,
     end: Vec<oneshot::Sender<ShutdownReport>>,
@@ -26,14 +30,73 @@ struct Fork {
     reply: oneshot::Sender<Result<WorkerId, CommandError>>,
 }
 
+/// A reload that was asked for: who judges its canary, and who asked (a signal waits for no answer).
+struct Reload {
+    verdict: Option<Verdict>,
+    reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
+}
+
 impl Replies {
+    fn next_request(&mut self) -> RequestId {
+        self.last_request += 1;
+        RequestId(self.last_request)
+    }
+
+    pub(crate) fn await_scale(&mut self, reply: Option<oneshot::Sender<Result<u32, CommandError>>>) -> RequestId {
+        let request = self.next_request();
+        self.scales.extend(reply.map(|reply| (request, reply)));
+        request
+    }
+
+    pub(crate) fn scaled(&mut self, request: RequestId, result: Result<Scaled, ScaleRefused>) {
+        if let Some(reply) = self.scales.remove(&request) {
+            let result = result.map(|scaled| scaled.to).map_err(|refused| match refused {
+                ScaleRefused::UnknownSpec(spec) => CommandError::UnknownSpec(spec),
+                ScaleRefused::Stopping => CommandError::ShuttingDown,
+            });
+            answer(reply, result);
+        }
+    }
+
+    pub(crate) fn await_reload(
+        &mut self,
+        verdict: Option<Verdict>,
+        reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
+    ) -> RequestId {
+        let request = self.next_request();
+        self.reloads.insert(request, Reload { verdict, reply });
+        request
+    }
+
+    /// Who judges the canary of this reload; asked once.
+    pub(crate) fn verdict(&mut self, request: RequestId) -> Option<Verdict> {
+        self.reloads.get_mut(&request)?.verdict.take()
+    }
+
+    pub(crate) fn reloaded(&mut self, request: RequestId, result: Result<Generation, ReloadError>) {
+        if let Some(reply) = self.reloads.remove(&request).and_then(|reload| reload.reply) {
+            answer(reply, result);
+        }
+    }
+
+    pub(crate) fn await_spec(&mut self, reply: oneshot::Sender<Result<(), CommandError>>) -> RequestId {
+        let request = self.next_request();
+        self.specs.insert(request, reply);
+        request
+    }
+
+    pub(crate) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+        if let Some(reply) = self.specs.remove(&request) {
+            answer(reply, result.map_err(refused));
+        }
+    }
+
     pub(crate) fn await_fork(
         &mut self,
         env: Vec<(OsString, OsString)>,
         reply: oneshot::Sender<Result<WorkerId, CommandError>>,
     ) -> RequestId {
-        self.last_request += 1;
-        let request = RequestId(self.last_request);
+        let request = self.next_request();
         self.forks.insert(request, Fork { env, reply });
         request
     }
@@ -80,5 +143,20 @@ impl Replies {
         for reply in self.end.drain(..) {
             answer(reply, report.clone());
         }
+    }
+}
+
+/// OTP's answers, as a handle tells them.
+fn refused(why: SpecRefused) -> CommandError {
+    match why {
+        SpecRefused::NotFound(spec) => CommandError::UnknownSpec(spec),
+        SpecRefused::AlreadyStarted(spec, worker) => CommandError::AlreadyStarted { spec, worker },
+        SpecRefused::AlreadyPresent(spec) => CommandError::AlreadyPresent(spec),
+        SpecRefused::Running(spec) => CommandError::SpecRunning(spec),
+        SpecRefused::Restarting(spec) => CommandError::SpecRestarting(spec),
+        SpecRefused::Invalid(spec, why) => CommandError::InvalidSpec { spec, why },
+        SpecRefused::TooManySlots(limit) => CommandError::TooManySlots(limit),
+        SpecRefused::Stopping => CommandError::ShuttingDown,
+        SpecRefused::Spawn(failure) => CommandError::Spawn(failure),
     }
 }

@@ -4,9 +4,12 @@ use actix::Addr;
 use nix::sys::signal::{SigSet, Signal as Name};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
+use crate::changes::ReloadOptions;
 use crate::error::RunError;
 use crate::master::{ClusterSupervisor, Command, Urgency};
 use crate::model::Signal;
+use crate::policy::RolloutOptions;
+use crate::supervision::ScaleTarget;
 
 /// Installs the handlers. Called before the first worker is started, so that no signal can orphan one.
 pub(crate) fn install() -> Result<Signals, RunError> {
@@ -53,10 +56,10 @@ pub(crate) struct Signals {
     terminate: Stream,
     interrupt: Stream,
     quit: Stream,
-    /// A terminal that went away sends it; a service must outlive that.
+    /// A terminal that went away sends it too; a service outlives that, and is reloaded.
     hangup: Stream,
     user2: Stream,
-    /// These two would stop a master that runs in the background of a terminal, and nobody would supervise.
+    /// One worker more, one less. By default these two would stop a master in the background of a terminal.
     terminal_in: Stream,
     terminal_out: Stream,
     /// A log file at its limit is an error of the write, not the end of the master.
@@ -67,33 +70,49 @@ impl Signals {
     /// Turns signals into commands until the supervisor is gone.
     pub(crate) async fn run(mut self, supervisor: Addr<ClusterSupervisor>) {
         let mut interrupted = false;
-        let mut stopping = false;
         loop {
-            let urgency = tokio::select! {
-                _ = self.terminate.recv() => Ok(Urgency::Graceful),
+            let command = tokio::select! {
+                _ = self.terminate.recv() => Ok(stop(Urgency::Graceful)),
                 _ = self.interrupt.recv() => {
                     let urgency = if interrupted { Urgency::Immediate(Some(Signal::INT)) } else { Urgency::Graceful };
                     interrupted = true;
-                    Ok(urgency)
+                    Ok(stop(urgency))
                 }
-                _ = self.quit.recv() => Ok(Urgency::Immediate(Some(Signal::QUIT))),
-                _ = self.hangup.recv() => Err(Name::SIGHUP),
-                _ = self.user2.recv() => Err(Name::SIGUSR2),
-                _ = self.terminal_in.recv() => Err(Name::SIGTTIN),
-                _ = self.terminal_out.recv() => Err(Name::SIGTTOU),
+                _ = self.quit.recv() => Ok(stop(Urgency::Immediate(Some(Signal::QUIT)))),
+                _ = self.hangup.recv() => Ok(reload()),
+                _ = self.user2.recv() => Ok(reload()),
+                _ = self.terminal_in.recv() => Ok(scale(1)),
+                _ = self.terminal_out.recv() => Ok(scale(-1)),
                 _ = self.file_size.recv() => Err(Name::SIGXFSZ),
             };
-            match urgency {
-                Ok(urgency) => {
-                    stopping = true;
-                    let order = Command::Shutdown { urgency, reply: None };
-                    if supervisor.send(order).await.is_err() {
+            match command {
+                // The machine knows whether a stop has begun, and which order is still possible then.
+                Ok(command) => {
+                    if supervisor.send(command).await.is_err() {
                         return;
                     }
                 }
-                Err(signal) if stopping => tracing::info!(%signal, "signal has no effect: shutting down"),
-                Err(signal) => tracing::info!(%signal, "signal has no effect in this version"),
+                Err(signal) => tracing::info!(%signal, "signal has no effect"),
             }
         }
+    }
+}
+
+const fn stop(urgency: Urgency) -> Command {
+    Command::Shutdown { urgency, reply: None }
+}
+
+fn reload() -> Command {
+    Command::Reload {
+        options: ReloadOptions::new(RolloutOptions::default()),
+        reply: None,
+    }
+}
+
+const fn scale(by: i64) -> Command {
+    Command::Scale {
+        spec: None,
+        target: ScaleTarget::By(by),
+        reply: None,
     }
 }

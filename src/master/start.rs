@@ -8,7 +8,7 @@ use actix::{Context, Recipient};
 use actix_rt::{Arbiter, System};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cluster::{PlugIn, RunningCluster};
+use crate::cluster::RunningCluster;
 use crate::config::Config;
 use crate::error::RunError;
 use crate::events::Events;
@@ -17,6 +17,7 @@ use crate::master::listening::{Listening, POLICY_VARIABLE};
 use crate::master::supervisor::Parts;
 use crate::master::{ClusterSupervisor, Directory, Subscribers, signals, vital};
 use crate::model::{ClusterEvent, ShutdownReport};
+use crate::plug_ins::PlugIn;
 use crate::supervision::{SpecConfig, Supervision, SupervisionConfig};
 
 /// Runs the cluster on a `System` of its own until it ends.
@@ -26,6 +27,7 @@ pub(crate) fn run(config: Config, plug_ins: Vec<PlugIn>) -> Result<ShutdownRepor
 
 /// Starts the cluster on the `System` of this thread.
 pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<RunningCluster, RunError> {
+    crate::process::remember_image();
     config.args = std::env::args_os().skip(1).collect();
     let mut listening = Listening::new(std::env::var_os(POLICY_VARIABLE).as_deref());
     let mut addresses = BTreeMap::new();
@@ -58,6 +60,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         machine: Supervision::new(machine_config(&config)),
         config,
         listening,
+        plug_ins: arbiter.handle(),
         directory: Arc::clone(&directory),
         subscribers: Arc::clone(&subscribers),
         finished,
@@ -104,15 +107,19 @@ fn machine_config(config: &Config) -> SupervisionConfig {
         limit: config.slot_limit,
         stable_after: config.stable_after,
         shutdown: config.shutdown,
+        max_age: config.max_age,
         ..SpecConfig::new(config.spec.clone(), config.workers)
     };
+    let specs = std::iter::once(spec).chain(config.more_specs.iter().map(|spec| spec.config.clone()));
     SupervisionConfig {
-        specs: vec![spec],
+        specs: specs.collect(),
+        strategy: Arc::clone(&config.strategy),
+        auto_shutdown: config.auto_shutdown,
+        recycle: config.recycle,
         intensity: config.intensity,
         max_booting: config.max_booting,
         when_empty: config.when_empty,
         seed: config.seed,
-        ..SupervisionConfig::default()
     }
 }
 

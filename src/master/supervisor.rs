@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use actix::dev::SendError;
 use actix::prelude::*;
+use actix_rt::ArbiterHandle;
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::config::Config;
 use crate::error::{CommandError, RunError};
 use crate::master::birth::Birth;
+use crate::master::images::Images;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
 use crate::master::replies::Replies;
@@ -24,6 +26,7 @@ use crate::model::{
     EventKind, Exit, Generation, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
     SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
 };
+use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
 
 /// The supervisor of the cluster.
@@ -35,6 +38,10 @@ pub(crate) struct ClusterSupervisor {
     settings: Settings,
     /// Environment of slots that were forked with one.
     slot_env: HashMap<Slot, Vec<(OsString, OsString)>>,
+    /// Settings of specs that have some of their own.
+    spec_settings: HashMap<SpecName, WorkerSpec>,
+    images: Images,
+    plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
     /// The worker whose start is being carried out, for the event of a failed start.
@@ -61,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) machine: Supervision,
     pub(crate) listening: Listening,
+    pub(crate) plug_ins: ArbiterHandle,
     pub(crate) directory: Arc<Directory>,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) finished: oneshot::Sender<Result<ShutdownReport, RunError>>,
@@ -72,18 +80,24 @@ impl ClusterSupervisor {
             config,
             machine,
             listening,
+            plug_ins,
             directory,
             subscribers,
             finished,
         } = parts;
         let mut settings = config.settings.clone();
         config.fill_in(&mut settings);
+        let specs = config.more_specs.iter();
+        let spec_settings = specs.map(|spec| (spec.config.name.clone(), spec.clone())).collect();
         Self {
             machine,
             inputs: VecDeque::new(),
             settings,
             config,
             slot_env: HashMap::new(),
+            spec_settings,
+            images: Images::default(),
+            plug_ins,
             listening,
             workers: HashMap::new(),
             unborn: None,
@@ -135,13 +149,15 @@ impl ClusterSupervisor {
                     self.slot_env.insert(slot, env);
                 }
             }
-            // Asked for by nobody yet.
-            Action::Scaled { .. }
-            | Action::GenerationAdded { .. }
-            | Action::GenerationGone { .. }
-            | Action::CanaryVerdict { .. }
-            | Action::ReloadFinished { .. }
-            | Action::SpecAnswered { .. } => {}
+            Action::Scaled { request, result } => self.replies.scaled(request, result),
+            Action::GenerationAdded { request, generation } => {
+                tracing::debug!(?request, %generation, "generation added");
+                self.images.add(generation);
+            }
+            Action::GenerationGone { generation } => self.images.remove(generation),
+            Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
+            Action::ReloadFinished { request, result } => self.replies.reloaded(request, result),
+            Action::SpecAnswered { request, result } => self.replies.spec_answered(request, result),
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
                 self.slot_env.remove(&slot);
@@ -198,9 +214,14 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
+        let own = self
+            .spec_settings
+            .get(&slot.spec)
+            .map(|spec| spec.settings(&self.settings));
         let birth = Birth {
             config: &self.config,
-            settings: &self.settings,
+            settings: own.as_ref().unwrap_or(&self.settings),
+            image: self.images.of(generation)?,
             env,
             id,
             slot,
@@ -319,6 +340,8 @@ impl ClusterSupervisor {
         let mut table = self.directory.write();
         table.phase = self.machine.phase();
         table.target = self.machine.target();
+        table.counts = self.machine.counts();
+        table.reloading = self.machine.reloading();
         for (place, slot) in changes {
             match slot {
                 Some(slot) => table.slots.insert(place, slot),
@@ -385,6 +408,23 @@ impl ClusterSupervisor {
 
     pub(super) fn spec(&self) -> SpecName {
         self.config.spec.clone()
+    }
+
+    pub(super) fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.workers.values().map(|hand| &hand.link)
+    }
+
+    pub(super) fn link(&self, worker: WorkerId) -> Option<&Arc<Link>> {
+        self.workers.get(&worker).map(|hand| &hand.link)
+    }
+
+    pub(super) const fn plug_ins(&self) -> &ArbiterHandle {
+        &self.plug_ins
+    }
+
+    /// Remembers how the workers of a spec are started.
+    pub(super) fn keep_settings(&mut self, spec: &WorkerSpec) {
+        self.spec_settings.insert(spec.config.name.clone(), spec.clone());
     }
 
     pub(super) fn actor(&self, worker: WorkerId) -> Option<Addr<WorkerActor>> {

@@ -155,6 +155,10 @@ pub struct ClusterSnapshot {
     /// Time since the master started.
     #[serde(rename = "uptime_ms", with = "json::millis")]
     pub uptime: Duration,
+    /// How many of what, over all specs.
+    pub counts: Counts,
+    /// The generation that a running reload brings.
+    pub reloading: Option<Generation>,
     /// How many workers should be ready.
     pub target: usize,
     /// How many are.

@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::bootstrap::{CONTRACT_VARIABLE, Contract};
 use super::exit_watch::ProcessHandle;
-use super::image;
+use super::image::{self, Image};
 use super::refusal::{check_size, exec_failure, failure, forbidden_user};
 use crate::model::{Program, Settings, SpawnFailure, SpawnStep, StdioMode};
 use crate::sys::process::{SpawnRequest, duplicate_above, posix_spawn};
@@ -22,6 +22,8 @@ use crate::sys::process::{SpawnRequest, duplicate_above, posix_spawn};
 #[derive(Debug)]
 pub(crate) struct SpawnPlan<'a> {
     pub settings: &'a Settings,
+    /// What `Program::Same` means; `None` for the image this process runs.
+    pub image: Option<&'a Image>,
     /// Laid over the settings' variables.
     pub extra_env: &'a [(OsString, OsString)],
     /// What follows from the plan is filled in (see [`Contract`]).
@@ -60,7 +62,7 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
     let needs_shim = settings.exec != Program::Same && (settings.uid.is_some() || settings.gid.is_some());
     let program = match &settings.exec {
         Program::Path(path) if !needs_shim => path.as_os_str().to_owned(),
-        Program::Path(_) | Program::Same => image::running()?,
+        Program::Path(_) | Program::Same => plan.image.map_or_else(image::running, |image| Ok(image.path()))?,
     };
     let arguments = arguments(&plan)?;
     let mut contract = plan.contract;

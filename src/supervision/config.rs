@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Counts, Generation, SpecName};
+use crate::model::SpecName;
+#[cfg(test)]
+use crate::model::{Counts, Generation};
 use crate::policy::{
     AutoShutdown, Escalation, OneForOne, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
@@ -110,6 +112,7 @@ impl SpecConfig {
 }
 
 /// One spec as it is now.
+#[cfg(test)]
 #[derive(Clone, Debug)]
 pub(crate) struct SpecStatus {
     pub(crate) config: SpecConfig,

@@ -32,7 +32,9 @@ mod seat;
 mod settle;
 
 pub(crate) use action::{Action, ForkRefused, Outcome, ScaleRefused, Scaled, SpecRefused};
-pub(crate) use config::{SpecConfig, SpecStatus, SupervisionConfig};
+#[cfg(test)]
+pub(crate) use config::SpecStatus;
+pub(crate) use config::{SpecConfig, SupervisionConfig};
 pub(crate) use input::{Input, RequestId, ScaleTarget};
 pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Order, Output, Report};
 pub(crate) use lifecycle::Lifecycle;
@@ -43,7 +45,7 @@ use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
     WorkerError, WorkerId,
 };
-use crate::policy::{SplitMix64, WhenEmpty, Window};
+use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
 use children::{PendingStart, Spec};
@@ -276,6 +278,7 @@ impl Supervision {
         self.roster.sums().ready
     }
 
+    #[cfg(test)]
     /// A spec as it is now (OTP's `get_childspec`); `None` if there is no such spec.
     pub(crate) fn spec(&self, name: &SpecName) -> Option<SpecStatus> {
         let key = *self.by_name.get(name)?;
@@ -287,6 +290,7 @@ impl Supervision {
         })
     }
 
+    #[cfg(test)]
     /// Every spec's name, in start order (OTP's `which_children`).
     pub(crate) fn spec_names(&self) -> Vec<SpecName> {
         self.specs.values().map(|spec| spec.config.name.clone()).collect()
@@ -311,14 +315,14 @@ impl Supervision {
 
 /// Sums as a handle sees them.
 fn counts(specs: usize, sums: roster::Sums) -> Counts {
-    let mut counts = Counts::default();
-    counts.specs = specs;
-    counts.active = sums.filled;
-    counts.workers = sums.target;
-    counts.restarting = sums.waiting;
-    counts.ready = sums.ready;
-    counts.failed = sums.failed;
-    counts
+    Counts {
+        specs,
+        active: sums.filled,
+        workers: sums.target,
+        restarting: sums.waiting,
+        ready: sums.ready,
+        failed: sums.failed,
+    }
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ pub(super) fn limits(channel: OwnedFd) {
             };
             let settings = shell("exit 0");
             let result = spawn(SpawnPlan {
+                image: None,
                 settings: &settings,
                 extra_env: &[],
                 contract: contract(),

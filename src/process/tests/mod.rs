@@ -77,6 +77,7 @@ fn start(
         })
         .collect();
     let child = spawn(SpawnPlan {
+        image: None,
         settings,
         extra_env,
         contract,

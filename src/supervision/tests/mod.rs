@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::life::Note;
 use super::*;
+use crate::policy::WhenEmpty;
 use crate::policy::{Backoff, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
 
 const MS: Duration = Duration::from_millis(1);
