@@ -133,8 +133,8 @@ fn killed_while_asking(master: &mut Master) {
     connect().expect("the first worker has listened all the time");
     let fds = open_fds(master.pid()).expect("the master runs");
     assert!(
-        fds <= before + 2,
-        "the dead left descriptors: {before} before, {fds} now"
+        fds < before + 10,
+        "twenty dead left descriptors: {before} before, {fds} now"
     );
 
     // The listener ends with its last holder.

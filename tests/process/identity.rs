@@ -45,13 +45,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || probe::cluster().kill_tree(true).worker(start_helpers).main(),
         check: |master| {
             let helpers = helpers(master);
-            send(master.expect_of(1, "ready").pid(), Signal::SIGKILL);
+            send(master.seen("fork")[0].pid(), Signal::SIGKILL);
             master.expect_of(1, "exit");
             for helper in helpers {
                 master.expect_dead(helper, SOON);
             }
             // An orderly end takes them along too.
             let helpers = self::helpers(master);
+            while master.snapshot()["ready"] != 1 {}
             master.order(&Order::Restart(2));
             assert_eq!(master.expect_of(2, "exit").code(), Some(0));
             for helper in helpers {
@@ -65,7 +66,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || probe::cluster().worker(start_helpers).main(),
         check: |master| {
             let helpers = helpers(master);
-            send(master.expect_of(1, "ready").pid(), Signal::SIGKILL);
+            send(master.seen("fork")[0].pid(), Signal::SIGKILL);
             master.expect_of(1, "exit");
             let successors = self::helpers(master);
             assert_eq!(master.log().matches("left processes of its own behind").count(), 1);
@@ -124,8 +125,9 @@ fn whole_life(master: &mut Master) {
     master.finish();
 }
 
-fn helpers(master: &Master) -> [u32; 2] {
-    ["child ", "grandchild "].map(|who| master.expect_said(who).parse().expect("a process id"))
+fn helpers(master: &Master) -> Vec<u32> {
+    let said = master.expect_all_said(&["child ", "grandchild "]);
+    said.iter().map(|pid| pid.parse().expect("a process id")).collect()
 }
 
 async fn idle(worker: Worker) {

