@@ -12,7 +12,10 @@ use axum::Router;
 use axum::routing::get;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     Cluster::builder().listen("http", "127.0.0.1:8081").worker(serve).main()
 }
 

@@ -8,7 +8,10 @@ use actix_cluster::{Cluster, Worker};
 use actix_web::{App, web};
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     Cluster::builder().listen("http", "127.0.0.1:8080").worker(serve).main()
 }
 

@@ -68,6 +68,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter())
         .with_writer(std::io::stderr)
+        // Standard error may be full: then lines are lost, not the master.
+        .log_internal_errors(false)
         .init();
     cluster(&args).main()
 }

@@ -10,7 +10,10 @@ use actix_cluster::{Cluster, Connection, ListenError, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     Cluster::builder()
         .workers(2)
         .listen("echo", "127.0.0.1:8082")

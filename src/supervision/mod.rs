@@ -155,7 +155,7 @@ impl Supervision {
     pub(crate) fn handle(&mut self, input: Input, now: Mono) {
         if self.course == Course::Stopped {
             self.ignore();
-            return self.refuse_late(input);
+            return self.refuse_late(&input);
         }
         match input {
             Input::Started => match self.course {

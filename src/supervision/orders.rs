@@ -245,8 +245,8 @@ impl Supervision {
     }
 
     /// What is asked for after the end is refused, because everybody gets an answer.
-    pub(super) fn refuse_late(&mut self, input: Input) {
-        let action = match input {
+    pub(super) fn refuse_late(&mut self, input: &Input) {
+        let action = match *input {
             Input::SlotForkRequested { request, .. } => Action::Forked {
                 request,
                 result: Err(ForkRefused::Stopping),
