@@ -110,7 +110,7 @@ impl Supervision {
         match worker.purpose() {
             Some(Purpose::Remove) => self.retire(key, Down::Stopped),
             Some(Purpose::Fail) => self.retire(key, Down::Failed),
-            Some(Purpose::Hold) => self.hold(key),
+            Some(Purpose::Hold) => self.left_with_group(key),
             // It would have been stopped with its group anyway, and the group's failure counts once.
             Some(Purpose::Replace) | None if is_in_group => self.hold(key),
             Some(Purpose::Replace) => self.queue_restart(key),
