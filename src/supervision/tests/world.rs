@@ -121,6 +121,12 @@ impl World {
 
     fn pass_time(&mut self) {
         self.machine.handle_deadline(self.now);
+        let next = self.machine.next_deadline();
+        assert!(
+            next.is_none_or(|at| at > self.now),
+            "I-45: {next:?} is asked for again at {}",
+            self.now
+        );
         self.drain_cluster();
         let ids: Vec<WorkerId> = self.processes.keys().copied().collect();
         for id in ids {
