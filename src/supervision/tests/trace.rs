@@ -83,6 +83,9 @@ impl Judge {
 
     pub(super) fn see(&mut self, action: &Action, machine: &Supervision, now: Mono) {
         assert!(self.finished.is_none(), "{action:?} after the end");
+        if std::env::var("SIMULATE_SHOW").is_ok() {
+            eprintln!("{now} {action:?}");
+        }
         for byte in format!("{now} {action:?}").bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         }
