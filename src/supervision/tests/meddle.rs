@@ -56,10 +56,11 @@ impl World {
                 request: a,
                 spec: self.some_spec(),
             },
-            25 | 26 => Input::SpecStartRequested {
-                request: b,
-                spec: self.some_spec(),
-            },
+            25 | 26 => {
+                let spec = self.some_spec();
+                self.judge.spec_restarts.remove(&spec);
+                Input::SpecStartRequested { request: b, spec }
+            }
             27 => {
                 let spec = self.some_spec();
                 self.judge.asked.insert(c, (spec.clone(), None));
