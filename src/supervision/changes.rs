@@ -232,7 +232,11 @@ impl Supervision {
             let beside = self.roster.seat(key).beside();
             if let Some(change) = self.changes.get(&key).copied()
                 && (change.way, change.progress) == (Way::Beside, Progress::Leaving)
-                && beside.is_none_or(|beside| beside.worker().is_unkillable())
+                && match beside {
+                    None => true,
+                    Some(Beside::Leaving(worker)) => worker.is_unkillable(),
+                    Some(Beside::Coming(_)) => false,
+                }
             {
                 self.change_done(key, change, now);
             }

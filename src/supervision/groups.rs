@@ -114,6 +114,16 @@ impl Supervision {
         self.roster.set(key, SeatState::Held);
     }
 
+    /// A worker that was told to stop with its group is gone. One that `SIGKILL` did not end for long comes late: the
+    /// group is up again, and its slot follows.
+    pub(super) fn left_with_group(&mut self, key: SeatKey) {
+        let is_temporary = self.specs[&key.spec].config.restart == RestartType::Temporary;
+        match &self.group {
+            None if !is_temporary => self.queue_restart(key),
+            None | Some(_) => self.hold(key),
+        }
+    }
+
     /// A reload of slots that are all about to be restarted has nothing to go by.
     fn abort_reload_of(&mut self, group: &Group) {
         let is_meant = match self.reloads.scope() {

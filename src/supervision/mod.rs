@@ -236,7 +236,8 @@ impl Supervision {
             .into_iter()
             .chain(group)
             .chain(changes)
-            .chain(self.reloads.next_deadline())
+            // A reload rests while a group restarts.
+            .chain(self.reloads.next_deadline().filter(|_| self.group.is_none()))
             .min()
     }
 

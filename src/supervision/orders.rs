@@ -180,6 +180,9 @@ impl Supervision {
                 };
                 self.end_reloads(&ReloadFailure::ShuttingDown);
                 self.group = None;
+                for key in self.changes.keys().copied().collect::<Vec<_>>() {
+                    self.cancel_change(key);
+                }
                 self.publish(None, EventKind::ShutdownStarted);
                 if at_once {
                     self.stop_every_slot(Some(ShutdownPolicy::Brutal));

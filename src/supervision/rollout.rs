@@ -244,8 +244,9 @@ impl Supervision {
     }
 
     pub(super) fn end_running_reload(&mut self, reason: &ReloadFailure) {
-        self.abort_reload(None, reason.clone());
-        if self.reloads.running.is_some() {
+        if let Some(rollout) = &mut self.reloads.running {
+            // Even if it was on its way back: it did not arrive, and must not say so.
+            rollout.course = RollCourse::Back(ReloadError::general(reason.clone()));
             self.drop_reload_changes();
             self.finish_reload();
         }

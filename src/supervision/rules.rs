@@ -6,6 +6,7 @@
 use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, SpawnFailure, WorkerError, WorkerId};
 use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart};
 
+use super::changes::Way;
 use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Turn};
 use super::{Course, Supervision};
 
@@ -110,7 +111,7 @@ impl Supervision {
         match worker.purpose() {
             Some(Purpose::Remove) => self.retire(key, Down::Stopped),
             Some(Purpose::Fail) => self.retire(key, Down::Failed),
-            Some(Purpose::Hold) => self.hold(key),
+            Some(Purpose::Hold) => self.left_with_group(key),
             // It would have been stopped with its group anyway, and the group's failure counts once.
             Some(Purpose::Replace) | None if is_in_group => self.hold(key),
             Some(Purpose::Replace) => self.queue_restart(key),
@@ -259,7 +260,13 @@ impl Supervision {
             None => {}
         }
         let state = match down {
-            Down::Failed => SeatState::Failed,
+            Down::Failed => {
+                // A successor beside it may still fill the slot; one in place was this one.
+                if self.changes.get(&key).is_some_and(|change| change.way == Way::InPlace) {
+                    self.changes.remove(&key);
+                }
+                SeatState::Failed
+            }
             Down::Stopped => {
                 self.cancel_change(key);
                 SeatState::Stopped

@@ -1,7 +1,9 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
 mod cluster;
+mod meddle;
 mod process;
+mod script;
 mod trace;
 mod world;
 
