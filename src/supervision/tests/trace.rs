@@ -159,6 +159,10 @@ impl Judge {
         assert!(occupants.len() <= 2, "I-01, I-04: {occupants:?} in {slot}");
         if let [before, _] = occupants[..] {
             let is_replaced = self.reload.is_some() || self.recycling.contains(&before);
+            // The old one may die, and come back, while its successor boots.
+            if self.recycling.contains(&before) {
+                self.recycling.insert(id);
+            }
             let seen = &self.workers[&before];
             assert!(
                 is_replaced || !seen.stops.is_empty() || seen.is_unkillable,
