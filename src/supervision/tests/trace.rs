@@ -11,6 +11,8 @@ struct Seen {
     slot: Option<Slot>,
     generation: Generation,
     is_unkillable: bool,
+    /// Perhaps a successor that is not trusted yet, which goes at once.
+    may_be_newcomer: bool,
     steps: Vec<&'static str>,
     ready_at: Option<Mono>,
     stops: Vec<ShutdownPolicy>,
@@ -156,6 +158,8 @@ impl Judge {
         let occupants = place.occupants.clone();
         self.workers.entry(id).or_default().slot = Some(slot.clone());
         self.workers.entry(id).or_default().generation = generation;
+        let may_be_newcomer = occupants.len() > 1 || self.reload.is_some();
+        self.workers.entry(id).or_default().may_be_newcomer = may_be_newcomer;
         assert!(occupants.len() <= 2, "I-01, I-04: {occupants:?} in {slot}");
         if let [before, _] = occupants[..] {
             let is_replaced = self.reload.is_some() || self.recycling.contains(&before);
@@ -181,7 +185,7 @@ impl Judge {
             stops.len() == 1 || (stops.len() == 2 && policy == ShutdownPolicy::Brutal),
             "I-35: {id} was stopped by {stops:?}"
         );
-        if self.shutting_down && !self.at_once {
+        if self.shutting_down && !self.at_once && !self.workers[&id].may_be_newcomer {
             let place = |spec: &SpecName| self.order.iter().position(|known| known == spec);
             let mine = place(self.spec_of(id));
             let later = self
