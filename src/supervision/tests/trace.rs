@@ -46,7 +46,8 @@ pub(super) struct Judge {
     order: Vec<SpecName>,
     /// Specs that handles want deleted, or added with this configuration.
     pub(super) asked: BTreeMap<RequestId, (SpecName, Option<SpecConfig>)>,
-    groups: Vec<Vec<WorkerId>>,
+    /// Specs that went down together, and who lived in them.
+    groups: Vec<(BTreeSet<SpecName>, Vec<WorkerId>)>,
     recycling: BTreeSet<WorkerId>,
     reload: Option<(Generation, Option<SpecName>)>,
     gone: BTreeSet<Generation>,
@@ -145,11 +146,10 @@ impl Judge {
         assert!(id > self.last_id, "I-04: id {id} after {}", self.last_id);
         assert!(!self.gone.contains(&generation), "{id} is of a generation that is gone");
         self.last_id = id;
-        for victims in &self.groups {
+        for (specs, victims) in &self.groups {
             let dead = victims.iter().all(|victim| !self.lives(*victim));
-            let concerns = victims.iter().any(|victim| self.spec_of(*victim) == &slot.spec);
             assert!(
-                dead || !concerns,
+                dead || !specs.contains(&slot.spec),
                 "{id} in {slot} before its group is gone: {victims:?}"
             );
         }
@@ -231,7 +231,8 @@ impl Judge {
         let victims: Vec<WorkerId> = victims
             .filter(|id| self.lives(*id) && affected.contains(&self.spec_of(*id)))
             .collect();
-        self.groups.push(victims);
+        let affected = affected.into_iter().cloned().collect();
+        self.groups.push((affected, victims));
     }
 
     pub(super) fn config_of(&self, spec: &SpecName) -> &SpecConfig {
@@ -242,6 +243,9 @@ impl Judge {
     fn answered(&mut self, request: RequestId) {
         if let Some((spec, config)) = self.asked.remove(&request) {
             self.order.retain(|known| *known != spec);
+            for (specs, _) in &mut self.groups {
+                specs.remove(&spec);
+            }
             self.spec_restarts.remove(&spec);
             self.places.retain(|slot, _| slot.spec != spec);
             if let Some(config) = config {
