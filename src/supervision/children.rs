@@ -2,7 +2,7 @@
 //!
 //! Not here: slots one by one ([`super::orders`]).
 
-use crate::model::{Generation, SpawnFailure, SpecName, WorkerId};
+use crate::model::{Generation, ReloadFailure, SpawnFailure, SpecName, WorkerId};
 use crate::policy::{RestartType, Window};
 
 use super::rules::Down;
@@ -85,7 +85,7 @@ impl Supervision {
                 spec.is_open = true;
             }
             if self.reloads.scope() == Some(Some(key)) {
-                self.end_running_reload(&crate::model::ReloadFailure::Overtaken);
+                self.end_running_reload(&ReloadFailure::Overtaken);
             }
             for seat in self.roster.keys_of(key).into_iter().rev() {
                 match self.roster.seat(seat).state() {
@@ -184,6 +184,9 @@ impl Supervision {
     }
 
     fn remove_spec(&mut self, key: SpecKey) {
+        if self.reloads.scope() == Some(Some(key)) {
+            self.end_running_reload(&ReloadFailure::Overtaken);
+        }
         for seat in self.roster.keys_of(key) {
             self.changes.remove(&seat);
             self.roster.remove(seat);

@@ -202,6 +202,8 @@ impl Supervision {
                 self.spec_start(request, spec, |spec, _| SpecRefused::Running(spec));
             }
             Input::SpecDeleteRequested { request, spec } => self.spec_delete(request, spec),
+            // A shutdown is that already, in order.
+            Input::ClusterDisconnectRequested if self.is_stopping() => self.ignore(),
             Input::ClusterDisconnectRequested => {
                 self.end_reloads(&ReloadFailure::Overtaken);
                 self.stop_every_slot(None);

@@ -74,12 +74,12 @@ impl Sums {
 }
 
 fn is_awaited(content: Content) -> bool {
-    content.awaited
-        && match content.state {
-            SeatState::Queued(_) => true,
-            SeatState::Filled(worker) => worker.is_booting(),
-            SeatState::Waiting { .. } | SeatState::Held | SeatState::Failed | SeatState::Stopped => false,
-        }
+    match content.state {
+        SeatState::Queued(_) => content.awaited,
+        SeatState::Filled(worker) => content.awaited && worker.is_booting(),
+        SeatState::Held => true,
+        SeatState::Waiting { .. } | SeatState::Failed | SeatState::Stopped => false,
+    }
 }
 
 /// All slots.

@@ -11,6 +11,8 @@ struct Seen {
     slot: Option<Slot>,
     generation: Generation,
     is_unkillable: bool,
+    /// Perhaps a successor that is not trusted yet, which goes at once.
+    may_be_newcomer: bool,
     steps: Vec<&'static str>,
     ready_at: Option<Mono>,
     stops: Vec<ShutdownPolicy>,
@@ -44,7 +46,8 @@ pub(super) struct Judge {
     order: Vec<SpecName>,
     /// Specs that handles want deleted, or added with this configuration.
     pub(super) asked: BTreeMap<RequestId, (SpecName, Option<SpecConfig>)>,
-    groups: Vec<Vec<WorkerId>>,
+    /// Specs that went down together, and who lived in them.
+    groups: Vec<(BTreeSet<SpecName>, Vec<WorkerId>)>,
     recycling: BTreeSet<WorkerId>,
     reload: Option<(Generation, Option<SpecName>)>,
     gone: BTreeSet<Generation>,
@@ -143,11 +146,10 @@ impl Judge {
         assert!(id > self.last_id, "I-04: id {id} after {}", self.last_id);
         assert!(!self.gone.contains(&generation), "{id} is of a generation that is gone");
         self.last_id = id;
-        for victims in &self.groups {
+        for (specs, victims) in &self.groups {
             let dead = victims.iter().all(|victim| !self.lives(*victim));
-            let concerns = victims.iter().any(|victim| self.spec_of(*victim) == &slot.spec);
             assert!(
-                dead || !concerns,
+                dead || !specs.contains(&slot.spec),
                 "{id} in {slot} before its group is gone: {victims:?}"
             );
         }
@@ -156,9 +158,15 @@ impl Judge {
         let occupants = place.occupants.clone();
         self.workers.entry(id).or_default().slot = Some(slot.clone());
         self.workers.entry(id).or_default().generation = generation;
+        let may_be_newcomer = occupants.len() > 1 || self.reload.is_some();
+        self.workers.entry(id).or_default().may_be_newcomer = may_be_newcomer;
         assert!(occupants.len() <= 2, "I-01, I-04: {occupants:?} in {slot}");
         if let [before, _] = occupants[..] {
             let is_replaced = self.reload.is_some() || self.recycling.contains(&before);
+            // The old one may die, and come back, while its successor boots.
+            if self.recycling.contains(&before) {
+                self.recycling.insert(id);
+            }
             let seen = &self.workers[&before];
             assert!(
                 is_replaced || !seen.stops.is_empty() || seen.is_unkillable,
@@ -177,7 +185,7 @@ impl Judge {
             stops.len() == 1 || (stops.len() == 2 && policy == ShutdownPolicy::Brutal),
             "I-35: {id} was stopped by {stops:?}"
         );
-        if self.shutting_down && !self.at_once {
+        if self.shutting_down && !self.at_once && !self.workers[&id].may_be_newcomer {
             let place = |spec: &SpecName| self.order.iter().position(|known| known == spec);
             let mine = place(self.spec_of(id));
             let later = self
@@ -223,7 +231,8 @@ impl Judge {
         let victims: Vec<WorkerId> = victims
             .filter(|id| self.lives(*id) && affected.contains(&self.spec_of(*id)))
             .collect();
-        self.groups.push(victims);
+        let affected = affected.into_iter().cloned().collect();
+        self.groups.push((affected, victims));
     }
 
     pub(super) fn config_of(&self, spec: &SpecName) -> &SpecConfig {
@@ -234,6 +243,9 @@ impl Judge {
     fn answered(&mut self, request: RequestId) {
         if let Some((spec, config)) = self.asked.remove(&request) {
             self.order.retain(|known| *known != spec);
+            for (specs, _) in &mut self.groups {
+                specs.remove(&spec);
+            }
             self.spec_restarts.remove(&spec);
             self.places.retain(|slot, _| slot.spec != spec);
             if let Some(config) = config {

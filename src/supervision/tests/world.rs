@@ -386,7 +386,8 @@ fn some_config(random: &mut SplitMix64, seed: u64) -> SupervisionConfig {
 /// One history; what was seen of it as one number.
 fn simulate(seed: u64) -> u64 {
     let mut world = World::new(seed);
-    let calm = world.faults_until + 90 * SECOND;
+    // Two reloads of twenty workers, one after the other, may take this long.
+    let calm = world.faults_until + 240 * SECOND;
     world.run_until(calm);
     if world.judge.finished.is_none() {
         // I-37: the faults have stopped; whoever is wanted and not given up is there.
