@@ -70,13 +70,27 @@ impl Channel {
         decoder: &mut Decoder,
         out: &mut Vec<Incoming<T>>,
     ) -> Result<ReadOutcome, ChannelError> {
-        let mut read = 0;
+        let (mut read, mut count) = (0, 0);
+        // Was the last read cut off by its own limit, so that more is likely to be there?
+        let mut is_cut = false;
         loop {
-            if decode(decoder, out, TURN_FRAMES)? > 0 {
+            count += decode(decoder, out, TURN_FRAMES - count)?;
+            if count == TURN_FRAMES || (count > 0 && (!is_cut || read >= TURN_BYTES)) {
                 return Ok(ReadOutcome::Frames);
             }
             if decoder.is_ended() {
                 return Ok(ReadOutcome::Closed);
+            }
+            if count > 0 {
+                // What a turn costs the caller is shared by its frames, so a turn takes what is there, but does not wait.
+                match self.read(decoder)? {
+                    Some(len) => {
+                        is_cut = len == READ_BYTES;
+                        read += len;
+                    }
+                    None => return Ok(ReadOutcome::Frames),
+                }
+                continue;
             }
             if read >= TURN_BYTES {
                 // One frame may be longer than a turn.
@@ -86,6 +100,7 @@ impl Channel {
             let mut ready = self.socket.readable().await?;
             match self.read(decoder)? {
                 Some(len) => {
+                    is_cut = len == READ_BYTES;
                     read += len;
                     ready.retain_ready();
                 }
