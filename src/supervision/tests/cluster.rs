@@ -7,13 +7,13 @@ use crate::model::{
 };
 
 /// A cluster and what it ordered, oldest first, in words.
-struct Cluster {
-    machine: Supervision,
-    now: Mono,
+pub(super) struct Cluster {
+    pub(super) machine: Supervision,
+    pub(super) now: Mono,
 }
 
 impl Cluster {
-    fn new(config: SupervisionConfig) -> Self {
+    pub(super) fn new(config: SupervisionConfig) -> Self {
         Self {
             machine: Supervision::new(config),
             now: ms(0),
@@ -21,31 +21,31 @@ impl Cluster {
     }
 
     /// Started, and everybody ready.
-    fn up(config: SupervisionConfig) -> Self {
+    pub(super) fn up(config: SupervisionConfig) -> Self {
         let mut cluster = Self::new(config);
         cluster.tell(Input::Started);
         cluster.boot();
         cluster
     }
 
-    fn tell(&mut self, input: Input) -> Vec<String> {
+    pub(super) fn tell(&mut self, input: Input) -> Vec<String> {
         self.machine.handle(input, self.now);
         self.words()
     }
 
     /// Time passes to the next deadline.
-    fn wait(&mut self) -> Vec<String> {
+    pub(super) fn wait(&mut self) -> Vec<String> {
         self.now = self.machine.next_deadline().expect("something is waited for");
         self.machine.handle_deadline(self.now);
         self.words()
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now = self.now + time;
     }
 
     /// Everybody who boots gets ready.
-    fn boot(&mut self) -> Vec<String> {
+    pub(super) fn boot(&mut self) -> Vec<String> {
         let mut words = Vec::new();
         loop {
             let slots = self.machine.slots();
@@ -66,7 +66,7 @@ impl Cluster {
         }
     }
 
-    fn ready(&mut self, id: u64) -> Vec<String> {
+    pub(super) fn ready(&mut self, id: u64) -> Vec<String> {
         let id = WorkerId::new(id);
         let address = BoundAddress::tcp(([127, 0, 0, 1], 80).into());
         let mut words = self.tell(Input::WorkerForked { id });
@@ -76,7 +76,7 @@ impl Cluster {
         words
     }
 
-    fn end(&mut self, id: u64, status: ExitStatus, reason: ExitReason) -> Vec<String> {
+    pub(super) fn end(&mut self, id: u64, status: ExitStatus, reason: ExitReason) -> Vec<String> {
         let exit = Exit {
             status,
             reason,
@@ -88,7 +88,7 @@ impl Cluster {
         self.tell(Input::WorkerExited { id, exit })
     }
 
-    fn crash(&mut self, id: u64) -> Vec<String> {
+    pub(super) fn crash(&mut self, id: u64) -> Vec<String> {
         self.end(
             id,
             ExitStatus::Signal {
@@ -99,7 +99,7 @@ impl Cluster {
         )
     }
 
-    fn ordered(&mut self, id: u64) -> Vec<String> {
+    pub(super) fn ordered(&mut self, id: u64) -> Vec<String> {
         self.end(id, ExitStatus::Code(0), ExitReason::Ordered)
     }
 
@@ -153,7 +153,7 @@ impl Cluster {
         words
     }
 
-    fn slot(&self, index: usize) -> SlotState {
+    pub(super) fn slot(&self, index: usize) -> SlotState {
         self.machine.slots()[index].state
     }
 }
@@ -164,7 +164,7 @@ fn with(change: impl FnOnce(&mut SpecConfig)) -> SupervisionConfig {
     config
 }
 
-fn spawn_failed(id: u64) -> Input {
+pub(super) fn spawn_failed(id: u64) -> Input {
     let failure = SpawnFailure {
         step: SpawnStep::Exec,
         errno: Some(2),
