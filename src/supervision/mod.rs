@@ -43,7 +43,7 @@ use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
     WorkerError, WorkerId,
 };
-use crate::policy::{SplitMix64, WhenEmpty, Window};
+use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
 use children::{PendingStart, Spec};
@@ -153,7 +153,7 @@ impl Supervision {
     pub(crate) fn handle(&mut self, input: Input, now: Mono) {
         if self.course == Course::Stopped {
             self.ignore();
-            return self.refuse_late(input);
+            return self.refuse_late(&input);
         }
         match input {
             Input::Started => match self.course {
@@ -314,14 +314,14 @@ impl Supervision {
 
 /// Sums as a handle sees them.
 fn counts(specs: usize, sums: roster::Sums) -> Counts {
-    let mut counts = Counts::default();
-    counts.specs = specs;
-    counts.active = sums.filled;
-    counts.workers = sums.target;
-    counts.restarting = sums.waiting;
-    counts.ready = sums.ready;
-    counts.failed = sums.failed;
-    counts
+    Counts {
+        specs,
+        active: sums.filled,
+        workers: sums.target,
+        restarting: sums.waiting,
+        ready: sums.ready,
+        failed: sums.failed,
+    }
 }
 
 #[cfg(test)]

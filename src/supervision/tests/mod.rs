@@ -1,6 +1,7 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
 mod cluster;
+mod driver;
 mod meddle;
 mod process;
 mod reload;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use super::life::Note;
 use super::*;
+use crate::policy::WhenEmpty;
 use crate::policy::{
     Backoff, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType, ShutdownPolicy,
 };

@@ -1,6 +1,6 @@
 //! Tables for reload, canary and recycling.
 
-use super::cluster::{Cluster, spawn_failed};
+use super::driver::{Cluster, spawn_failed};
 use super::*;
 use crate::model::{Generation, RecycleReason};
 use crate::policy::{Canary, RolloutOptions};

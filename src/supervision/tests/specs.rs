@@ -1,6 +1,6 @@
 //! Tables for several specs: order, groups, significance, scale, administration.
 
-use super::cluster::{Cluster, spawn_failed};
+use super::driver::{Cluster, spawn_failed};
 use super::*;
 use crate::model::{ExitReason, ExitStatus};
 use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne};
