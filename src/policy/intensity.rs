@@ -99,6 +99,11 @@ impl Window {
         true
     }
 
+    /// Forgets the last one that was counted: it is not carried out after all.
+    pub(crate) fn take_back(&mut self) {
+        self.restarts.pop_back();
+    }
+
     /// Forgets everything: the budget is full again.
     pub(crate) fn reset(&mut self) {
         self.restarts.clear();

@@ -115,7 +115,6 @@ impl SpecConfig {
 #[cfg(test)]
 #[derive(Clone, Debug)]
 pub(crate) struct SpecStatus {
-    pub(crate) config: SpecConfig,
     /// What its next worker runs, as long as no reload has got further.
     pub(crate) generation: Generation,
     /// `specs` is 1.

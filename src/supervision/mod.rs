@@ -287,7 +287,6 @@ impl Supervision {
         let key = *self.by_name.get(name)?;
         let spec = &self.specs[&key];
         Some(SpecStatus {
-            config: spec.config.clone(),
             generation: spec.generation,
             counts: counts(1, self.roster.sums_of(key)),
         })

@@ -249,17 +249,17 @@ impl Supervision {
 
     /// What is asked for after the end is refused, because everybody gets an answer.
     pub(super) fn refuse_late(&mut self, input: &Input) {
-        let action = match *input {
+        let action = match input {
             Input::SlotForkRequested { request, .. } => Action::Forked {
-                request,
+                request: *request,
                 result: Err(ForkRefused::Stopping),
             },
             Input::ScaleRequested { request, .. } => Action::Scaled {
-                request,
+                request: *request,
                 result: Err(ScaleRefused::Stopping),
             },
             Input::ReloadRequested { request, .. } => Action::ReloadFinished {
-                request,
+                request: *request,
                 result: Err(ReloadError::general(ReloadFailure::ShuttingDown)),
             },
             Input::SpecAddRequested { request, .. }
@@ -267,7 +267,7 @@ impl Supervision {
             | Input::SpecStartRequested { request, .. }
             | Input::SpecRestartRequested { request, .. }
             | Input::SpecDeleteRequested { request, .. } => Action::SpecAnswered {
-                request,
+                request: *request,
                 result: Err(SpecRefused::Stopping),
             },
             Input::Started

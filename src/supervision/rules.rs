@@ -184,6 +184,7 @@ impl Supervision {
                 period: intensity.period,
             };
             let escalation = spec.config.escalation;
+            self.roster.seat_mut(key).window.take_back();
             self.publish(None, EventKind::GaveUp(gave_up.clone()));
             self.retire(key, Down::Failed);
             match escalation {

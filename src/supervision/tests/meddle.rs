@@ -95,7 +95,7 @@ impl World {
         (RequestId(last), RequestId(last - 1), RequestId(last - 2))
     }
 
-    fn some_spec(&mut self) -> crate::model::SpecName {
+    fn some_spec(&mut self) -> SpecName {
         ["web", "jobs", "cache", "unknown"][self.pick(4) as usize].into()
     }
 

@@ -1,18 +1,24 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
 mod cluster;
+mod driver;
 mod meddle;
 mod process;
+mod reload;
 mod script;
+mod specs;
 mod trace;
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::life::Note;
 use super::*;
 use crate::policy::WhenEmpty;
-use crate::policy::{Backoff, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
+use crate::policy::{
+    Backoff, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType, ShutdownPolicy,
+};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,5 +54,19 @@ fn web(count: u32) -> SupervisionConfig {
         when_empty: WhenEmpty::Stop,
         seed: 1,
         ..SupervisionConfig::default()
+    }
+}
+
+/// Three specs "a", "b", "c" of one worker each, under this strategy; no delays.
+fn abc(strategy: impl RestartStrategy + 'static) -> SupervisionConfig {
+    let spec = |name: &str| SpecConfig {
+        delay: RestartDelay::AtOnce,
+        shutdown: ShutdownPolicy::Grace(5 * SECOND),
+        ..SpecConfig::new(name, 1)
+    };
+    SupervisionConfig {
+        specs: vec![spec("a"), spec("b"), spec("c")],
+        strategy: Arc::new(strategy),
+        ..web(0)
     }
 }

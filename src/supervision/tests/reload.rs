@@ -1,0 +1,233 @@
+//! Tables for reload, canary and recycling.
+
+use super::driver::{Cluster, spawn_failed};
+use super::*;
+use crate::model::{Generation, RecycleReason};
+use crate::policy::{Canary, RolloutOptions};
+
+fn reload(number: u64, options: RolloutOptions) -> Input {
+    Input::ReloadRequested {
+        request: RequestId(number),
+        spec: None,
+        options,
+        queue: false,
+    }
+}
+
+fn generations(cluster: &Cluster) -> Vec<u32> {
+    let workers = cluster.machine.roster.workers();
+    workers.map(|worker| worker.generation.0).collect()
+}
+
+fn last(words: &[String]) -> &str {
+    words.last().expect("words")
+}
+
+#[test]
+fn f_175_i_20_one_worker_is_reloaded_without_a_gap() {
+    let mut cluster = Cluster::up(web(1));
+    let words = cluster.tell(reload(1, RolloutOptions::new()));
+    assert_eq!(words, ["generation 1", "reload_started", "spawn 2 web.0"]);
+    // The old one is stopped when the new one is ready, and not before.
+    let words = cluster.ready(2);
+    assert_eq!(words[..4], ["fork 2", "online 2", "listening 2", "ready 2"]);
+    assert_eq!(words[4..], ["stop 1"]);
+    assert_eq!(cluster.machine.ready(), 1);
+    let words = cluster.ordered(1);
+    assert_eq!(words, ["exit 1", "reload_finished", "reloaded 1", "no generation 0"]);
+    assert_eq!(cluster.crash(2)[2], "spawn 3 web.0");
+    assert_eq!(generations(&cluster), [1], "what comes later is new too");
+    let none = RolloutOptions::new().surge(0);
+    assert!(last(&cluster.tell(reload(2, none))).contains("both 0"));
+}
+
+#[test]
+fn f_167_f_025_new_code_that_exits_at_boot_touches_nobody_and_costs_nothing() {
+    let mut cluster = Cluster::up(web(3));
+    cluster.tell(reload(1, RolloutOptions::new().surge(2)));
+    assert_eq!(cluster.tell(spawn_failed(4)), ["error 4", "stop 5"]);
+    cluster.tell(Input::WorkerForked { id: WorkerId::new(5) });
+    let words = cluster.ordered(5);
+    assert!(words[2].starts_with("not reloaded: worker 4: it ended"), "{words:?}");
+    assert_eq!(words[3], "no generation 1");
+    assert_eq!((generations(&cluster), cluster.machine.ready()), (vec![0, 0, 0], 3));
+    assert_eq!(cluster.crash(1)[1], "restart web.0 in 0ns #1", "the budget is full");
+    // The number is not given twice.
+    assert_eq!(cluster.tell(reload(2, RolloutOptions::new()))[0], "generation 2");
+}
+
+#[test]
+fn f_168_new_code_that_never_gets_ready_is_given_up_at_the_step_deadline() {
+    let mut cluster = Cluster::up(web(2));
+    cluster.tell(reload(1, RolloutOptions::new().step_deadline(3 * SECOND)));
+    cluster.tell(Input::WorkerForked { id: WorkerId::new(3) });
+    assert_eq!(cluster.wait(), ["stop 3"]);
+    assert_eq!(cluster.now, ms(3000));
+    assert!(last(&cluster.ordered(3)[..3]).contains("worker 3: it was not ready"));
+    assert_eq!(cluster.machine.ready(), 2);
+}
+
+#[test]
+fn f_169_a_crash_in_probation_or_later_rolls_everybody_back() {
+    let mut cluster = Cluster::up(web(2));
+    cluster.tell(reload(1, RolloutOptions::new().probation(SECOND)));
+    assert_eq!(
+        last(&cluster.ready(3)),
+        "ready 3",
+        "on probation, the old one is not stopped"
+    );
+    assert_eq!(cluster.wait(), ["stop 1"]);
+    assert_eq!(last(&cluster.ordered(1)), "spawn 4 web.1");
+    cluster.ready(4);
+    cluster.pass(SECOND / 2);
+    let words = cluster.crash(4);
+    assert_eq!(
+        words,
+        ["exit 4", "spawn 5 web.0"],
+        "the first slot goes back, old code first"
+    );
+    assert_eq!(last(&cluster.ready(5)), "stop 3");
+    let words = cluster.ordered(3);
+    assert!(words[2].starts_with("not reloaded: worker 4: it ended"), "{words:?}");
+    assert_eq!((generations(&cluster), cluster.machine.ready()), (vec![0, 0], 2));
+}
+
+#[test]
+fn f_174_an_old_worker_that_dies_is_replaced_by_what_is_proven() {
+    let mut cluster = Cluster::up(web(3));
+    cluster.tell(reload(1, RolloutOptions::new().pause(SECOND)));
+    cluster.crash(3);
+    assert_eq!(generations(&cluster), [0, 1, 0, 0], "nothing new is ready yet");
+    cluster.ready(5);
+    cluster.ready(4);
+    cluster.ordered(1);
+    cluster.crash(2);
+    assert_eq!(generations(&cluster), [1, 1, 0]);
+}
+
+#[test]
+fn f_173_a_shutdown_wins_and_a_second_request_is_refused_or_waits() {
+    let mut cluster = Cluster::up(web(2));
+    cluster.tell(reload(1, RolloutOptions::new()));
+    assert!(last(&cluster.tell(reload(2, RolloutOptions::new()))).contains("another reload is running"));
+    let queued = Input::ReloadRequested {
+        request: RequestId(3),
+        spec: Some("web".into()),
+        options: RolloutOptions::new(),
+        queue: true,
+    };
+    assert!(cluster.tell(queued).is_empty());
+    let words = cluster.tell(Input::ShutdownRequested { now: false });
+    let refused = words
+        .iter()
+        .filter(|word| word.contains("not reloaded: the cluster is stopping"));
+    assert_eq!(refused.count(), 2);
+    for id in [3, 2, 1] {
+        cluster.ordered(id);
+    }
+    assert_eq!(cluster.machine.phase(), Phase::Stopped);
+}
+
+#[test]
+fn f_172_scaling_during_a_reload_ends_at_the_last_target() {
+    let mut cluster = Cluster::up(web(2));
+    cluster.tell(reload(1, RolloutOptions::new()));
+    for target in [4, 1, 3] {
+        cluster.tell(Input::ScaleRequested {
+            request: RequestId(target),
+            spec: "web".into(),
+            target: ScaleTarget::To(i64::try_from(target).expect("small")),
+            active: Vec::new(),
+        });
+    }
+    for _ in 0..60 {
+        let all: Vec<_> = cluster.machine.roster.workers().collect();
+        for worker in all {
+            if worker.purpose().is_some() {
+                cluster.ordered(worker.id.get());
+            } else if !worker.forked {
+                cluster.ready(worker.id.get());
+            }
+        }
+    }
+    assert_eq!(cluster.machine.reloading(), None);
+    assert_eq!((cluster.machine.ready(), generations(&cluster)), (3, vec![1, 1, 1]));
+}
+
+#[test]
+fn a_canary_is_judged_and_a_bad_one_goes_back() {
+    for good in [true, false] {
+        let mut cluster = Cluster::up(web(3));
+        let canary = Canary {
+            count: 1,
+            bake: 10 * SECOND,
+        };
+        cluster.tell(reload(1, RolloutOptions::new().canary(canary)));
+        cluster.ready(4);
+        assert_eq!(cluster.ordered(1), ["exit 1"], "it bakes");
+        assert_eq!(cluster.wait(), ["verdict on [WorkerId(4)]"]);
+        let words = cluster.tell(Input::CanaryJudged {
+            request: RequestId(1),
+            good,
+            why: "errors".to_owned(),
+        });
+        assert_eq!(words, [if good { "spawn 5 web.1" } else { "spawn 5 web.0" }]);
+        assert_eq!(
+            generations(&cluster)
+                .iter()
+                .filter(|generation| **generation == 1)
+                .count(),
+            if good { 2 } else { 1 }
+        );
+        if !good {
+            cluster.ready(5);
+            assert!(cluster.ordered(4)[2].contains("the verdict on the canary was bad: errors"));
+        }
+    }
+}
+
+#[test]
+fn in_place_stops_first_and_keeps_to_max_unavailable() {
+    let mut cluster = Cluster::up(web(3));
+    let words = cluster.tell(reload(1, RolloutOptions::new().surge(0).max_unavailable(1)));
+    assert_eq!(last(&words), "stop 1");
+    assert_eq!(last(&cluster.ordered(1)), "spawn 4 web.0");
+    assert_eq!(last(&cluster.ready(4)), "stop 2");
+    let spec = cluster.machine.spec(&"web".into()).expect("it is there");
+    assert_eq!(spec.generation, Generation(0), "until all are done");
+}
+
+#[test]
+fn f_184_f_186_i_41_recycling_is_one_at_a_time_and_successor_first() {
+    let mut cluster = Cluster::up(web(3));
+    let recycle = |id| Input::RecycleRequested {
+        id: WorkerId::new(id),
+        why: RecycleReason::Memory,
+    };
+    assert_eq!(cluster.tell(recycle(1)), ["recycling 1", "spawn 4 web.0"]);
+    assert!(cluster.tell(recycle(1)).is_empty());
+    assert!(cluster.tell(recycle(2)).is_empty());
+    // The watchdog kills what is being replaced already: one exit, and the slot has one worker in the end.
+    assert_eq!(cluster.crash(1), ["exit 1", "restart web.0 in 0ns #1", "spawn 5 web.0"]);
+    cluster.ready(5);
+    assert_eq!(last(&cluster.ready(4)), "stop 5");
+    assert_eq!(cluster.ordered(5), ["exit 5", "recycling 2", "spawn 6 web.1"]);
+    assert_eq!(last(&cluster.ready(6)), "stop 2");
+    cluster.ordered(2);
+    assert_eq!(cluster.machine.ready(), 3);
+}
+
+#[test]
+fn f_188_workers_of_one_age_are_recycled_apart_and_a_failed_successor_harms_nobody() {
+    let mut config = web(3);
+    config.specs[0].max_age = Some(100 * SECOND);
+    let mut cluster = Cluster::up(config);
+    let first = cluster.wait();
+    assert!(first[0].starts_with("recycling"), "{first:?}");
+    assert!(cluster.now >= ms(90_000) && cluster.now <= ms(110_000));
+    assert_eq!(cluster.tell(spawn_failed(4)), ["error 4"]);
+    assert_eq!((cluster.machine.ready(), cluster.machine.counts().active), (3, 3));
+    let before = cluster.now;
+    assert!(cluster.wait()[0].starts_with("recycling"));
+    assert!(cluster.now > before, "not at the same time");
+}
