@@ -24,6 +24,7 @@ mod master_faults;
 mod messages;
 mod panics;
 mod promises;
+mod reload;
 mod setup;
 mod signals;
 mod spawn_failures;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         messages::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        reload::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
