@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,9 +15,8 @@ use actix_cluster::{ClusterBuilder, ServeError, Worker};
 use actix_web::{App, web};
 
 use crate::http::Client;
-use crate::limit;
 use crate::outside::let_pass;
-use crate::probe;
+use crate::{Deadline, limit, probe};
 
 /// A cluster of workers that [`serve`].
 pub fn cluster() -> ClusterBuilder {
@@ -53,6 +52,7 @@ pub async fn held(worker: &Worker, file: &str) {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Outcome>>,
 }
 
@@ -73,13 +73,28 @@ impl Load {
     /// Starts `each` clients that keep their connection and `each` that open one for every request.
     #[must_use]
     pub fn start(port: u16, each: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = |keeps: bool| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || ask_until(&stop, port, keeps))
+            let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+            std::thread::spawn(move || ask_until(&stop, &asked, port, keeps))
         };
         let clients = (0..2 * each).map(|number| client(number % 2 == 0)).collect();
-        Self { stop, clients }
+        Self { stop, asked, clients }
+    }
+
+    /// Waits until so many more requests were made.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn goes_on_for(&self, requests: u64) {
+        let (until, deadline) = (
+            self.asked.load(Ordering::Relaxed) + requests,
+            Deadline::after(limit(PATIENCE)),
+        );
+        while self.asked.load(Ordering::Relaxed) < until {
+            assert!(!deadline.is_over(), "the clients are stuck");
+            let_pass(MOMENT);
+        }
     }
 
     /// Lets every client finish its request.
@@ -125,11 +140,11 @@ impl Outcome {
     }
 }
 
-fn ask_until(stop: &AtomicBool, port: u16, keeps: bool) -> Outcome {
+fn ask_until(stop: &AtomicBool, asked: &AtomicU64, port: u16, keeps: bool) -> Outcome {
     let new = || Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit(PATIENCE));
-    let (mut client, mut outcome, mut asked) = (new(), Outcome::default(), 0_u64);
+    let (mut client, mut outcome) = (new(), Outcome::default());
     while !stop.load(Ordering::Relaxed) {
-        asked += 1;
+        let number = asked.fetch_add(1, Ordering::Relaxed);
         if !keeps {
             outcome.connects += client.connects();
             client = new();
@@ -151,7 +166,7 @@ fn ask_until(stop: &AtomicBool, port: u16, keeps: bool) -> Outcome {
             Err(error) => format!("{:?}: {error}", error.kind()),
         };
         let kind = if keeps { "kept" } else { "new" };
-        outcome.failed.push(format!("{kind} {asked}: {failed}"));
+        outcome.failed.push(format!("{kind} {number}: {failed}"));
     }
     outcome.connects += client.connects();
     outcome
