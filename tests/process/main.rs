@@ -14,6 +14,7 @@ mod draining;
 mod errors;
 mod exit_kill;
 mod fork_env;
+mod groups;
 mod hostile_ends;
 mod identity;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod messages;
 mod panics;
 mod promises;
 mod reload;
+mod scaling;
 mod setup;
 mod signals;
 mod spawn_failures;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
+        groups::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         lifecycle::SCENARIOS,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         panics::SCENARIOS,
         promises::SCENARIOS,
         reload::SCENARIOS,
+        scaling::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
