@@ -106,7 +106,9 @@ const fn stop(urgency: Urgency) -> Command {
 fn reload(signal: Name) -> Command {
     Command::Reload {
         options: ReloadOptions::new(RolloutOptions::default()),
-        reply: Some(tell_refusal(signal)),
+        reply: Some(tell_answer(signal, move |generation| {
+            tracing::info!(%signal, %generation, "reloaded");
+        })),
     }
 }
 
@@ -114,18 +116,25 @@ fn scale(by: i64, signal: Name) -> Command {
     Command::Scale {
         spec: None,
         target: ScaleTarget::By(by),
-        reply: Some(tell_refusal(signal)),
+        reply: Some(tell_answer(signal, move |workers| {
+            tracing::info!(%signal, workers, "workers are wanted");
+        })),
     }
 }
 
 /// Whoever sends a signal gets no answer, so the log has it: a refused order leaves everything as it was, and so does a
 /// reload that failed.
-fn tell_refusal<T: 'static, E: Display + 'static>(signal: Name) -> oneshot::Sender<Result<T, E>> {
+fn tell_answer<T: 'static, E: Display + 'static>(
+    signal: Name,
+    tell: impl FnOnce(T) + 'static,
+) -> oneshot::Sender<Result<T, E>> {
     let (reply, answer) = oneshot::channel();
     // The task ends with the answer, at the latest when the supervisor drops the question.
     drop(actix_rt::spawn(async move {
-        if let Ok(Err(why)) = answer.await {
-            tracing::info!(%signal, "signal has no effect: {why}");
+        match answer.await {
+            Ok(Ok(done)) => tell(done),
+            Ok(Err(why)) => tracing::info!(%signal, "signal has no effect: {why}"),
+            Err(_) => {}
         }
     }));
     reply
