@@ -1,6 +1,11 @@
 //! Clusters of several specs: who goes down with whom, in which order they come and go, and whose end ends all.
 
-use actix_cluster::{AutoShutdown, ClusterBuilder, OneForAll, RestForOne, RestartType, Worker, WorkerSpec};
+use std::time::Duration;
+
+use actix_cluster::{
+    AutoShutdown, ClusterBuilder, OneForAll, RestForOne, RestartDelay, RestartIntensity, RestartType, Worker,
+    WorkerSpec,
+};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::probe::{self, Care, Order};
 use actix_cluster_tests::scenario::Scenario;
@@ -66,7 +71,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "o_062_the_end_of_any_significant_worker_ends_the_cluster",
+        name: "the_end_of_any_significant_worker_ends_the_cluster",
         app: || with_jobs(AutoShutdown::AnySignificant).main(),
         check: |master| {
             ready(master);
@@ -85,7 +90,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "o_063_only_the_end_of_the_last_significant_worker_ends_the_cluster",
+        name: "only_the_end_of_the_last_significant_worker_ends_the_cluster",
         app: || with_jobs(AutoShutdown::AllSignificant).main(),
         check: |master| {
             ready(master);
@@ -96,6 +101,34 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.order(&Order::Send(2, "disconnect".to_owned()));
             master.expect("shutdown_started");
             assert_eq!(master.wait().code(), Some(0));
+        },
+    },
+    Scenario {
+        name: "o_032_o_060_o_076_those_who_go_down_with_a_group_end_nothing_and_count_for_nothing",
+        app: || {
+            let tried_once = quick("once", 1).restart(RestartType::Temporary);
+            let cluster = with_jobs(AutoShutdown::AnySignificant).strategy(OneForAll);
+            let cluster = cluster.spec(tried_once);
+            let twice = RestartIntensity::new(2, Duration::from_secs(3_600));
+            cluster.restart_intensity(twice).main()
+        },
+        check: |master| {
+            ready(master);
+            let mut victim = 1;
+            // Worker 4 does not come back.
+            for come in [4, 7] {
+                send(master.once(victim, "fork").pid(), Signal::SIGKILL);
+                master.expect("all_ready");
+                assert_eq!(master.seen("fork").len(), come + 3);
+                order_of_start(master, come, &["worker.0", "job.0", "job.1"]);
+                victim = come as u64 + 1;
+            }
+            assert!(master.seen("shutdown_started").is_empty());
+            // The third failure is one too many for the cluster.
+            send(master.once(victim, "fork").pid(), Signal::SIGKILL);
+            assert!(master.expect("gave_up").data()["cluster"].is_object());
+            assert_ne!(master.wait().code(), Some(0));
+            assert_eq!(master.seen("fork").len(), 10);
         },
     },
     Scenario {
@@ -176,7 +209,7 @@ fn with_jobs(rule: AutoShutdown) -> ClusterBuilder {
 }
 
 fn quick(name: &str, workers: u32) -> WorkerSpec {
-    WorkerSpec::new(name, workers).restart_delay(actix_cluster::RestartDelay::AtOnce)
+    WorkerSpec::new(name, workers).restart_delay(RestartDelay::AtOnce)
 }
 
 async fn obedient(worker: Worker) {

@@ -107,7 +107,7 @@ fn by_signal(master: &mut Master) {
     }
     // Fewer than none there are not.
     master.signal(Signal::SIGTTOU);
-    master.ask(&Order::Ping, "pong");
+    master.expect_log("workers are wanted signal=SIGTTOU workers=0", 2);
     master.signal(Signal::SIGTTIN);
     let scaled = master.expect("scaled");
     assert_eq!((&scaled.data()["from"], &scaled.data()["to"]), (&0.into(), &1.into()));
