@@ -97,12 +97,13 @@ impl Load {
         }
     }
 
-    /// Lets every client finish its request.
+    /// Lets every client ask a little more, and finish its last request.
     ///
     /// # Panics
-    /// If a client did.
+    /// If they are stuck.
     #[must_use]
     pub fn stop(mut self) -> Outcome {
+        self.goes_on_for(2 * self.clients.len() as u64);
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Outcome::default();
         for client in std::mem::take(&mut self.clients) {
