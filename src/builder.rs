@@ -294,8 +294,7 @@ impl ClusterBuilder {
 
     /// Leaves the master's signals alone: no handler is installed, and stopping is up to the handle. Default: `TERM` and
     /// `INT` stop in order, a second `INT` and `QUIT` stop at once, `HUP` and `USR2` reload, `TTIN` and `TTOU` mean one
-    /// worker more and one less. `HUP`, `USR2`, `TTIN`, `TTOU` and `XFSZ` are caught too
-    /// and have no effect in this version: neither a terminal nor a full log file must end or stop a master.
+    /// worker more and one less. `XFSZ` is caught and has no effect: a full log file must not end a master.
     pub const fn disable_signals(mut self) -> Self {
         self.config.signals = false;
         self

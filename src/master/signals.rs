@@ -1,8 +1,11 @@
 //! Signals of the operating system, as commands of the supervisor.
 
+use std::fmt::Display;
+
 use actix::Addr;
 use nix::sys::signal::{SigSet, Signal as Name};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::changes::ReloadOptions;
 use crate::error::RunError;
@@ -71,28 +74,26 @@ impl Signals {
     pub(crate) async fn run(mut self, supervisor: Addr<ClusterSupervisor>) {
         let mut interrupted = false;
         loop {
+            // The machine knows whether a stop has begun, and which order is still possible then.
             let command = tokio::select! {
-                _ = self.terminate.recv() => Ok(stop(Urgency::Graceful)),
+                _ = self.terminate.recv() => stop(Urgency::Graceful),
                 _ = self.interrupt.recv() => {
                     let urgency = if interrupted { Urgency::Immediate(Some(Signal::INT)) } else { Urgency::Graceful };
                     interrupted = true;
-                    Ok(stop(urgency))
+                    stop(urgency)
                 }
-                _ = self.quit.recv() => Ok(stop(Urgency::Immediate(Some(Signal::QUIT)))),
-                _ = self.hangup.recv() => Ok(reload()),
-                _ = self.user2.recv() => Ok(reload()),
-                _ = self.terminal_in.recv() => Ok(scale(1)),
-                _ = self.terminal_out.recv() => Ok(scale(-1)),
-                _ = self.file_size.recv() => Err(Name::SIGXFSZ),
+                _ = self.quit.recv() => stop(Urgency::Immediate(Some(Signal::QUIT))),
+                _ = self.hangup.recv() => reload(Name::SIGHUP),
+                _ = self.user2.recv() => reload(Name::SIGUSR2),
+                _ = self.terminal_in.recv() => scale(1, Name::SIGTTIN),
+                _ = self.terminal_out.recv() => scale(-1, Name::SIGTTOU),
+                _ = self.file_size.recv() => {
+                    tracing::info!(signal = %Name::SIGXFSZ, "signal has no effect");
+                    continue;
+                }
             };
-            match command {
-                // The machine knows whether a stop has begun, and which order is still possible then.
-                Ok(command) => {
-                    if supervisor.send(command).await.is_err() {
-                        return;
-                    }
-                }
-                Err(signal) => tracing::info!(%signal, "signal has no effect"),
+            if supervisor.send(command).await.is_err() {
+                return;
             }
         }
     }
@@ -102,17 +103,39 @@ const fn stop(urgency: Urgency) -> Command {
     Command::Shutdown { urgency, reply: None }
 }
 
-fn reload() -> Command {
+fn reload(signal: Name) -> Command {
     Command::Reload {
         options: ReloadOptions::new(RolloutOptions::default()),
-        reply: None,
+        reply: Some(tell_answer(signal, move |generation| {
+            tracing::info!(%signal, %generation, "reloaded");
+        })),
     }
 }
 
-const fn scale(by: i64) -> Command {
+fn scale(by: i64, signal: Name) -> Command {
     Command::Scale {
         spec: None,
         target: ScaleTarget::By(by),
-        reply: None,
+        reply: Some(tell_answer(signal, move |workers| {
+            tracing::info!(%signal, workers, "workers are wanted");
+        })),
     }
+}
+
+/// Whoever sends a signal gets no answer, so the log has it: a refused order leaves everything as it was, and so does a
+/// reload that failed.
+fn tell_answer<T: 'static, E: Display + 'static>(
+    signal: Name,
+    tell: impl FnOnce(T) + 'static,
+) -> oneshot::Sender<Result<T, E>> {
+    let (reply, answer) = oneshot::channel();
+    // The task ends with the answer, at the latest when the supervisor drops the question.
+    drop(actix_rt::spawn(async move {
+        match answer.await {
+            Ok(Ok(done)) => tell(done),
+            Ok(Err(why)) => tracing::info!(%signal, "signal has no effect: {why}"),
+            Err(_) => {}
+        }
+    }));
+    reply
 }

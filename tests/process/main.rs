@@ -14,6 +14,7 @@ mod draining;
 mod errors;
 mod exit_kill;
 mod fork_env;
+mod groups;
 mod hostile_ends;
 mod identity;
 mod lifecycle;
@@ -24,6 +25,8 @@ mod master_faults;
 mod messages;
 mod panics;
 mod promises;
+mod reload;
+mod scaling;
 mod setup;
 mod signals;
 mod spawn_failures;
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
+        groups::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         lifecycle::SCENARIOS,
@@ -56,6 +60,8 @@ fn main() -> ExitCode {
         messages::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        reload::SCENARIOS,
+        scaling::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,

@@ -91,8 +91,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.open_gate("gate");
             assert_eq!(master.wait().code(), Some(0));
             let log = master.log();
-            for signal in ["SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU"] {
-                let told = format!("signal has no effect: shutting down signal={signal}");
+            let (reload, scale) = ("the cluster is stopping", "the cluster is shutting down");
+            for (signal, why) in [
+                ("SIGHUP", reload),
+                ("SIGUSR2", reload),
+                ("SIGTTIN", scale),
+                ("SIGTTOU", scale),
+            ] {
+                let told = format!("signal has no effect: {why} signal={signal}");
                 assert!(log.contains(&told), "{signal} was not answered: {log}");
             }
             assert_eq!(master.seen("shutdown_started").len(), 1);
@@ -117,11 +123,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let pid = master.expect_of(1, "ready").pid();
             for signal in [
                 Signal::SIGPIPE,
-                Signal::SIGHUP,
                 Signal::SIGXFSZ,
-                Signal::SIGTTOU,
-                Signal::SIGTTIN,
-                Signal::SIGUSR2,
                 Signal::SIGCHLD,
                 Signal::SIGURG,
                 Signal::SIGWINCH,
@@ -133,6 +135,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert!(matches!(state, 'S' | 'R'), "it is in state {state}");
             assert!(leftovers::process(pid).is_some());
             assert!(master.seen("exit").is_empty());
+            // Whoever hangs up orders a reload, and no more.
+            master.signal(Signal::SIGHUP);
+            let finished = master.expect("reload_finished");
+            assert_eq!(finished.data()["result"], serde_json::json!({"Ok": null}));
+            assert!(leftovers::process(master.pid()).is_some());
         },
     },
 ];

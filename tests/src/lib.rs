@@ -7,6 +7,7 @@ pub mod fault;
 pub mod http;
 pub mod launch;
 pub mod leftovers;
+pub mod load;
 pub mod manifest;
 pub mod master;
 pub mod outside;

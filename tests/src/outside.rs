@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::leftovers;
 use crate::master::{Master, SOON, send};
+use crate::probe::Order;
 use crate::{Deadline, limit};
 
 /// In a scenario's process: blocks this thread until the test opens the gate of this name, possibly for ever.
@@ -96,6 +97,20 @@ impl Master {
             }
         }
         rests.into_iter().flatten().collect()
+    }
+
+    /// Waits until the log has this text so many times: for what is no event.
+    ///
+    /// # Panics
+    /// If it does not come in time.
+    pub fn expect_log(&mut self, text: &str, times: usize) {
+        let deadline = Deadline::after(limit(SOON));
+        while self.log().matches(text).count() < times {
+            if deadline.is_over() {
+                self.fail(&format!("not {times} times in the log: {text:?}"));
+            }
+            self.ask(&Order::Ping, "pong");
+        }
     }
 
     /// Lets through whoever waits at the gate of this name, once somebody does.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RestartDelay, Settings, Signal, Slot,
-    StdioMode, Worker, WorkerId, WorkerRef,
+    Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RecycleReason, ReloadOptions,
+    RestartDelay, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,68 @@ pub enum Order {
     /// Sets the soft limit of the master for descriptors (`nofile`) or processes (`nproc`), `None` for as much as may be;
     /// answered by `said: "limited"`.
     Limit(String, Option<u64>),
+    /// `handle.reload_with`; answered by `said: "reloaded <generation>"` or `said: "not reloaded: …"`.
+    Reload(Care),
+    /// `handle.scale`; answered by `said: "scaled <n>"`.
+    Scale(u32),
+    /// `handle.recycle` for this reason, answered by `said: "recycle"`.
+    Recycle(u64, String),
+}
+
+/// How a test reloads: what is `None` or false stays at its default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Care {
+    /// Waits for the one that runs.
+    pub queue: bool,
+    /// Only this spec.
+    pub spec: Option<String>,
+    /// Processes more than wanted.
+    pub surge: Option<u32>,
+    /// Workers that may be missing.
+    pub max_unavailable: Option<u32>,
+    /// How long a successor must live, in milliseconds.
+    pub probation_ms: u64,
+    /// How long a successor may take, in milliseconds.
+    pub step_ms: Option<u64>,
+    /// The canary: how many, and for how many milliseconds.
+    pub canary: Option<(u32, u64)>,
+    /// The verdict on it: the worker ids it is asked about are said as `judged …`; a text is a bad one.
+    pub verdict: Option<Result<(), String>>,
+}
+
+impl Care {
+    fn options(self) -> ReloadOptions {
+        let mut rollout = RolloutOptions::new().probation(Duration::from_millis(self.probation_ms));
+        if let Some(surge) = self.surge {
+            rollout = rollout.surge(surge);
+        }
+        if let Some(workers) = self.max_unavailable {
+            rollout = rollout.max_unavailable(workers);
+        }
+        if let Some(limit) = self.step_ms {
+            rollout = rollout.step_deadline(Duration::from_millis(limit));
+        }
+        if let Some((count, bake)) = self.canary {
+            let bake = Duration::from_millis(bake);
+            rollout = rollout.canary(Canary { count, bake });
+        }
+        let mut options = ReloadOptions::new(rollout);
+        if let Some(spec) = self.spec {
+            options = options.spec(spec.as_str());
+        }
+        if self.queue {
+            options = options.queue();
+        }
+        if let Some(verdict) = self.verdict {
+            options = options.verdict(move |canary| {
+                let ids: Vec<u64> = canary.iter().map(|worker| worker.id.get()).collect();
+                say(&format!("judged {ids:?}"));
+                verdict
+            });
+        }
+        options
+    }
 }
 
 /// A change of the settings: what is `None` or false stays as it is.
@@ -223,6 +285,18 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Limit(what, soft) => {
             set_limit(&what, soft);
             "limited".to_owned()
+        }
+        Order::Reload(care) => match handle.reload_with(care.options()).await {
+            Ok(generation) => format!("reloaded {generation}"),
+            Err(error) => format!("not reloaded: {error}"),
+        },
+        Order::Scale(workers) => match handle.scale(workers).await {
+            Ok(workers) => format!("scaled {workers}"),
+            Err(error) => format!("error {error}"),
+        },
+        Order::Recycle(id, why) => {
+            let why = RecycleReason::Asked(why);
+            outcome("recycle", handle.recycle(WorkerId::new(id), why).await)
         }
     };
     say(&said);
