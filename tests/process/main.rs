@@ -27,6 +27,7 @@ mod panics;
 mod promises;
 mod reload;
 mod scaling;
+mod scheduling;
 mod setup;
 mod signals;
 mod spawn_failures;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         promises::SCENARIOS,
         reload::SCENARIOS,
         scaling::SCENARIOS,
+        scheduling::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
