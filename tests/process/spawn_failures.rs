@@ -210,9 +210,11 @@ fn detached(master: &mut Master, name: &str, script: &str, stream: &str) {
     }
     send(first, Signal::SIGKILL);
     let next = appeared(&directory.join("up.2"));
-    send(pid, Signal::SIGHUP);
     send(next, Signal::SIGKILL);
     appeared(&directory.join("up.3"));
+    // A hang-up is a reload, and no end.
+    send(pid, Signal::SIGHUP);
+    appeared(&directory.join("up.4"));
     send(pid, Signal::SIGTERM);
     let deadline = Deadline::after(limit(SOON));
     let status = loop {
