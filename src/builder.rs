@@ -78,7 +78,7 @@ impl ClusterBuilder {
     }
 
     /// How many workers to keep, at most 10,000. Default: one for each CPU this process may use (a container's quota
-    /// counts). With 0 the cluster starts empty and waits for [`ClusterHandle::fork`].
+    /// counts). With 0 the cluster starts empty and waits for [`ClusterHandle::fork`](crate::ClusterHandle::fork).
     pub const fn workers(mut self, count: u32) -> Self {
         self.workers = Some(count);
         self
