@@ -25,67 +25,82 @@ fn main() -> ExitCode {
     }
 }
 
+/// A server and what it did, round by round.
+struct Candidate {
+    role: Role,
+    server: Server,
+    outcomes: Vec<Outcome>,
+    /// Requests and processor time of all rounds.
+    requests: f64,
+    ticks: u64,
+}
+
 fn measure() -> Result<(), Failure> {
-    let rounds = number("ACTIX_CLUSTER_BENCH_ROUNDS", 5);
-    let time = Duration::from_secs(number("ACTIX_CLUSTER_BENCH_SECONDS", 3) as u64);
+    let rounds = number("ACTIX_CLUSTER_BENCH_ROUNDS", 15);
+    let time = Duration::from_secs(number("ACTIX_CLUSTER_BENCH_SECONDS", 1) as u64);
     let with_wrk = number("ACTIX_CLUSTER_BENCH_WRK", 0) == 1;
     let load = if with_wrk { load::run_wrk } else { load::run };
     let tool = if with_wrk { "wrk -t1" } else { "own client" };
     println!("2 workers or threads, 32 connections, {rounds} rounds of {time:?}, {tool}; medians");
-    println!("| server | connections | req/s | of threads | p50 µs | p99 µs | errors | answers by process, % |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "| server | connections | req/s | of threads | cpu µs/req | p50 µs | p99 µs | errors | answers by process, % |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     for connection in [Connection::New, Connection::KeepAlive] {
         let order = Load {
             connections: 32,
             time,
             connection,
         };
-        let mut servers = Vec::new();
+        let mut candidates = Vec::new();
         for role in ROLES {
-            servers.push((role, Server::start(role, 2, Events::Off)?, Vec::new()));
-        }
-        // Warms caches and page tables; its figures are dropped.
-        let warm = Load {
-            time: Duration::from_secs(1),
-            ..order
-        };
-        for (_, server, _) in &servers {
-            load(server.address, warm)?;
+            let server = Server::start(role, 2, Events::Off)?;
+            // Warms caches and page tables; its figures are dropped.
+            load(server.address, order)?;
+            candidates.push(Candidate {
+                role,
+                server,
+                outcomes: Vec::new(),
+                requests: 0.0,
+                ticks: 0,
+            });
         }
         for _ in 0..rounds {
-            for (_, server, outcomes) in &mut servers {
-                outcomes.push(load(server.address, order)?);
+            for candidate in &mut candidates {
+                let ticks = candidate.server.cpu_ticks();
+                let outcome = load(candidate.server.address, order)?;
+                candidate.ticks += candidate.server.cpu_ticks() - ticks;
+                candidate.requests += outcome.rate * time.as_secs_f64();
+                candidate.outcomes.push(outcome);
             }
         }
-        let mut base = 0.0;
-        for (role, _, outcomes) in &servers {
-            let rate = rate_of(outcomes);
-            if *role == Role::Threads {
-                base = rate;
-            }
-            print_row(*role, connection, outcomes, rate, rate / base);
+        for candidate in &candidates {
+            print_row(candidate, &candidates[0], connection);
         }
     }
     Ok(())
 }
 
-fn rate_of(outcomes: &[Outcome]) -> f64 {
-    let mut rates: Vec<f64> = outcomes.iter().map(|outcome| outcome.rate).collect();
-    median(&mut rates)
-}
-
-fn print_row(role: Role, connection: Connection, outcomes: &[Outcome], rate: f64, ratio: f64) {
+fn print_row(candidate: &Candidate, base: &Candidate, connection: Connection) {
+    let outcomes = &candidate.outcomes;
     let middle = |pick: fn(&Outcome) -> Duration| {
         let mut samples: Vec<Duration> = outcomes.iter().map(pick).collect();
         percentile(&mut samples, 50).as_micros()
     };
-    let errors: u64 = outcomes.iter().map(|outcome| outcome.errors).sum();
+    let mut rates: Vec<f64> = outcomes.iter().map(|outcome| outcome.rate).collect();
+    // Of neighbours in time, so that what else the machine does cancels out.
+    let pairs = outcomes.iter().zip(&base.outcomes);
+    let mut ratios: Vec<f64> = pairs.map(|(own, base)| own.rate / base.rate).collect();
     println!(
-        "| {} | {} | {rate:.0} | {ratio:.2} | {} | {} | {errors} | {} |",
-        role.name(),
+        "| {} | {} | {:.0} | {:.2} | {:.1} | {} | {} | {} | {} |",
+        candidate.role.name(),
         connection.name(),
+        median(&mut rates),
+        median(&mut ratios),
+        candidate.ticks as f64 * 1e4 / candidate.requests,
         middle(|outcome| outcome.p50),
         middle(|outcome| outcome.p99),
+        outcomes.iter().map(|outcome| outcome.errors).sum::<u64>(),
         shares(outcomes),
     );
 }

@@ -39,7 +39,18 @@ pub fn zombies() -> usize {
 /// Processor time this process has used, in clock ticks of 10 ms.
 #[must_use]
 pub fn cpu_ticks() -> u64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    ticks_of("self")
+}
+
+/// Processor time that process `pid` and its children have used, in clock ticks of 10 ms.
+#[must_use]
+pub fn family_cpu_ticks(pid: u32) -> u64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    ticks_of(&pid.to_string()) + children.split_whitespace().map(ticks_of).sum::<u64>()
+}
+
+fn ticks_of(process: &str) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let number = |at: usize| {
         fields

@@ -13,7 +13,7 @@ use actix_cluster::{
 };
 use actix_web::{App, HttpServer, web};
 
-use crate::{Failure, load, wait_for};
+use crate::{Failure, load, proc, wait_for};
 
 /// What a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +163,12 @@ impl Server {
             load::ask(address).ok()
         })?;
         Ok(server)
+    }
+
+    /// Processor time of all its processes, in clock ticks of 10 ms.
+    #[must_use]
+    pub fn cpu_ticks(&self) -> u64 {
+        proc::family_cpu_ticks(self.child.id())
     }
 }
 
