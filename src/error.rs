@@ -131,7 +131,7 @@ pub enum CommandError {
     /// No worker with this id lives.
     #[error("no worker {0} (it may have exited)")]
     UnknownWorker(WorkerId),
-    /// No spec has this name. Not given in this version: a cluster has one spec.
+    /// No spec has this name.
     #[error("no spec named {0}")]
     UnknownSpec(SpecName),
     /// No slot like this.

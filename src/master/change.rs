@@ -88,7 +88,7 @@ impl ClusterSupervisor {
         reply: oneshot::Sender<Result<(), CommandError>>,
         ctx: &mut Context<Self>,
     ) {
-        self.keep_settings(spec);
+        self.keep_settings_of_new(spec);
         let request = self.replies().await_spec(reply);
         let config = Box::new(spec.config.clone());
         self.step(Input::SpecAddRequested { request, config }, ctx);

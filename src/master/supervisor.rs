@@ -422,9 +422,12 @@ impl ClusterSupervisor {
         &self.plug_ins
     }
 
-    /// Remembers how the workers of a spec are started.
-    pub(super) fn keep_settings(&mut self, spec: &WorkerSpec) {
-        self.spec_settings.insert(spec.config.name.clone(), spec.clone());
+    /// Remembers how the workers of a spec are started, unless there is one of its name: then the addition is going to be
+    /// refused, and must change nothing.
+    pub(super) fn keep_settings_of_new(&mut self, spec: &WorkerSpec) {
+        if !self.machine.has_spec(&spec.config.name) {
+            self.spec_settings.insert(spec.config.name.clone(), spec.clone());
+        }
     }
 
     pub(super) fn actor(&self, worker: WorkerId) -> Option<Addr<WorkerActor>> {

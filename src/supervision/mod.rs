@@ -281,6 +281,11 @@ impl Supervision {
         self.roster.sums().ready
     }
 
+    /// Is there a spec of this name, running or not?
+    pub(crate) fn has_spec(&self, name: &SpecName) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     #[cfg(test)]
     /// A spec as it is now (OTP's `get_childspec`); `None` if there is no such spec.
     pub(crate) fn spec(&self, name: &SpecName) -> Option<SpecStatus> {

@@ -1,5 +1,6 @@
 //! Clusters of several specs: who goes down with whom, in which order they come and go, and whose end ends all.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
@@ -186,6 +187,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             );
         },
     },
+    Scenario {
+        name: "a_refused_addition_of_a_spec_changes_nothing_of_the_one_that_runs",
+        app: adds_twice,
+        check: |master| {
+            master.expect_said("mark first");
+            master.expect_said("refused spec b runs already");
+            master.order(&Order::Kill(2, 9));
+            master.expect_of(2, "exit");
+            master.expect_said("mark first");
+        },
+    },
 ];
 
 /// Spec `a` with workers 1 and 2, `b` with 3, `c` with 4, all of which do as they are told.
@@ -295,4 +307,26 @@ fn slot(line: &Value) -> String {
 
 fn seq(line: &Value) -> u64 {
     line["seq"].as_u64().unwrap()
+}
+
+fn adds_twice() -> ExitCode {
+    let b = |mark: &str| WorkerSpec::new("b", 1).env("MARK", mark);
+    let cluster = probe::cluster().spec(b("first"));
+    let cluster = cluster.on_event(move |event, handle| {
+        if event.kind.name() == "all_ready" {
+            let (handle, again) = (handle.clone(), b("second"));
+            actix_rt::spawn(async move {
+                if let Err(error) = handle.add_spec(again).await {
+                    probe::say(&format!("refused {error}"));
+                }
+            });
+        }
+    });
+    let work = |worker: Worker| async move {
+        if let Ok(mark) = std::env::var("MARK") {
+            probe::say(&format!("mark {mark}"));
+        }
+        probe::idle(&worker).await;
+    };
+    cluster.worker(work).main()
 }
