@@ -3,6 +3,7 @@
 mod cluster;
 mod driver;
 mod meddle;
+mod otp;
 mod process;
 mod reload;
 mod script;
