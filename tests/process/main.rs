@@ -23,6 +23,7 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod otp_stops;
 mod panics;
 mod promises;
 mod reload;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        otp_stops::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
         reload::SCENARIOS,
