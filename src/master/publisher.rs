@@ -154,7 +154,10 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
             error!(%generation, %err, "reload failed: the old generation serves on");
         }
         EventKind::Scaled { spec, from, to } => info!(%spec, from, to, "scaled"),
-        EventKind::Recycling(why) => info!(worker = id, slot, pid, ?why, "worker is being replaced"),
+        EventKind::Recycling(why) => {
+            let why = OneLine(format_args!("{why:?}"));
+            info!(worker = id, slot, pid, %why, "worker is being replaced");
+        }
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),

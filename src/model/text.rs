@@ -20,25 +20,44 @@ pub(crate) fn bounded(mut text: String) -> String {
     text
 }
 
-/// Shows a value in one line: whoever writes a reason must not be able to write lines of its own into the log.
+/// Shows a value in one line of limited length: whoever writes a reason must not be able to write lines of its own into
+/// the log, and escapes are longer than what they stand for.
 pub(crate) struct OneLine<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for OneLine<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(Escape(f), "{}", self.0)
+        let mut line = Line { f, left: LINE_LEN_MAX };
+        write!(line, "{}", self.0)
     }
 }
 
-struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
+struct Line<'a, 'b> {
+    f: &'a mut fmt::Formatter<'b>,
+    /// Bytes that may still be written.
+    left: usize,
+}
 
-impl Write for Escape<'_, '_> {
+impl Write for Line<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let is_harmless = |c: char| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
-        for part in text.split_inclusive(|c| !is_harmless(c)) {
-            let whole = part.trim_end_matches(|c| !is_harmless(c));
-            self.0.write_str(whole)?;
-            for c in part[whole.len()..].chars() {
-                write!(self.0, "{}", c.escape_default())?;
+        for c in text.chars() {
+            let is_harmless = !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}');
+            let len = if is_harmless {
+                c.len_utf8()
+            } else {
+                c.escape_default().len()
+            };
+            if self.left == 0 {
+                return Ok(());
+            }
+            if len > self.left {
+                self.left = 0;
+                return self.f.write_char('…');
+            }
+            self.left -= len;
+            if is_harmless {
+                self.f.write_char(c)?;
+            } else {
+                write!(self.f, "{}", c.escape_default())?;
             }
         }
         Ok(())
@@ -47,6 +66,8 @@ impl Write for Escape<'_, '_> {
 
 /// The longest text of others in an event, without the words that say how much was cut.
 const TEXT_LEN_MAX: usize = 4 << 10;
+/// The longest reason in a line of the log: such a text, with what stands before and after it.
+const LINE_LEN_MAX: usize = TEXT_LEN_MAX + 512;
 
 #[cfg(test)]
 mod tests {
@@ -74,5 +95,12 @@ mod tests {
         let text = "a\nb\r\n\tc \u{1b}[31m é\u{2028}\0";
         assert_eq!(OneLine(text).to_string(), r"a\nb\r\n\tc \u{1b}[31m é\u{2028}\u{0}");
         assert_eq!(OneLine(format_args!("x{}", 1)).to_string(), "x1");
+        // Escapes are five times as long as what they stand for.
+        let line = OneLine("\u{1}".repeat(TEXT_LEN_MAX)).to_string();
+        assert!(
+            line.ends_with("\\u{1}…") && line.len() <= LINE_LEN_MAX + 3,
+            "{}",
+            line.len()
+        );
     }
 }

@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
-    AutoShutdown, Cluster, ClusterBuilder, RestartType, RunError, ShutdownPolicy, Worker, WorkerSpec, is_worker,
+    AutoShutdown, Cluster, ClusterBuilder, RestartType, RunError, ShutdownPolicy, WhenEmpty, Worker, WorkerSpec,
+    is_worker,
 };
-use actix_cluster_tests::leftovers::{children_of, open_fds};
+use actix_cluster_tests::leftovers::{self, children_of, open_fds};
 use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, SOON};
-use actix_cluster_tests::outside::wait_at_gate;
+use actix_cluster_tests::outside::{let_pass, wait_at_gate};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::seen::Seen;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -88,6 +90,34 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.signal(Signal::SIGTERM);
             forced(&master.expect_of(1, "exit"));
             assert_eq!(master.wait().code(), Some(0));
+        },
+    },
+    Scenario {
+        name: "o_053_a_worker_that_broke_its_channel_and_is_then_told_to_stop_holds_nobody_up",
+        app: || {
+            let cluster = probe::cluster()
+                .workers(2)
+                .when_empty(WhenEmpty::Wait)
+                .grace(4 * SHORT)
+                .orphan_grace(Duration::from_secs(20));
+            cluster.worker(break_the_channel).main()
+        },
+        check: |master| {
+            master.expect_ready();
+            let pid = master.once(1, "fork").pid();
+            master.order(&Order::Send(1, "break".to_owned()));
+            master.sees(1, "disconnect");
+            assert!(leftovers::process(pid).is_some(), "it lives on");
+            master.ask(&Order::Disconnect(1), "disconnect");
+            // Others are heard while it is being ended.
+            master.ask(&Order::Call(2, "?".to_owned()), "answer ");
+            let exit = master.sees(1, "exit");
+            assert_eq!((exit.signal(), &exit.data()["forced"]), (Some(9), &true.into()));
+            assert_eq!(
+                (exit.exited_after_disconnect(), exit.reason()),
+                (Some(false), &"channel_closed".into())
+            );
+            assert_eq!(master.seen("fork").len(), 2, "it was told to stop for good");
         },
     },
     Scenario {
@@ -273,6 +303,28 @@ const WRONG: &[fn(ClusterBuilder) -> ClusterBuilder] = &[
     |_| Cluster::builder().listen("web", "unix:web.sock"),
 ];
 
+/// Shuts its channel down on a message and cares for nothing any more; answers calls until then.
+async fn break_the_channel(worker: Worker) {
+    let mut messages = worker.messages().expect("nobody took them before");
+    loop {
+        tokio::select! {
+            () = worker.shutdown().started() => return,
+            message = messages.next() => match message.as_ref().and_then(actix_cluster::Message::reply) {
+                Some(reply) => reply.ok(&true).expect("a bool has a JSON form"),
+                None => break,
+            },
+        }
+    }
+    // Past the library, which would end the process for it.
+    shutdown(CHANNEL, Shutdown::Write).expect("the channel is open");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The channel's number in every worker.
+const CHANNEL: i32 = 3;
+
 async fn polite(worker: Worker) {
     probe::idle(&worker).await;
 }
@@ -308,7 +360,8 @@ async fn until_the_gate(worker: Worker) {
 async fn slow(worker: Worker) {
     worker.shutdown().started().await;
     let times = if worker.slot().index == 2 { 5 } else { 1 };
-    actix_rt::time::sleep(times * SHORT).await;
+    let stopping = actix_rt::task::spawn_blocking(move || let_pass(times * SHORT));
+    stopping.await.expect("time passes");
 }
 
 const SHORT: Duration = Duration::from_millis(250);
