@@ -8,7 +8,8 @@ use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::seen::Seen;
 use actix_rt::signal::unix::{SignalKind, signal};
 use nix::sys::signal::{Signal, raise};
-use serde_json::Value;
+
+use crate::otp_stops::{reported, reporting};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -31,7 +32,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "o_022_a_stop_that_is_answered_with_another_code_is_a_stop_and_the_code_is_told",
-        app: || of_each_restart_type(2).worker(answer_with_a_code).main(),
+        app: || reporting(of_each_restart_type(2).worker(answer_with_a_code)),
         check: |master| {
             master.expect_ready();
             // One of each kind alone, then the rest with the cluster.
@@ -39,12 +40,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 master.ask(&Order::Disconnect(worker), "disconnect");
                 answered_with_its_code(&master.expect_of(worker, "exit"));
             }
-            let report = master.ask(&Order::Shutdown, "report ");
-            assert_eq!(master.wait().code(), Some(0));
+            master.order(&Order::Shutdown);
+            let report = reported(master);
             for worker in [2, 4, 6] {
                 answered_with_its_code(&master.once(worker, "exit"));
             }
-            let report: Value = serde_json::from_str(&report).unwrap();
             let codes = report["workers"].as_array().unwrap().iter();
             let codes: Vec<_> = codes
                 .map(|end| end["exit"]["status"]["code"].as_i64().unwrap())

@@ -125,26 +125,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || {
             let deaf = WorkerSpec::new("deaf", 1).shutdown_policy(ShutdownPolicy::Grace(SHORT));
             let cluster = probe::cluster().grace(Duration::from_secs(600)).spec(deaf);
-            cluster.worker(deaf_if_named_so).main()
+            reporting(cluster.worker(deaf_if_named_so))
         },
         check: |master| polite_and_deaf(master),
     },
     Scenario {
         name: "o_018_who_does_not_react_is_killed_among_many_of_one_kind",
-        app: || {
-            probe::cluster()
-                .workers(2)
-                .grace(SHORT)
-                .worker(the_second_is_deaf)
-                .main()
-        },
+        app: || reporting(probe::cluster().workers(2).grace(SHORT).worker(the_second_is_deaf)),
         check: |master| polite_and_deaf(master),
     },
     Scenario {
         name: "o_019_who_is_to_be_killed_at_once_is_and_its_neighbour_is_polite",
         app: || {
             let brutal = WorkerSpec::new("brutal", 1).shutdown_policy(ShutdownPolicy::Brutal);
-            probe::cluster().spec(brutal).worker(says_that_it_heard).main()
+            reporting(probe::cluster().spec(brutal).worker(says_that_it_heard))
         },
         check: |master| {
             master.expect_ready();
@@ -165,7 +159,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "o_020_ten_that_are_to_be_killed_at_once_are_killed_at_once",
         app: || {
             let cluster = probe::cluster().workers(10).shutdown_policy(ShutdownPolicy::Brutal);
-            cluster.worker(says_that_it_heard).main()
+            reporting(cluster.worker(says_that_it_heard))
         },
         check: |master| {
             master.expect_ready();
@@ -182,7 +176,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "o_036_those_who_stop_slowly_stop_together",
-        app: || probe::cluster().workers(3).grace(2 * SHORT).worker(slow).main(),
+        app: || reporting(probe::cluster().workers(3).grace(2 * SHORT).worker(slow)),
         check: |master| {
             master.expect_ready();
             let report = shut_down(master);
@@ -203,12 +197,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Shuts down through the handle, waits for the end of all, and gives the report.
-fn shut_down(master: &mut Master) -> Value {
-    let report = master.ask(&Order::Shutdown, "report ");
+/// The whole `main` of a program that says what its cluster's end was like.
+pub(crate) fn reporting(cluster: ClusterBuilder) -> ExitCode {
+    match cluster.run() {
+        Ok(report) => {
+            let report = serde_json::to_string(&report).expect("a report has a JSON form");
+            probe::say(&format!("ended {report}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => error.into(),
+    }
+}
+
+/// Waits for the end of a [`reporting`] program; nobody was restarted.
+pub(crate) fn reported(master: &mut Master) -> Value {
     assert_eq!(master.wait().code(), Some(0));
     assert!(master.seen("restart_scheduled").is_empty());
-    serde_json::from_str(&report).unwrap()
+    serde_json::from_str(&master.said("ended ")[0].0).unwrap()
+}
+
+/// Shuts down through the handle, waits for the end of all, and gives the report.
+fn shut_down(master: &mut Master) -> Value {
+    master.order(&Order::Shutdown);
+    reported(master)
 }
 
 fn polite_and_deaf(master: &mut Master) {
