@@ -48,15 +48,6 @@ impl Config {
     pub(crate) fn fill_in(&self, settings: &mut Settings) {
         settings.args.get_or_insert_with(|| self.args.clone());
     }
-
-    /// How long a worker may drain, as it is told: for ever if there is no limit.
-    pub(crate) const fn grace(&self) -> Duration {
-        match self.shutdown {
-            ShutdownPolicy::Grace(grace) => grace,
-            ShutdownPolicy::Infinity => Duration::MAX,
-            ShutdownPolicy::Brutal => Duration::ZERO,
-        }
-    }
 }
 
 /// A listener bound before the first worker is started.

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::master::{ClusterSupervisor, Command, SpecOrder};
-use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot};
+use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot, bounded};
 use crate::spec::WorkerSpec;
 use crate::supervision::{Input, RequestId, ScaleTarget};
 
@@ -73,12 +73,16 @@ impl ClusterSupervisor {
         let input = Input::CanaryJudged {
             request,
             good: verdict.is_ok(),
-            why: verdict.err().unwrap_or_default(),
+            why: bounded(verdict.err().unwrap_or_default()),
         };
         self.step(input, ctx);
     }
 
     pub(super) fn recycle(&mut self, id: WorkerId, why: RecycleReason, ctx: &mut Context<Self>) {
+        let why = match why {
+            RecycleReason::Asked(text) => RecycleReason::Asked(bounded(text)),
+            RecycleReason::Age | RecycleReason::Requests | RecycleReason::Memory => why,
+        };
         self.step(Input::RecycleRequested { id, why }, ctx);
     }
 

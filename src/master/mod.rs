@@ -18,6 +18,7 @@ mod signals;
 mod start;
 mod subscribers;
 mod supervisor;
+mod turns;
 mod vital;
 mod worker_actor;
 

@@ -16,7 +16,7 @@ use crate::master::life::Life;
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
-use crate::model::{Message, Mono, OutputStream, Reply};
+use crate::model::{Message, Mono, OutputStream, Reply, bounded};
 use crate::process::{Lines, ProcessHandle};
 use crate::supervision::{LifeInput, Lifecycle, Order, Output};
 
@@ -208,7 +208,8 @@ impl WorkerActor {
                 reports.extend(self.step(LifeInput::Stats(stats), ctx));
                 reports.push(Report::Stats(stats));
             }
-            ToMaster::Failed(text) => reports.push(Report::Failed(text)),
+            // A worker in another language may send as much as fits into a frame.
+            ToMaster::Failed(text) => reports.push(Report::Failed(bounded(text))),
             ToMaster::Bind { id, key, cwd, options } => {
                 reports.push(Report::WantsListener {
                     request: id,

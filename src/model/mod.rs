@@ -15,6 +15,7 @@ mod settings;
 mod signal;
 mod snapshot;
 mod state;
+mod text;
 mod time;
 
 pub use address::{AddressType, BoundAddress};
@@ -33,4 +34,5 @@ pub use snapshot::{
     WorkerTimes,
 };
 pub use state::WorkerState;
+pub(crate) use text::{OneLine, bounded};
 pub use time::Mono;

@@ -45,7 +45,7 @@ use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
     WorkerError, WorkerId,
 };
-use crate::policy::{SplitMix64, Window};
+use crate::policy::{RestartType, SplitMix64, Window};
 
 use changes::Change;
 use children::{PendingStart, Spec};
@@ -284,6 +284,12 @@ impl Supervision {
     /// Is there a spec of this name, running or not?
     pub(crate) fn has_spec(&self, name: &SpecName) -> bool {
         self.by_name.contains_key(name)
+    }
+
+    /// Which ends of this spec's workers are followed by a restart; `None` if there is no such spec.
+    pub(crate) fn restart_type(&self, spec: &SpecName) -> Option<RestartType> {
+        let key = self.by_name.get(spec)?;
+        self.specs.get(key).map(|spec| spec.config.restart)
     }
 
     #[cfg(test)]

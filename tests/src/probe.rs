@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use actix_cluster::{
     Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RecycleReason, ReloadOptions,
-    RestartDelay, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
+    RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
+    WorkerSpec,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,9 @@ pub enum Order {
     Scale(u32),
     /// `handle.recycle` for this reason, answered by `said: "recycle"`.
     Recycle(u64, String),
+    /// `handle.stop_spec`, `start_spec`, `restart_spec` or `delete_spec`, or `add_spec` of one temporary worker, by its
+    /// first word; answered by `said: "<word> done"` or `said: "<word> error …"`.
+    Spec(String, String),
 }
 
 /// How a test reloads: what is `None` or false stays at its default.
@@ -297,6 +301,20 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Recycle(id, why) => {
             let why = RecycleReason::Asked(why);
             outcome("recycle", handle.recycle(WorkerId::new(id), why).await)
+        }
+        Order::Spec(word, name) => {
+            let result = match word.as_str() {
+                "stop" => handle.stop_spec(name).await,
+                "start" => handle.start_spec(name).await,
+                "restart" => handle.restart_spec(name).await,
+                "delete" => handle.delete_spec(name).await,
+                "add" => {
+                    let spec = WorkerSpec::new(name, 1).restart(RestartType::Temporary);
+                    handle.add_spec(spec).await
+                }
+                other => panic!("no order {other:?}"),
+            };
+            format!("{word} {}", outcome("done", result))
         }
     };
     say(&said);

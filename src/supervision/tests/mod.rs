@@ -3,6 +3,8 @@
 mod cluster;
 mod driver;
 mod meddle;
+mod otp;
+mod otp_limits;
 mod process;
 mod reload;
 mod script;
