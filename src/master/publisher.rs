@@ -6,8 +6,10 @@ use tracing::field::display;
 use tracing::{error, info, trace, warn};
 
 use crate::clock;
+use crate::events::Events;
 use crate::master::{Directory, Subscribers};
-use crate::model::{ClusterEvent, EventKind, GaveUp, Message, WorkerInfo};
+use crate::model::{ClusterEvent, ClusterSnapshot, EventKind, GaveUp, Message, SubscriberLoss, WorkerInfo};
+use crate::subscription::SubscribeOptions;
 
 /// Numbers events and fans them out. Owned by the supervisor, so there is one order.
 #[derive(Debug)]
@@ -61,6 +63,12 @@ impl Publisher {
 
     pub(crate) fn wants_messages(&self) -> bool {
         self.subscribers.wants_messages()
+    }
+
+    /// The state after the last event, and every later event. Both belong together only between two turns of the
+    /// supervisor: within one, the view runs ahead of the events.
+    pub(crate) fn follow(&self, options: &SubscribeOptions) -> (ClusterSnapshot, Events) {
+        (self.directory.snapshot(), Events::new(&self.subscribers, options))
     }
 
     /// No event will follow.
@@ -117,6 +125,11 @@ fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
         EventKind::Recycling(why) => info!(worker = id, slot, pid, ?why, "worker is being replaced"),
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
+        EventKind::SubscriberLost {
+            name,
+            why: SubscriberLoss::Stopped,
+        } => info!(what = name, "subscriber stopped"),
+        EventKind::SubscriberLost { name, why: err } => warn!(what = name, %err, "subscriber lost"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),
     }
 }
