@@ -54,8 +54,7 @@ async fn measure(handle: ClusterHandle, workers: usize, begun: Instant) -> Resul
         proc::rss_kib()
     );
     idle_cost();
-    let options = SubscribeOptions::lifecycle();
-    options.capacity = workers * 16;
+    let options = SubscribeOptions::lifecycle().capacity(workers * 16);
     let mut events = handle.events_with(&options);
     let pids: Vec<u32> = handle.workers().iter().map(actix_cluster::WorkerRef::pid).collect();
     let some = pids.first().copied().unwrap_or_default();
