@@ -38,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) ready_when: ReadyWhen,
     pub(crate) max_booting: usize,
     pub(crate) when_empty: WhenEmpty,
+    pub(crate) event_history: usize,
     pub(crate) signals: bool,
     pub(crate) exit_on_panic: bool,
     pub(crate) seed: u64,

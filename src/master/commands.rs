@@ -76,6 +76,8 @@ impl Handler<Command> for ClusterSupervisor {
             }
             Command::AddSpec { spec, reply } => self.add_spec(&spec, reply, ctx),
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
+            Command::Follow { options, reply } => answer(reply, self.publisher().follow(&options)),
+            Command::SubscriberLost { name, why } => self.publish(None, EventKind::SubscriberLost { name, why }),
             Command::Shutdown { urgency, reply } => {
                 self.replies().await_end(reply);
                 self.note_urgency(urgency);

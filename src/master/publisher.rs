@@ -7,9 +7,13 @@ use tracing::field::display;
 use tracing::{error, info, trace, warn};
 
 use crate::clock;
+use crate::events::Events;
 use crate::master::{Directory, Subscribers};
-use crate::model::{ClusterEvent, EventKind, GaveUp, Message, OneLine, Program, WorkerInfo};
+use crate::model::{
+    ClusterEvent, ClusterSnapshot, EventKind, GaveUp, Message, OneLine, Program, SubscriberLoss, WorkerInfo,
+};
 use crate::policy::RestartType;
+use crate::subscription::SubscribeOptions;
 
 /// Numbers events and fans them out. Owned by the supervisor, so there is one order.
 #[derive(Debug)]
@@ -63,6 +67,12 @@ impl Publisher {
 
     pub(crate) fn wants_messages(&self) -> bool {
         self.subscribers.wants_messages()
+    }
+
+    /// The state after the last event, and every later event. Both belong together only between two turns of the
+    /// supervisor: within one, the view runs ahead of the events.
+    pub(crate) fn follow(&self, options: &SubscribeOptions) -> (ClusterSnapshot, Events) {
+        (self.directory.snapshot(), Events::new(&self.subscribers, options))
     }
 
     /// No event will follow.
@@ -160,6 +170,11 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
         }
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
+        EventKind::SubscriberLost {
+            name,
+            why: SubscriberLoss::Stopped,
+        } => info!(what = name, "subscriber stopped"),
+        EventKind::SubscriberLost { name, why: err } => warn!(what = name, %err, "subscriber lost"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),
     }
 }

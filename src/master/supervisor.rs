@@ -427,6 +427,10 @@ impl ClusterSupervisor {
         self.workers.get(&worker).map(|hand| &hand.link)
     }
 
+    pub(super) const fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
     pub(super) const fn plug_ins(&self) -> &ArbiterHandle {
         &self.plug_ins
     }

@@ -6,8 +6,10 @@
 mod address;
 mod event;
 mod exit;
+mod filter;
 mod id;
 mod json;
+mod kind;
 mod listen;
 mod message;
 mod reload;
@@ -19,9 +21,11 @@ mod text;
 mod time;
 
 pub use address::{AddressType, BoundAddress};
-pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
+pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
 pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use filter::EventFilter;
 pub use id::{Generation, Slot, SpecName, WorkerId};
+pub use kind::{Kind, Kinds};
 pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};
 pub(crate) use message::ReplySink;

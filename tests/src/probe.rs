@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RecycleReason, ReloadOptions,
-    RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
-    WorkerSpec,
+    Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, PlugInThread, Program, RecycleReason,
+    ReloadOptions, RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, StdioMode, SubscribeOptions,
+    Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -34,12 +34,17 @@ pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
         .restart_delay(RestartDelay::AtOnce)
         .boot_limit(BOOT)
         .grace(GRACE)
-        .on_event(move |event, _| {
+        .on_event_with(beside("probe"), move |event, _| {
             if shown(event) {
                 print(event);
             }
         })
-        .on_event(obey_from_the_first_event())
+        .on_event_with(beside("ear"), obey_from_the_first_event())
+}
+
+/// Both on one thread: what an order brought about is shown before its answer.
+fn beside(name: &str) -> SubscribeOptions {
+    SubscribeOptions::new().name(name).thread(PlugInThread::Shared)
 }
 
 /// A line that the test can wait for with `expect_said`. From any process of the scenario.
