@@ -19,7 +19,7 @@ mod time;
 
 pub use address::{AddressType, BoundAddress};
 pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
-pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use exit::{DrainReport, Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
 pub use id::{Generation, Slot, SpecName, WorkerId};
 pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};

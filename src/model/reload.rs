@@ -62,7 +62,7 @@ pub enum ReloadFailure {
 pub enum RecycleReason {
     /// It has reached the age limit of its spec.
     Age,
-    /// It has answered as many requests as it may.
+    /// It has begun as many requests as it may.
     Requests,
     /// It uses more memory than it may.
     Memory,

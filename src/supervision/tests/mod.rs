@@ -2,6 +2,7 @@
 
 mod cluster;
 mod driver;
+mod lame_duck;
 mod meddle;
 mod process;
 mod reload;
@@ -35,6 +36,7 @@ fn limits() -> LifecycleConfig {
         boot: 2 * SECOND,
         ask: SECOND,
         shutdown: ShutdownPolicy::Grace(5 * SECOND),
+        lame_duck: Duration::ZERO,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! One door: [`ClusterSupervisor::step`] is the only caller of the machine. Handlers translate, and decide nothing.
 
+mod births;
+
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,19 +17,18 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{CommandError, RunError};
-use crate::master::birth::Birth;
 use crate::master::images::Images;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
 use crate::master::replies::Replies;
-use crate::master::worker_actor::{Newborn, WorkerActor};
+use crate::master::worker_actor::WorkerActor;
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
-    EventKind, Exit, Generation, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
-    SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
+    EventKind, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpecName, WorkerEnd, WorkerError,
+    WorkerId, WorkerInfo,
 };
 use crate::spec::WorkerSpec;
-use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
+use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 
 /// The supervisor of the cluster.
 pub(crate) struct ClusterSupervisor {
@@ -149,7 +150,15 @@ impl ClusterSupervisor {
                     self.slot_env.insert(slot, env);
                 }
             }
-            Action::Scaled { request, result } => self.replies.scaled(request, result),
+            Action::Scaled { request, result } => {
+                if let Ok(Scaled { to, clamped: true, .. }) = result {
+                    tracing::warn!(
+                        workers = to,
+                        "another number of workers was asked for than there can be"
+                    );
+                }
+                self.replies.scaled(request, result);
+            }
             Action::GenerationAdded { request, generation } => {
                 tracing::debug!(?request, %generation, "generation added");
                 self.images.add(generation);
@@ -165,71 +174,6 @@ impl ClusterSupervisor {
             }
             Action::Finished(outcome) => self.finish(outcome, ctx),
         }
-    }
-
-    /// Starts a worker; the answer is what became of it.
-    fn spawn(
-        &mut self,
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-        restarts: u32,
-        ctx: &mut Context<Self>,
-    ) -> Input {
-        let info = WorkerInfo {
-            id,
-            slot: slot.clone(),
-            generation,
-            pid: None,
-            state: WorkerState::Dead,
-            exited_after_disconnect: Some(false),
-        };
-        self.unborn = Some(info);
-        match self.deliver(id, slot, generation, restarts) {
-            Ok(newborn) => {
-                let link = Arc::clone(&newborn.link);
-                self.listening.born(&link);
-                self.directory.write().workers.insert(id, Arc::clone(&link));
-                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
-                self.workers.insert(id, Hand { actor, link });
-                Input::WorkerForked { id }
-            }
-            Err(failure) => Input::WorkerExited {
-                id,
-                exit: Exit::not_started(failure),
-            },
-        }
-    }
-
-    fn deliver(
-        &mut self,
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-        restarts: u32,
-    ) -> Result<Newborn, SpawnFailure> {
-        let listeners = self.listening.hand_out_declared(&slot).map_err(|error| SpawnFailure {
-            step: SpawnStep::Listeners,
-            errno: error.errno,
-            detail: error.to_string(),
-        })?;
-        let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = self
-            .spec_settings
-            .get(&slot.spec)
-            .map(|spec| spec.settings(&self.settings));
-        let birth = Birth {
-            config: &self.config,
-            settings: own.as_ref().unwrap_or(&self.settings),
-            image: self.images.of(generation)?,
-            env,
-            id,
-            slot,
-            generation,
-            restarts,
-            listeners,
-        };
-        birth.deliver()
     }
 
     pub(super) fn publish(&mut self, worker: Option<WorkerId>, kind: EventKind) {
@@ -272,7 +216,13 @@ impl ClusterSupervisor {
                 self.publisher
                     .publish(Some(link.info()), EventKind::Output { stream, line });
             }
-            Report::Stats(stats) => link.change().stats = stats,
+            Report::Stats(stats) => {
+                link.change().stats = stats;
+                let requests = stats.requests;
+                if self.machine.has_served_out(id, requests) {
+                    self.step(Input::WorkerServed { id, requests }, ctx);
+                }
+            }
             Report::Failed(text) => {
                 self.step(
                     Input::WorkerFailed {
@@ -288,7 +238,12 @@ impl ClusterSupervisor {
                 cwd,
                 options,
             } => {
-                if let Err(error) = self.listening.answer(&link, request, &key, cwd.as_deref(), &options) {
+                let answered = if self.gets(&link.slot, &key) {
+                    self.listening.answer(&link, request, &key, cwd.as_deref(), &options)
+                } else {
+                    Listening::refuse(&link, request, &key)
+                };
+                if let Err(error) = answered {
                     let error = WorkerError::Listen {
                         address: error.address,
                         errno: error.errno,
@@ -297,7 +252,11 @@ impl ClusterSupervisor {
                     self.step(Input::WorkerFailed { id, error }, ctx);
                 }
             }
-            Report::Accepts { key, adopts } => self.listening.accepts(&link, &key, adopts),
+            // Who may not have the socket may not adopt its siblings either.
+            Report::Accepts { key, adopts } if self.gets(&link.slot, &key) => {
+                self.listening.accepts(&link, &key, adopts);
+            }
+            Report::Accepts { .. } => {}
             Report::GaveBack(key) => self.listening.gave_back(&link, &key),
         }
     }
@@ -404,6 +363,10 @@ impl ClusterSupervisor {
 
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
+    }
+
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
     }
 
     pub(super) fn spec(&self) -> SpecName {
