@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 }
 
 /// The whole cluster; a function of its own, so that the suite of scenarios can run it too.
-pub fn cluster() -> ClusterBuilder {
+pub(crate) fn cluster() -> ClusterBuilder {
     // Specs are asked about by their position, in the order in which they are given.
     const STORE: usize = 0;
     let strategy = StrategyFn::new("the store for all", |failed, specs| match failed {

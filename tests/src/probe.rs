@@ -41,6 +41,13 @@ pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
         .on_event(obey_from_the_first_event())
 }
 
+/// Any cluster, seen by the probe and obeying its orders.
+pub fn watched(cluster: ClusterBuilder) -> ClusterBuilder {
+    cluster
+        .on_event(|event, _| print(event))
+        .on_event(obey_from_the_first_event())
+}
+
 /// A line that the test can wait for with `expect_said`. From any process of the scenario.
 pub fn say(what: &str) {
     print(&Said {
