@@ -13,11 +13,11 @@ use actix_cluster::{
     WorkerSpec,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     cluster().main()
 }
 
-/// The whole cluster; a function of its own, so that the suite of scenarios can run it too.
+/// The whole cluster. Like `main` it can be named from outside: the suite of scenarios runs this very file.
 pub(crate) fn cluster() -> ClusterBuilder {
     // Specs are asked about by their position, in the order in which they are given.
     const STORE: usize = 0;

@@ -41,14 +41,15 @@ impl Shutdown {
 
     /// Announces that the stop starts after `lame_duck`; at once if that is zero. Only the first announcement counts.
     pub(crate) fn announce(&self, lame_duck: Duration) {
-        if lame_duck.is_zero() {
-            self.start();
-            return;
-        }
-        self.notice.send_if_modified(|stage| {
-            let is_first = *stage == Stage::None;
+        let stage = if lame_duck.is_zero() {
+            Stage::Started
+        } else {
+            Stage::Announced(lame_duck)
+        };
+        self.notice.send_if_modified(|now| {
+            let is_first = *now == Stage::None;
             if is_first {
-                *stage = Stage::Announced(lame_duck);
+                *now = stage;
             }
             is_first
         });
@@ -125,7 +126,8 @@ mod tests {
         shutdown.announced().await;
         assert!(shutdown.is_announced() && !shutdown.is_started());
         // A second announcement changes nothing, a start does.
-        shutdown.announce(Duration::from_secs(1));
+        shutdown.announce(Duration::from_millis(1));
+        shutdown.announce(Duration::ZERO);
         assert!(!shutdown.is_started());
         assert!(shutdown.start());
         shutdown.started().await;

@@ -174,7 +174,8 @@ fn accepts_and_is_not_ready(master: &mut Master) {
     // One signal says what it knows.
     assert_eq!(status("/ready"), 503);
     assert_eq!(master.count_said("started"), 0);
-    send(pid, Signal::SIGTERM);
+    // Another one, because the kernel may take two of one kind for one.
+    send(pid, Signal::SIGINT);
     let exit = master.sees(1, "exit");
     assert_eq!((exit.code(), exit.reason()), (Some(0), &"ordered".into()));
     assert!(drain(&exit.0, "lame_duck_ms") < 600_000.0);
@@ -228,10 +229,11 @@ fn by_itself(master: &mut Master) {
     send(pid, Signal::SIGTERM);
     let exit = master.sees(1, "exit");
     assert_eq!((exit.code(), exit.reason()), (Some(0), &"voluntary".into()));
-    assert!(drain(&exit.0, "lame_duck_ms") >= 400.0, "{:?}", exit.0);
+    // The master hears of it a little later than it begins.
+    assert!(drain(&exit.0, "lame_duck_ms") >= 200.0, "{:?}", exit.0);
     master.sees(3, "ready");
     master.order(&Order::Send(3, "disconnect".to_owned()));
-    assert!(drain(&master.sees(3, "exit").0, "lame_duck_ms") >= 400.0);
+    assert!(drain(&master.sees(3, "exit").0, "lame_duck_ms") >= 200.0);
     // Nobody waits for who was not ready, though its spec has the longest time of all.
     master.order(&Order::Disconnect(2));
     let exit = master.sees(2, "exit");

@@ -21,7 +21,6 @@ use serde_json::Value;
 use crate::master_death::{listening_sockets, sockets_of};
 
 #[path = "../../examples/custom_strategy.rs"]
-#[allow(dead_code, reason = "its `main` is run by who runs the example")]
 mod custom_strategy;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -129,6 +128,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.expect("all_ready");
             assert_eq!(master.seen("fork").len(), 3);
         },
+    },
+    Scenario {
+        name: "the_example_of_a_custom_strategy_runs_to_its_end",
+        app: custom_strategy::main,
+        check: |master| assert_eq!(master.wait().code(), Some(0)),
     },
     Scenario {
         name: "the_example_of_a_custom_strategy_does_what_it_says",
