@@ -44,6 +44,9 @@ struct Args {
     /// How long a worker may take to stop, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     grace_ms: u64,
+    /// How long a worker that was told to stop goes on accepting, not ready any more, before it drains; in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    lame_duck_ms: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -86,6 +89,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
         .restart_delay(args.restart_delay())
         .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
+        .lame_duck(Duration::from_millis(args.lame_duck_ms))
         .worker(move |worker| serve(worker, server, faults))
         .on_message(|worker, message| answer(&worker, &message));
     if let Some(workers) = args.workers {
@@ -157,6 +161,7 @@ fn routes(config: &mut web::ServiceConfig, worker: Worker, faults: bool) {
         .route("/", web::get().to(async || format!("{}\n", std::process::id())))
         .route("/slow", web::get().to(slow))
         .route("/echo", web::post().to(async |body: web::Bytes| body))
+        .route("/ready", web::get().to(ready))
         .route("/state", web::get().to(state));
     if faults {
         config
@@ -181,6 +186,15 @@ async fn state(worker: web::Data<Worker>) -> Result<web::Json<ClusterSnapshot>, 
     snapshot
         .map(web::Json)
         .map_err(actix_web::error::ErrorServiceUnavailable)
+}
+
+/// For load balancers: 503 from the moment in which this worker is told to stop.
+async fn ready(worker: web::Data<Worker>) -> HttpResponse {
+    if worker.is_ready() {
+        HttpResponse::Ok().body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable().body("not ready\n")
+    }
 }
 
 /// Blocks the event loop for ever, not just this request.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, WorkerMain};
-use crate::config::{Config, DeclaredListener};
+use crate::config::{Config, DeclaredListener, LAME_DUCK_MAX};
 use crate::error::{BuildError, RunError};
 use crate::model::{
     ListenAddr, ListenAddrError, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr,
@@ -31,7 +31,6 @@ pub struct ClusterBuilder {
     pub(crate) config: Config,
     workers: Option<u32>,
     max_booting: Option<usize>,
-    ready_when: Option<ReadyWhen>,
     listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
@@ -47,7 +46,9 @@ impl ClusterBuilder {
             auto_shutdown: AutoShutdown::default(),
             recycle: RolloutOptions::default(),
             max_age: None,
+            max_requests: 0,
             listeners: Vec::new(),
+            own_listeners: None,
             settings: Settings::default(),
             args: Vec::new(),
             restart: RestartType::default(),
@@ -59,7 +60,10 @@ impl ClusterBuilder {
             ask: Duration::from_secs(1),
             shutdown: ShutdownPolicy::default(),
             orphan_grace: Duration::from_millis(500),
-            ready_when: ReadyWhen::default(),
+            lame_duck: Duration::ZERO,
+            ready_when: None,
+            has_main: false,
+            has_own_spec: true,
             max_booting: 0,
             when_empty: WhenEmpty::default(),
             event_history: 256,
@@ -71,7 +75,6 @@ impl ClusterBuilder {
             config,
             workers: None,
             max_booting: None,
-            ready_when: None,
             listeners: Vec::new(),
             main: None,
             plug_ins: Vec::new(),
@@ -80,6 +83,8 @@ impl ClusterBuilder {
 
     /// How many workers to keep, at most 10,000. Default: one for each CPU this process may use (a container's quota
     /// counts). With 0 the cluster starts empty and waits for [`ClusterHandle::fork`](crate::ClusterHandle::fork).
+    /// With 0, and without a [`worker`](Self::worker) function or program, the cluster has only the specs given to
+    /// [`spec`](Self::spec).
     pub const fn workers(mut self, count: u32) -> Self {
         self.workers = Some(count);
         self
@@ -116,6 +121,12 @@ impl ClusterBuilder {
     /// [`listen`](Self::listen) with options.
     pub fn listen_with(mut self, name: impl Into<String>, address: impl ToListenAddr, options: ListenOptions) -> Self {
         self.listeners.push((name.into(), address.to_listen_addr(), options));
+        self
+    }
+
+    /// Which of the declared listeners the builder's own workers get, by name; see [`WorkerSpec::listeners`]. Default: all.
+    pub fn own_listeners<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.config.own_listeners = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
@@ -215,8 +226,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// How long a worker that was told to stop may take before it is killed. Default 30 s; zero kills it in the moment in
-    /// which it is told.
+    /// How long a worker that was told to stop may take before it is killed, its [`lame_duck`](Self::lame_duck) time not
+    /// counted. Default 30 s; zero kills it in the moment in which it is told (or that time is over).
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.config.shutdown = ShutdownPolicy::Grace(grace);
         self
@@ -225,6 +236,19 @@ impl ClusterBuilder {
     /// [`grace`](Self::grace) with the choice of no limit or no grace at all.
     pub const fn shutdown_policy(mut self, policy: ShutdownPolicy) -> Self {
         self.config.shutdown = policy;
+        self
+    }
+
+    /// How long a worker that was told to stop goes on accepting, before it stops accepting and drains. From the first
+    /// moment on it is not ready any more ([`Worker::is_ready`], [`Shutdown::announced`](crate::Shutdown::announced), the
+    /// event `Exiting`), so that a load balancer that asks it can send its clients elsewhere: what others do with a `sleep`
+    /// in Kubernetes' `preStop`. Default: zero; at most one hour.
+    ///
+    /// It comes on top of the [`grace`](Self::grace), which counts from its end, and in every ordered stop: shutdown, scaling
+    /// down, reload, recycling, disconnect, `SIGTERM` to the worker. A worker that was not ready has none, a
+    /// second signal to it ends it early, an immediate stop and the death of the master know no such time.
+    pub const fn lame_duck(mut self, time: Duration) -> Self {
+        self.config.lame_duck = time;
         self
     }
 
@@ -238,7 +262,7 @@ impl ClusterBuilder {
     /// online; when it is started if there is no [`worker`](Self::worker) function, only [`exec`](Self::exec). An explicit
     /// [`Worker::ready`] always counts.
     pub const fn ready_when(mut self, rule: ReadyWhen) -> Self {
-        self.ready_when = Some(rule);
+        self.config.ready_when = Some(rule);
         self
     }
 
@@ -271,6 +295,14 @@ impl ClusterBuilder {
     /// Default: never.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.config.max_age = Some(age);
+        self
+    }
+
+    /// Replaces each worker when it has begun so many requests, more or less by a tenth, its successor first (gunicorn's
+    /// `max_requests`). The worker's own [`Counters`](crate::Counters) count, which the master hears of at most once a
+    /// second; a worker that lies about them recycles itself only. Default, and for 0: never.
+    pub const fn max_requests(mut self, requests: u64) -> Self {
+        self.config.max_requests = requests;
         self
     }
 
@@ -316,21 +348,15 @@ impl ClusterBuilder {
             mut config,
             workers,
             max_booting,
-            ready_when,
             listeners,
             main,
             plug_ins,
         } = self;
-        if main.is_none() && config.settings.exec == Program::Same {
+        config.has_main = main.is_some();
+        let has_worker = config.has_main || config.settings.exec != Program::Same;
+        config.has_own_spec = has_worker || workers != Some(0) || config.more_specs.is_empty();
+        if config.has_own_spec && !has_worker {
             return Err(BuildError::NoWorker);
-        }
-        for (place, spec) in config.more_specs.iter().enumerate() {
-            let taken = config.more_specs[..place].iter().map(|other| &other.config.name);
-            if spec.config.name == config.spec || taken.into_iter().any(|name| *name == spec.config.name) {
-                return Err(BuildError::DuplicateSpec(spec.config.name.clone()));
-            }
-            let checked = spec.config.check(config.auto_shutdown);
-            checked.map_err(|why| BuildError::Spec(spec.config.name.clone(), why.to_string()))?;
         }
         for (name, address, options) in listeners {
             if config.listeners.iter().any(|declared| declared.name == name) {
@@ -350,39 +376,12 @@ impl ClusterBuilder {
             std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
         };
         config.workers = workers.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX));
-        if config.workers > WORKERS_MAX {
-            return Err(out_of_range("workers", config.workers, "at most 10000"));
-        }
-        if config.orphan_grace > ORPHAN_GRACE_MAX {
-            return Err(out_of_range(
-                "orphan_grace",
-                format!("{:?}", config.orphan_grace),
-                "at most 30 s",
-            ));
-        }
-        if config.event_history > EVENT_HISTORY_MAX {
-            return Err(out_of_range(
-                "event_history",
-                config.event_history,
-                "at most 65,536: the history is kept in memory",
-            ));
-        }
-        if config.boot.is_zero() {
-            return Err(out_of_range(
-                "boot_limit",
-                "0",
-                "more than zero, or no worker ever gets ready",
-            ));
-        }
+        check_ranges(&config)?;
+        check_specs(&config, has_worker)?;
+        let mut specs = std::mem::take(&mut config.more_specs);
+        specs.iter_mut().for_each(|spec| config.complete(spec));
+        config.more_specs = specs;
         config.max_booting = max_booting.unwrap_or_else(|| (2 * cpus).max(4));
-        let default = if main.is_none() {
-            ReadyWhen::Spawned
-        } else if config.listeners.is_empty() {
-            ReadyWhen::Online
-        } else {
-            ReadyWhen::Listening
-        };
-        config.ready_when = ready_when.unwrap_or(default);
         if config.seed == 0 {
             config.seed = u64::from(std::process::id());
         }
@@ -410,6 +409,75 @@ impl fmt::Debug for ClusterBuilder {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
+}
+
+/// Are the numbers and durations such as can be?
+fn check_ranges(config: &Config) -> Result<(), BuildError> {
+    if config.workers > WORKERS_MAX {
+        return Err(out_of_range("workers", config.workers, "at most 10000"));
+    }
+    if config.orphan_grace > ORPHAN_GRACE_MAX {
+        return Err(out_of_range(
+            "orphan_grace",
+            format!("{:?}", config.orphan_grace),
+            "at most 30 s",
+        ));
+    }
+    if config.boot.is_zero() {
+        return Err(out_of_range(
+            "boot_limit",
+            "0",
+            "more than zero, or no worker ever gets ready",
+        ));
+    }
+    if config.event_history > EVENT_HISTORY_MAX {
+        return Err(out_of_range(
+            "event_history",
+            config.event_history,
+            "at most 65,536: the history is kept in memory",
+        ));
+    }
+    if config.lame_duck > LAME_DUCK_MAX {
+        let value = format!("{:?}", config.lame_duck);
+        return Err(out_of_range("lame_duck", value, "at most one hour"));
+    }
+    Ok(())
+}
+
+/// Are the specs' names unique, is what they name there, have they something to run?
+fn check_specs(config: &Config, has_worker: bool) -> Result<(), BuildError> {
+    let unknown = |spec: &SpecName, name: &str| BuildError::UnknownListener {
+        spec: spec.clone(),
+        name: name.to_owned(),
+        declared: config.declared_names(),
+    };
+    if let Some(name) = config
+        .own_listeners
+        .iter()
+        .flatten()
+        .find(|name| !config.declares(name))
+    {
+        return Err(unknown(&config.spec, name));
+    }
+    for (place, spec) in config.more_specs.iter().enumerate() {
+        let name = &spec.config.name;
+        let mut taken = config.more_specs[..place].iter().map(|other| &other.config.name);
+        if *name == config.spec || taken.any(|taken| taken == name) {
+            return Err(BuildError::DuplicateSpec(name.clone()));
+        }
+        if !has_worker && spec.main.is_none() && spec.exec.is_none() {
+            return Err(BuildError::NoWorkerIn(name.clone()));
+        }
+        if let Some(listener) = config.unknown_listener(spec) {
+            return Err(unknown(name, listener));
+        }
+        if let Some(why) = config.fault(spec) {
+            return Err(BuildError::Spec(name.clone(), why.to_owned()));
+        }
+        let checked = spec.config.check(config.auto_shutdown);
+        checked.map_err(|why| BuildError::Spec(name.clone(), why.to_string()))?;
+    }
+    Ok(())
 }
 
 fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str) -> BuildError {

@@ -42,7 +42,7 @@ impl Cluster {
     pub fn run(self) -> Result<ShutdownReport, RunError> {
         match process::role() {
             Role::Master => master::run(self.config, self.plug_ins),
-            Role::Worker(contract) => worker::run(contract, &self.config, self.main),
+            Role::Worker(contract) => worker::run(contract, &self.config, main_of(contract, &self.config, self.main)),
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
     }
@@ -76,7 +76,10 @@ impl Cluster {
     pub async fn start(self) -> Result<RunningCluster, RunError> {
         match process::role() {
             Role::Master => master::start(self.config, self.plug_ins),
-            Role::Worker(contract) => worker::run_here(contract, &self.config, self.main).await,
+            Role::Worker(contract) => {
+                let main = main_of(contract, &self.config, self.main);
+                worker::run_here(contract, &self.config, main).await
+            }
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
     }
@@ -112,6 +115,16 @@ impl RunningCluster {
     pub async fn wait(self) -> Result<ShutdownReport, RunError> {
         self.finished.wait().await
     }
+}
+
+/// What a worker runs: its spec's own function, or the builder's.
+fn main_of(contract: &process::Contract, config: &Config, main: Option<WorkerMain>) -> Option<WorkerMain> {
+    let of_spec = config
+        .more_specs
+        .iter()
+        .find(|spec| spec.config.name == contract.slot.spec);
+    let own = of_spec.and_then(|spec| spec.main.clone());
+    own.map_or(main, |own| Some(Box::new(move |worker| own.start(worker))))
 }
 
 /// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.

@@ -26,6 +26,19 @@ pub enum BuildError {
     /// Two specs have one name.
     #[error("two specs are named {0}: give each its own name (the builder's own is `worker` unless named otherwise)")]
     DuplicateSpec(SpecName),
+    /// A spec has nothing to run.
+    #[error("spec {0} has no worker function: give it one with `.worker(..)`, or give one to the builder")]
+    NoWorkerIn(SpecName),
+    /// A spec names a listener that is not declared.
+    #[error("spec {spec} wants the listener {name:?}, but none of this name is declared; declared: {declared}")]
+    UnknownListener {
+        /// The spec.
+        spec: SpecName,
+        /// The name it wants.
+        name: String,
+        /// The names there are.
+        declared: String,
+    },
     /// A spec contradicts itself.
     #[error("spec {0}: {1}")]
     Spec(SpecName, String),
@@ -164,6 +177,16 @@ pub enum CommandError {
         spec: SpecName,
         /// Why.
         why: &'static str,
+    },
+    /// The spec names a listener that the builder did not declare.
+    #[error("spec {spec} wants the listener {listener:?}, but none of this name is declared; declared: {declared}")]
+    UnknownListener {
+        /// The spec.
+        spec: SpecName,
+        /// The name it wants.
+        listener: String,
+        /// The names there are.
+        declared: String,
     },
     /// There are as many slots as one master keeps.
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]

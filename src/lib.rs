@@ -33,7 +33,9 @@
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
 //! | listen on an address chosen at run time | [`Worker::bind`] |
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
+//! | have several kinds of workers | [`WorkerSpec`], [`RestartStrategy`], [`StrategyFn`] |
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
+//! | let a load balancer notice a stop first | [`ClusterBuilder::lame_duck`], [`Worker::is_ready`] |
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
 //! | write a plug-in | [`ClusterBuilder::subscribe`], [`SubscribeOptions`], `testing`, the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
@@ -67,8 +69,8 @@
 //! - A worker that is not ready within [`ClusterBuilder::boot_limit`] is killed, once, and counted as a failure.
 //!
 //! **Shutdown.**
-//! - An ordered stop takes no longer than the grace period allows: the worker is asked, gets `SIGTERM` if it does not
-//!   answer within a second, and `SIGKILL` at the end of its grace. Nothing is started any more once a shutdown began.
+//! - An ordered stop takes no longer than the lame-duck time (none, unless you choose one) and the grace period allow: the
+//!   worker is asked, gets `SIGTERM` if it does not answer within a second, and `SIGKILL` at the end of its grace. Nothing is started any more once a shutdown began.
 //! - Requests that were begun, and connections that waited in the worker's queue, are answered before it ends.
 //! - A declared listener lives as long as the cluster: while workers restart, clients wait in its queue and are not
 //!   refused.
@@ -124,8 +126,8 @@ pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
 pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
+pub use model::{DrainReport, Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{EventFilter, Kind, Kinds};
-pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
 pub use subscription::{PlugInThread, SubscribeOptions, Subscription, WhenFull};
@@ -138,7 +140,8 @@ pub use model::{
 pub use model::{Program, Settings, StdioMode};
 pub use policy::{
     AutoShutdown, Backoff, Canary, Escalation, OneForAll, OneForOne, ReadyWhen, RestForOne, RestartDelay,
-    RestartIntensity, RestartLimit, RestartStrategy, RestartType, RolloutOptions, ShutdownPolicy, WhenEmpty,
+    RestartIntensity, RestartLimit, RestartStrategy, RestartType, RolloutOptions, ShutdownPolicy, StrategyFn,
+    WhenEmpty,
 };
 // Listening.
 pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOptions, Scheduling, ToListenAddr};

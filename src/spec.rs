@@ -1,25 +1,62 @@
 //! `WorkerSpec`: one kind of worker, when a cluster has several.
+//!
+//! Not here: what a spec leaves open and the cluster decides ([`crate::config`]).
 
 use std::ffi::OsString;
+use std::fmt;
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{Program, Settings, SpecName};
-use crate::policy::{Escalation, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
+use crate::policy::{Escalation, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
 use crate::supervision::SpecConfig;
+use crate::worker::{Worker, WorkerOutput};
 
 /// One kind of worker of a cluster: OTP's child specification, for N processes.
 ///
-/// A cluster is an ordered list of specs. All of them run the worker function of the builder (or the program given here);
-/// [`Worker::slot`](crate::Worker::slot) tells a worker which spec it belongs to. Defaults are those of the builder's own
-/// setters, where nothing else is said.
+/// A cluster is an ordered list of specs. A spec's workers run its own [`worker`](Self::worker) function or program, else
+/// what the builder was given; [`Worker::slot`](crate::Worker::slot) tells a worker which spec it belongs to. The rules of
+/// restarts have defaults of their own, the same as the builder's setters; everything else that is not said here is as the
+/// builder says.
 #[derive(Clone, Debug)]
 #[must_use = "a spec does nothing until it is given to a cluster"]
 pub struct WorkerSpec {
+    /// Complete, but for what `complete` takes over from the builder.
     pub(crate) config: SpecConfig,
+    pub(crate) main: Option<SpecMain>,
     pub(crate) exec: Option<PathBuf>,
     pub(crate) args: Option<Vec<OsString>>,
+    pub(crate) cwd: Option<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) listeners: Option<Vec<String>>,
+    pub(crate) ready_when: Option<ReadyWhen>,
+    pub(crate) boot: Option<Duration>,
+    pub(crate) shutdown: Option<ShutdownPolicy>,
+    pub(crate) lame_duck: Option<Duration>,
+}
+
+/// The function that a spec's workers run.
+#[derive(Clone)]
+pub(crate) struct SpecMain {
+    start: Arc<dyn Fn(Worker) -> Running + Send + Sync>,
+}
+
+/// A worker's future; its error, if any, as text.
+type Running = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+impl SpecMain {
+    pub(crate) fn start(&self, worker: Worker) -> Running {
+        (self.start)(worker)
+    }
+}
+
+impl fmt::Debug for SpecMain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpecMain").finish_non_exhaustive()
+    }
 }
 
 impl WorkerSpec {
@@ -27,10 +64,58 @@ impl WorkerSpec {
     pub fn new(name: impl Into<SpecName>, workers: u32) -> Self {
         Self {
             config: SpecConfig::new(name, workers),
+            main: None,
             exec: None,
             args: None,
+            cwd: None,
             env: Vec::new(),
+            listeners: None,
+            ready_when: None,
+            boot: None,
+            shutdown: None,
+            lame_duck: None,
         }
+    }
+
+    /// What its workers do, instead of the builder's [`worker`](crate::ClusterBuilder::worker) function, by the same rules.
+    ///
+    /// The function runs in another process than the one in which this is called: each worker executes the program anew,
+    /// comes to the builder again, and runs what that is given for its spec. So a spec that is added at run time through a
+    /// handle cannot bring a function that the builder does not know.
+    pub fn worker<F, Fut>(mut self, main: F) -> Self
+    where
+        F: Fn(Worker) -> Fut + Send + Sync + 'static,
+        Fut: Future + 'static,
+        Fut::Output: WorkerOutput,
+    {
+        self.main = Some(SpecMain {
+            start: Arc::new(move |worker| {
+                let future = main(worker);
+                Box::pin(async move { future.await.into_result() })
+            }),
+        });
+        self
+    }
+
+    /// Which of the declared listeners its workers get, by name. Default: all. The others are neither inherited by its
+    /// workers nor given to them when asked for, and of a [`PerWorker`](crate::Scheduling::PerWorker) listener its slots
+    /// have no socket.
+    pub fn listeners<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.listeners = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// When its workers count as ready. Default: as the builder says; if it does not say, by the builder's rule for what
+    /// this spec runs and listens on.
+    pub const fn ready_when(mut self, rule: ReadyWhen) -> Self {
+        self.ready_when = Some(rule);
+        self
+    }
+
+    /// How long its workers may take from their start until they are ready. Default: as the builder says; not zero.
+    pub const fn boot_limit(mut self, limit: Duration) -> Self {
+        self.boot = Some(limit);
+        self
     }
 
     /// Which ends deserve a restart.
@@ -64,9 +149,21 @@ impl WorkerSpec {
         self
     }
 
-    /// How its workers are stopped.
+    /// How long its workers may take to end when they are told to stop. Default: as the builder says.
+    pub const fn grace(self, grace: Duration) -> Self {
+        self.shutdown_policy(ShutdownPolicy::Grace(grace))
+    }
+
+    /// [`grace`](Self::grace) with the choice of no limit or no grace at all.
     pub const fn shutdown_policy(mut self, policy: ShutdownPolicy) -> Self {
-        self.config.shutdown = policy;
+        self.shutdown = Some(policy);
+        self
+    }
+
+    /// How long its workers go on accepting after they were told to stop; see
+    /// [`ClusterBuilder::lame_duck`](crate::ClusterBuilder::lame_duck). Default: as the builder says; at most one hour.
+    pub const fn lame_duck(mut self, time: Duration) -> Self {
+        self.lame_duck = Some(time);
         self
     }
 
@@ -82,6 +179,13 @@ impl WorkerSpec {
         self
     }
 
+    /// Replaces each worker when it has begun so many requests, more or less by a tenth; see
+    /// [`ClusterBuilder::max_requests`](crate::ClusterBuilder::max_requests). Default, and for 0: never.
+    pub const fn max_requests(mut self, requests: u64) -> Self {
+        self.config.max_requests = requests;
+        self
+    }
+
     /// Runs another program in its workers; see [`ClusterBuilder::exec`](crate::ClusterBuilder::exec).
     pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
         self.exec = Some(program.into());
@@ -91,6 +195,12 @@ impl WorkerSpec {
     /// Its workers' arguments, without the program's name.
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args = Some(args.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Its workers' working directory. Default: as the builder says.
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(directory.into());
         self
     }
 
@@ -108,6 +218,9 @@ impl WorkerSpec {
         }
         if let Some(args) = &self.args {
             settings.args = Some(args.clone());
+        }
+        if let Some(directory) = &self.cwd {
+            settings.cwd = Some(directory.clone());
         }
         settings.env.extend(self.env.iter().cloned());
         settings

@@ -150,7 +150,10 @@ fn every_frame_to_a_worker_comes_back_as_it_was() {
     };
     let payload = Payload::from_value("x").unwrap();
     let frames = [
-        ToWorker::Stop { grace_ms: 30_000 },
+        ToWorker::Stop {
+            grace_ms: 30_000,
+            lame_duck_ms: 5_000,
+        },
         ToWorker::Bound {
             id: 1,
             answer: Ok(bound),

@@ -62,8 +62,8 @@ pub(crate) enum ToMaster {
 /// What the master says.
 #[derive(Clone, Debug)]
 pub(crate) enum ToWorker {
-    /// Drain and end within this time.
-    Stop { grace_ms: u64 },
+    /// Go on accepting for a while, then drain and end within the grace.
+    Stop { grace_ms: u64, lame_duck_ms: u64 },
     /// The answer to `Bind`; with `Ok` comes one descriptor.
     Bound {
         id: u64,
@@ -257,9 +257,10 @@ impl Wire for ToWorker {
 
     fn decode(raw: RawFrame<'_>) -> Result<Self, FrameError> {
         Ok(match raw.kind {
-            "stop" => Self::Stop {
-                grace_ms: raw.parse::<StopBody>()?.grace_ms,
-            },
+            "stop" => {
+                let StopBody { grace_ms, lame_duck_ms } = raw.parse()?;
+                Self::Stop { grace_ms, lame_duck_ms }
+            }
             "bound" => Self::Bound {
                 id: raw.id()?,
                 answer: raw.parse::<Answer<BoundListener, ListenError>>()?.into_result(),
@@ -290,7 +291,10 @@ impl Wire for ToWorker {
     fn encode(&self, fds: usize, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let put = &mut |kind, id, body: &dyn Body| encode_frame(kind, id, fds, Some(body), out);
         match self {
-            Self::Stop { grace_ms } => put("stop", None, &StopBody { grace_ms: *grace_ms }),
+            Self::Stop { grace_ms, lame_duck_ms } => {
+                let (grace_ms, lame_duck_ms) = (*grace_ms, *lame_duck_ms);
+                put("stop", None, &StopBody { grace_ms, lame_duck_ms })
+            }
             Self::Bound { id, answer } => put("bound", Some(*id), &Answer::of(answer)),
             Self::Adopt { key, slot } => put("adopt", None, &SlotBody::new(key, slot)),
             Self::Unadopt { key, slot } => put("unadopt", None, &SlotBody::new(key, slot)),
@@ -386,6 +390,9 @@ struct HeartbeatBody {
 #[derive(Serialize, Deserialize)]
 struct StopBody {
     grace_ms: u64,
+    /// A master that does not know of it wants none.
+    #[serde(default)]
+    lame_duck_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]

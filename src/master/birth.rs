@@ -8,21 +8,22 @@ use std::sync::Arc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Terms};
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
-use crate::master::worker_actor::Newborn;
+use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
-use crate::policy::ShutdownPolicy;
-use crate::process::{self, Contract, Image, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
+use crate::policy::ReadyWhen;
+use crate::process::{
+    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
+};
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
 
 /// Which worker to start, where, and with what.
 pub(crate) struct Birth<'a> {
     pub(crate) config: &'a Config,
-    /// How the workers of this spec are stopped.
-    pub(crate) shutdown: ShutdownPolicy,
+    pub(crate) terms: Terms<'a>,
     pub(crate) settings: &'a Settings,
     pub(crate) image: Option<&'a Image>,
     pub(crate) env: &'a [(OsString, OsString)],
@@ -88,10 +89,11 @@ impl Birth<'_> {
             Calls::new(),
         );
         let lifecycle = LifecycleConfig {
-            ready_when: self.config.ready_when,
-            boot: self.config.boot,
+            ready_when: self.terms.ready_when,
+            boot: self.terms.boot,
             ask: self.config.ask,
-            shutdown: self.shutdown,
+            shutdown: self.terms.shutdown,
+            lame_duck: self.terms.lame_duck,
         };
         Ok(Newborn {
             link: Arc::new(link),
@@ -100,7 +102,7 @@ impl Birth<'_> {
             process: child.handle,
             outputs,
             kill_tree: self.settings.kill_tree,
-            grace_ms: u64::try_from(self.shutdown.longest().as_millis()).unwrap_or(u64::MAX),
+            grace_ms: whole_millis(self.terms.shutdown.longest()),
         })
     }
 
@@ -119,7 +121,13 @@ impl Birth<'_> {
             channel: UNSET,
             listeners: listeners.collect(),
             restarts: self.restarts,
-            grace: self.shutdown.longest(),
+            grace: self.terms.shutdown.longest(),
+            lame_duck: self.terms.lame_duck,
+            ready: match self.terms.ready_when {
+                ReadyWhen::Spawned | ReadyWhen::Online => Readiness::Online,
+                ReadyWhen::Listening => Readiness::Listening,
+                ReadyWhen::Called => Readiness::Called,
+            },
             orphan_grace: self.config.orphan_grace,
             uid: None,
             gid: None,

@@ -74,7 +74,10 @@ impl Handler<Command> for ClusterSupervisor {
                 answer(reply, self.check(worker));
                 self.recycle(worker, why, ctx);
             }
-            Command::AddSpec { spec, reply } => self.add_spec(&spec, reply, ctx),
+            Command::AddSpec { mut spec, reply } => match self.config().admit(&mut spec) {
+                Ok(()) => self.add_spec(&spec, reply, ctx),
+                Err(error) => answer(reply, Err(error)),
+            },
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
             Command::Follow { options, reply } => answer(reply, self.publisher().follow(&options)),
             Command::SubscriberLost { name, why } => self.publish(None, EventKind::SubscriberLost { name, why }),

@@ -52,9 +52,13 @@ impl Listening {
         Ok(bound)
     }
 
-    /// The declared listeners' sockets for a worker about to be started in `slot`.
-    pub(crate) fn hand_out_declared(&mut self, slot: &Slot) -> Result<Vec<(String, Handout)>, ListenError> {
-        let names = self.names.clone();
+    /// The declared listeners' sockets for a worker about to be started in `slot`, which gets those with such a name.
+    pub(crate) fn hand_out_declared(
+        &mut self,
+        slot: &Slot,
+        gets: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, Handout)>, ListenError> {
+        let names: Vec<String> = self.names.iter().filter(|name| gets(name)).cloned().collect();
         let mut handouts = Vec::with_capacity(names.len());
         for name in names {
             let key = ListenKey::Named(name.clone());
@@ -94,6 +98,18 @@ impl Listening {
         };
         send(link, &ToWorker::Bound { id: request, answer }, fds);
         result
+    }
+
+    /// Answers a worker that asked for a listener which its spec does not get.
+    pub(crate) fn refuse(link: &Link, request: u64, key: &ListenKey) -> Result<(), ListenError> {
+        let error = ListenError {
+            address: key.to_string(),
+            errno: None,
+            detail: format!("the workers of spec {} do not get this listener", link.slot.spec),
+        };
+        let answer = Err(error.clone());
+        send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
+        Err(error)
     }
 
     /// A worker accepts on `key`.

@@ -136,9 +136,13 @@ fn machine_config(config: &Config) -> SupervisionConfig {
         stable_after: config.stable_after,
         shutdown: config.shutdown,
         max_age: config.max_age,
+        max_requests: config.max_requests,
         ..SpecConfig::new(config.spec.clone(), config.workers)
     };
-    let specs = std::iter::once(spec).chain(config.more_specs.iter().map(|spec| spec.config.clone()));
+    let own = config.has_own_spec.then_some(spec);
+    let specs = own
+        .into_iter()
+        .chain(config.more_specs.iter().map(|spec| spec.config.clone()));
     SupervisionConfig {
         specs: specs.collect(),
         strategy: Arc::clone(&config.strategy),

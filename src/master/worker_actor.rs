@@ -144,6 +144,7 @@ impl WorkerActor {
                 if let Err(error) = self.link.outbox.push(
                     &ToWorker::Stop {
                         grace_ms: self.grace_ms,
+                        lame_duck_ms: whole_millis(self.lifecycle.lame_duck()),
                     },
                     Vec::new(),
                 ) {
@@ -336,6 +337,11 @@ fn say(reports: &mut Vec<Report>, message: Message) {
     } else {
         reports.push(Report::Said(vec![message]));
     }
+}
+
+/// A duration as the wire has it.
+pub(crate) fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn write(channel: Arc<Channel>, outbox: Outbox) {

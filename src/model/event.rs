@@ -168,6 +168,9 @@ pub enum WorkerError {
     /// Its own report: its future returned an error or panicked.
     #[error("the worker failed: {0}")]
     Failed(String),
+    /// The cluster's restart strategy panicked when it was asked who goes with this worker, which is now restarted alone.
+    #[error("the restart strategy panicked, only this worker is restarted: {0}")]
+    Strategy(String),
     /// `SIGKILL` did not end it within its limit; the kernel holds it.
     #[error("SIGKILL did not end it yet")]
     Unkillable,

@@ -1,10 +1,11 @@
 //! How a worker's life ended.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Signal;
+use super::{Signal, json};
 
 /// Exit codes with a meaning to the master.
 pub mod exit_code {
@@ -128,6 +129,27 @@ pub struct Exit {
     pub requests_cut: u64,
     /// Was the worker ready when it ended? `false` marks a boot failure.
     pub was_ready: bool,
+    /// How its stop went; `None` if it ended without having been told to stop, and without having announced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainReport>,
+}
+
+/// How a worker spent the time between the order to stop (or its own announcement) and its end, by the master's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// How long it went on accepting although it was not ready any more. Of a worker that did not tell when it stopped
+    /// accepting: the time that it had for it.
+    #[serde(rename = "lame_duck_ms", with = "json::millis")]
+    pub lame_duck: Duration,
+    /// How long it drained after that, up to the end of its process.
+    #[serde(rename = "drained_in_ms", with = "json::millis")]
+    pub drained_in: Duration,
+    /// Requests in progress when it stopped accepting; of one that did not tell, when it was told to stop. As it counted
+    /// them itself, so 0 for a server that does not count.
+    pub in_progress_at_start: u64,
+    /// Requests that were in progress when it was last heard of and were lost: 0 unless it had to be ended.
+    pub lost: u64,
 }
 
 impl Exit {
@@ -140,6 +162,7 @@ impl Exit {
             forced: false,
             requests_cut: 0,
             was_ready: false,
+            drain: None,
         }
     }
 

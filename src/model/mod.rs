@@ -22,7 +22,7 @@ mod time;
 
 pub use address::{AddressType, BoundAddress};
 pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
-pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use exit::{DrainReport, Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
 pub use filter::EventFilter;
 pub use id::{Generation, Slot, SpecName, WorkerId};
 pub use kind::{Kind, Kinds};

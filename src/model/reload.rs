@@ -46,7 +46,7 @@ pub enum ReloadFailure {
     NoRoom,
     /// A worker of the new generation ended.
     #[error("it ended: {0}")]
-    Exited(Exit),
+    Exited(Box<Exit>),
     /// A worker of the new generation was not ready within the limit of a step.
     #[error("it was not ready within the limit of a step")]
     NotReadyInTime,
@@ -62,7 +62,7 @@ pub enum ReloadFailure {
 pub enum RecycleReason {
     /// It has reached the age limit of its spec.
     Age,
-    /// It has answered as many requests as it may.
+    /// It has begun as many requests as it may.
     Requests,
     /// It uses more memory than it may.
     Memory,

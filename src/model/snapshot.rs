@@ -39,6 +39,8 @@ pub struct WorkerStats {
     pub errors: u64,
     /// Requests in progress when it last reported.
     pub active: u64,
+    /// It has stopped accepting. While it is `Exiting` and has not, it is a lame duck.
+    pub draining: bool,
 }
 
 /// One worker.
@@ -207,6 +209,16 @@ impl ShutdownReport {
     #[must_use]
     pub fn requests_cut(&self) -> u64 {
         self.workers.iter().map(|end| end.exit.requests_cut).sum()
+    }
+
+    /// The longest time that a worker took from the order to stop to its end, lame-duck time included.
+    #[must_use]
+    pub fn longest_stop(&self) -> Duration {
+        let stops = self.workers.iter().filter_map(|end| end.exit.drain);
+        stops
+            .map(|drain| drain.lame_duck + drain.drained_in)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Did every worker end by itself with code 0?

@@ -32,5 +32,5 @@ pub use rollout::{Canary, RolloutOptions};
 pub use shutdown::ShutdownPolicy;
 pub(crate) use shutdown::{Ladder, Rung};
 pub(crate) use strategy::affected_by;
-pub use strategy::{OneForAll, OneForOne, RestForOne, RestartStrategy};
+pub use strategy::{OneForAll, OneForOne, RestForOne, RestartStrategy, StrategyFn};
 pub use when_empty::{AutoShutdown, WhenEmpty};

@@ -65,6 +65,7 @@ mod tests {
             forced: false,
             requests_cut: 0,
             was_ready: true,
+            drain: None,
         }
     }
 

@@ -31,6 +31,12 @@ pub(crate) struct Contract {
     pub restarts: u32,
     /// How long the worker may drain when it is told to stop.
     pub grace: Duration,
+    /// How long it goes on accepting before it drains, if it is told to stop by somebody else than its master.
+    #[serde(default)]
+    pub lame_duck: Duration,
+    /// What makes it ready, by the master's rule.
+    #[serde(default)]
+    pub ready: Readiness,
     /// How long it may drain when the master is gone.
     pub orphan_grace: Duration,
     /// The user to become before `main`.
@@ -41,6 +47,19 @@ pub(crate) struct Contract {
     pub shim: bool,
     /// The process's short name; `None` for the file name of `argv[0]`.
     pub name: Option<String>,
+}
+
+/// From when on a worker is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Readiness {
+    /// From the start.
+    Online,
+    /// From its first listener.
+    #[default]
+    Listening,
+    /// When it says so.
+    Called,
 }
 
 /// A listening socket the worker is born with.

@@ -145,7 +145,7 @@ impl Supervision {
             .changes
             .get(&key)
             .is_some_and(|change| change.why == Why::Recycling);
-        self.newcomer_failed(key, Some(id), ReloadFailure::Exited(exit));
+        self.newcomer_failed(key, Some(id), ReloadFailure::Exited(Box::new(exit)));
         if is_recycling {
             self.postpone_expiry(key, now);
         }
@@ -163,7 +163,7 @@ impl Supervision {
             self.changes.remove(&key);
         }
         if is_newcomer || self.is_blamed(key, worker, exit) {
-            self.abort_reload(Some(worker.id), ReloadFailure::Exited(exit.clone()));
+            self.abort_reload(Some(worker.id), ReloadFailure::Exited(Box::new(exit.clone())));
         }
         is_newcomer && is_forward
     }

@@ -72,6 +72,8 @@ pub(crate) struct SpecConfig {
     pub(crate) significant: bool,
     /// How long after its ready a worker is replaced, more or less by a tenth.
     pub(crate) max_age: Option<Duration>,
+    /// After how many requests a worker is replaced, more or less by a tenth; 0 for never.
+    pub(crate) max_requests: u64,
 }
 
 impl SpecConfig {
@@ -89,6 +91,7 @@ impl SpecConfig {
             shutdown: ShutdownPolicy::default(),
             significant: false,
             max_age: None,
+            max_requests: 0,
         }
     }
 

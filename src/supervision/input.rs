@@ -32,6 +32,8 @@ pub(crate) enum Input {
     WorkerExited { id: WorkerId, exit: Exit },
     /// Something went wrong with it, short of its end.
     WorkerFailed { id: WorkerId, error: WorkerError },
+    /// It has begun so many requests since its start, by its own word.
+    WorkerServed { id: WorkerId, requests: u64 },
     /// A handle wants one more slot of this spec (Node's `fork`); answered by `Action::Forked`.
     SlotForkRequested { request: RequestId, spec: SpecName },
     /// A handle wants this worker stopped and its slot not filled again (Node's `worker.disconnect`).

@@ -18,6 +18,8 @@ pub(crate) struct LifecycleConfig {
     pub(crate) ask: Duration,
     /// How long it may take to end when the master ends it for a fault, after a polite signal, or when it leaves by itself.
     pub(crate) shutdown: ShutdownPolicy,
+    /// How long it goes on accepting after it was told to stop; its time to end counts from there.
+    pub(crate) lame_duck: Duration,
 }
 
 /// A fact about the process.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::model::{Exit, ExitReason, ExitStatus, Mono, Signal, WorkerError, WorkerState, WorkerStats};
 use crate::policy::{Ladder, ReadyWhen, Rung, ShutdownPolicy};
 
+use super::drain::Drain;
 use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report};
 
 /// One process, from its birth to exactly one exit.
@@ -37,6 +38,8 @@ pub(crate) struct Lifecycle {
     /// Signals sent through a handle, bit `number - 1` each.
     signals: u64,
     stats: WorkerStats,
+    /// Since it was told to stop, or announced it.
+    drain: Option<Drain>,
     ignored: u64,
     outputs: VecDeque<Output>,
 }
@@ -93,6 +96,7 @@ impl Lifecycle {
             exited_after_disconnect: None,
             signals: 0,
             stats: WorkerStats::default(),
+            drain: None,
             ignored: 0,
             outputs: VecDeque::new(),
         };
@@ -145,19 +149,24 @@ impl Lifecycle {
             }
             (State::Exiting(past), In::ProtocolBroken(what)) => self.break_off(past, what, now),
 
-            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Stats(stats)) => self.stats = stats,
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Stats(stats)) => {
+                self.stats = stats;
+                if let Some(drain) = &mut self.drain {
+                    drain.heard(stats, now);
+                }
+            }
 
             // It is gone.
             (State::Up { boot, .. }, In::Exited(status)) => {
                 let past = Past { was_ready: boot == Boot::Ready, left: false };
                 self.disconnect(past);
-                self.exit(past, status);
+                self.exit(past, status, now);
             }
             (State::Exiting(past), In::Exited(status)) => {
                 self.disconnect(past);
-                self.exit(past, status);
+                self.exit(past, status, now);
             }
-            (State::Disconnected(past), In::Exited(status)) => self.exit(past, status),
+            (State::Disconnected(past), In::Exited(status)) => self.exit(past, status, now),
 
             // Out of order or said twice: a lie or a mistake of the worker.
             (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Pending(_) | Boot::Ready }, In::Online)
@@ -232,6 +241,11 @@ impl Lifecycle {
         boot.into_iter().chain(self.ladder.next_deadline()).min()
     }
 
+    /// For how long it goes on accepting after the order to stop it.
+    pub(crate) fn lame_duck(&self) -> Duration {
+        self.drain.map_or(Duration::ZERO, |drain| drain.lame_duck)
+    }
+
     /// The public word for where it is.
     pub(crate) const fn state(&self) -> WorkerState {
         match self.state {
@@ -297,8 +311,11 @@ impl Lifecycle {
         self.exited_after_disconnect.get_or_insert(chosen);
         self.state = State::Exiting(Past { was_ready, left: true });
         self.tell(Fact::Exiting);
+        // It decides by itself whether it was ready and goes on accepting: it has the time for it in any case.
+        let lame_duck = self.config.lame_duck;
+        self.drain = Some(Drain::new(lame_duck, self.stats.active, now));
         if let policy @ ShutdownPolicy::Grace(_) = self.config.shutdown {
-            self.ladder.kill_by(policy, now);
+            self.ladder.kill_by(policy, now + lame_duck);
         }
     }
 
@@ -307,7 +324,14 @@ impl Lifecycle {
         self.exited_after_disconnect.get_or_insert(true);
         self.state = State::Exiting(Past { was_ready, left: false });
         self.tell(Fact::Exiting);
-        self.ladder.kill_by(policy, now);
+        // Whom no balancer knew, none has to forget; and who is killed at once accepts nothing.
+        let lame_duck = if was_ready && policy != ShutdownPolicy::Brutal {
+            self.config.lame_duck
+        } else {
+            Duration::ZERO
+        };
+        self.drain = Some(Drain::new(lame_duck, self.stats.active, now));
+        self.ladder.kill_by(policy, now + lame_duck);
         if policy != ShutdownPolicy::Brutal {
             self.order(Order::SendStop);
             // Before it is online nobody reads the channel; its bootstrap leaves SIGTERM deadly until then.
@@ -330,7 +354,13 @@ impl Lifecycle {
             self.cause.get_or_insert(ExitReason::Ordered);
         }
         self.exited_after_disconnect.get_or_insert(true);
-        self.ladder.kill_by(policy, now);
+        let from = match policy {
+            ShutdownPolicy::Brutal => now,
+            ShutdownPolicy::Grace(_) | ShutdownPolicy::Infinity => {
+                self.drain.map_or(now, |drain| drain.counts_from(now))
+            }
+        };
+        self.ladder.kill_by(policy, from);
         self.climb(now);
     }
 
@@ -343,8 +373,8 @@ impl Lifecycle {
         if signal == Signal::KILL {
             self.ladder.killed(now);
         } else if signal.asks_to_end() {
-            // A worker that spins never sees a polite signal.
-            self.ladder.kill_by(self.config.shutdown, now);
+            // A worker that spins never sees a polite signal; one that does is a lame duck first, like in any stop.
+            self.ladder.kill_by(self.config.shutdown, now + self.config.lame_duck);
         }
         self.climb(now);
         Note::Taken
@@ -373,18 +403,20 @@ impl Lifecycle {
         self.tell(Fact::Disconnected);
     }
 
-    fn exit(&mut self, past: Past, status: ExitStatus) {
+    fn exit(&mut self, past: Past, status: ExitStatus, now: Mono) {
         let reason = self.exit_reason(past, status);
         let orderly = matches!(reason, ExitReason::Ordered | ExitReason::Voluntary) && status.is_success();
         // A SIGKILL that was under way when it ended by itself was not needed.
         let forced = self.ladder.is_killed() && status.code().is_none();
+        let lost = if orderly { 0 } else { self.stats.active };
         self.state = State::Dead;
         self.tell(Fact::Exited(Exit {
             status,
             reason,
             forced,
-            requests_cut: if orderly { 0 } else { self.stats.active },
+            requests_cut: lost,
             was_ready: past.was_ready,
+            drain: self.drain.map(|drain| drain.report(lost, now)),
         }));
     }
 

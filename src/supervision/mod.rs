@@ -18,6 +18,7 @@ mod action;
 mod changes;
 mod children;
 mod config;
+mod drain;
 mod groups;
 mod input;
 mod life;
@@ -176,6 +177,7 @@ impl Supervision {
                     }
                 });
             }
+            Input::WorkerServed { id, requests } => self.served(id, requests),
             Input::WorkerExited { id, exit } => self.exited(id, exit, now),
             Input::SlotForkRequested { request, spec } => self.add_slot(request, spec),
             Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove),
@@ -279,6 +281,14 @@ impl Supervision {
     #[cfg(test)]
     pub(crate) const fn ready(&self) -> usize {
         self.roster.sums().ready
+    }
+
+    /// Does `WorkerServed` with this number change anything? Workers count all the time, and few come to their limit.
+    pub(crate) fn has_served_out(&self, id: WorkerId, requests: u64) -> bool {
+        let worker = self.roster.find(id).map(|(_, _, worker)| worker);
+        worker
+            .and_then(|worker| worker.served_out_at)
+            .is_some_and(|limit| limit <= requests)
     }
 
     /// Is there a spec of this name, running or not?

@@ -279,6 +279,7 @@ impl Supervision {
             | Input::WorkerDisconnected { .. }
             | Input::WorkerExited { .. }
             | Input::WorkerFailed { .. }
+            | Input::WorkerServed { .. }
             | Input::WorkerStopRequested { .. }
             | Input::RestartRequested { .. }
             | Input::SlotStartRequested { .. }
@@ -312,6 +313,7 @@ pub(super) const fn newborn(id: WorkerId, generation: crate::model::Generation) 
         forked: false,
         ready_at: None,
         expires_at: None,
+        served_out_at: None,
         stage: Stage::Wanted,
     }
 }

@@ -71,12 +71,43 @@ impl Supervision {
         }
     }
 
-    /// When a worker that is ready now will be too old: more or less by a tenth, so that those which started together
-    /// do not go together.
+    /// A worker counted its requests; by then it may have come to its limit. One that is not in its place yet, or is
+    /// leaving, is asked again with its next number.
+    pub(super) fn served(&mut self, id: WorkerId, requests: u64) {
+        let due = |(_, role, worker): &(SeatKey, Role, super::Occupant)| {
+            let is_over = worker.served_out_at.is_some_and(|limit| limit <= requests);
+            is_over && *role == Role::Main && worker.stage == super::Stage::Wanted
+        };
+        let Some((key, role, mut worker)) = self.roster.find(id).filter(due) else {
+            return;
+        };
+        // If its successor fails, the next try is one more share away: a worker that cannot be replaced is no crash loop.
+        let next = self.share_of_requests(key).map(|share| requests.saturating_add(share));
+        worker.served_out_at = next;
+        self.roster.put(key, role, worker);
+        self.recycle(id, RecycleReason::Requests);
+    }
+
+    /// How many requests a worker may begin.
+    pub(super) fn share_of_requests(&mut self, key: SeatKey) -> Option<u64> {
+        let requests = self.specs[&key.spec].config.max_requests;
+        if requests == 0 {
+            return None;
+        }
+        // A tenth less, and up to a fifth more than that; in whole numbers, because the largest are not exact as `f64`.
+        let fifth = (requests / 5) as f64 * self.spread();
+        Some((requests - requests / 10).saturating_add(fifth as u64).max(1))
+    }
+
+    /// Anything from 0 to 1, so that those which started together do not go together.
+    fn spread(&mut self) -> f64 {
+        self.random.next_unit()
+    }
+
+    /// When a worker that is ready now will be too old, more or less by a tenth.
     pub(super) fn expiry(&mut self, key: SeatKey, now: Mono) -> Option<Mono> {
         let age = self.specs[&key.spec].config.max_age?;
-        let spread = 0.9 + 0.2 * self.random.next_unit();
-        let seconds = age.as_secs_f64() * spread;
+        let seconds = age.as_secs_f64() * (0.9 + 0.2 * self.spread());
         let age = std::time::Duration::try_from_secs_f64(seconds).unwrap_or(age);
         Some(now + age)
     }

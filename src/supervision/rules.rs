@@ -55,6 +55,7 @@ impl Supervision {
             return;
         };
         worker.expires_at = self.expiry(key, now);
+        worker.served_out_at = self.share_of_requests(key);
         self.roster.put(key, role, worker);
         if role == Role::Main {
             self.roster.change(key, |content| content.awaited = false);
@@ -118,12 +119,12 @@ impl Supervision {
             Some(Purpose::Replace) | None if is_in_group => self.hold(key),
             Some(Purpose::Replace) => self.queue_restart(key),
             None if self.newcomer_in_place_exited(key, worker, exit) => self.queue_restart(key),
-            None => self.judge(key, exit, now),
+            None => self.judge(key, worker.id, exit, now),
         }
     }
 
     /// An end that nobody ordered: deserved, too often, who goes with it, when?
-    fn judge(&mut self, key: SeatKey, exit: &Exit, now: Mono) {
+    fn judge(&mut self, key: SeatKey, id: WorkerId, exit: &Exit, now: Mono) {
         let spec = &self.specs[&key.spec].config;
         if declines_restart(exit) {
             self.retire(key, Down::Failed);
@@ -147,7 +148,7 @@ impl Supervision {
             delay,
             attempt: seat.window.count().unwrap_or(seat.streak),
         };
-        let affected = self.affected(key.spec);
+        let affected = self.affected(key.spec, id);
         if !affected.is_empty() {
             self.publish(None, scheduled);
             self.hold(key);
@@ -216,10 +217,16 @@ impl Supervision {
         false
     }
 
-    /// Which specs go with one of this spec.
-    fn affected(&self, failed: super::SpecKey) -> Vec<super::SpecKey> {
+    /// Which specs go with this worker of this spec. A strategy that panics is told of, and nobody goes.
+    fn affected(&mut self, failed: super::SpecKey, id: WorkerId) -> Vec<super::SpecKey> {
         let position = self.specs.range(..failed).count();
-        let affected = affected_by(&*self.config.strategy, position, self.specs.len());
+        let affected = match affected_by(&*self.config.strategy, position, self.specs.len()) {
+            Ok(affected) => affected,
+            Err(panic) => {
+                self.publish(Some(id), EventKind::Error(WorkerError::Strategy(panic)));
+                return Vec::new();
+            }
+        };
         self.specs
             .keys()
             .copied()

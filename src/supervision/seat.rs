@@ -110,6 +110,8 @@ pub(super) struct Occupant {
     pub(super) ready_at: Option<Mono>,
     /// When it is too old.
     pub(super) expires_at: Option<Mono>,
+    /// With how many requests it has served enough; once it is ready.
+    pub(super) served_out_at: Option<u64>,
     pub(super) stage: Stage,
 }
 

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::guard;
 use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
-use crate::model::{Generation, Message, Slot, WorkerId};
-use crate::process::Contract;
+use crate::model::{BoundAddress, Generation, ListenKey, Message, Slot, WorkerId};
+use crate::process::{Contract, Readiness};
 use crate::worker::counters::Counters;
 use crate::worker::listeners::Listeners;
 use crate::worker::serve::conn::Connections;
@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     cleanup: Mutex<Vec<Cleanup>>,
     leaving: AtomicBool,
     connected: AtomicBool,
+    /// It has done or said what makes it ready by the master's rule.
+    ready: AtomicBool,
 }
 
 type Cleanup = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -68,6 +70,7 @@ impl Worker {
             cleanup: Mutex::new(Vec::new()),
             leaving: AtomicBool::new(false),
             connected: AtomicBool::new(true),
+            ready: AtomicBool::new(contract.ready == Readiness::Online),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -164,7 +167,15 @@ impl Worker {
     /// Tells the master that this worker can serve. Listening says so too, unless the cluster was built to wait for this
     /// call ([`ReadyWhen::Called`](crate::ReadyWhen)). A second call has no effect.
     pub fn ready(&self) {
+        self.inner.ready.store(true, Ordering::Release);
         self.tell(&ToMaster::Ready);
+    }
+
+    /// Should new clients be sent to this worker? From when it is ready by the cluster's rule until it is told to stop, its
+    /// [`lame_duck`](crate::ClusterBuilder::lame_duck) time excluded: what a load balancer's health check wants to know.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Acquire) && !self.inner.shutdown.is_announced()
     }
 
     /// The notice that this worker has to stop.
@@ -179,11 +190,15 @@ impl Worker {
         &self.inner.counters
     }
 
-    /// Ends this worker in order, of its own will: it stops accepting, drains, runs its cleanup and ends with code 0.
-    /// For the master this is a voluntary end. Asking twice is the same as asking once.
+    /// Ends this worker in order, of its own will: after its lame-duck time, if it has one, it stops accepting, drains, runs
+    /// its cleanup and ends with code 0. For the master this is a voluntary end. Asking twice is the same as asking once.
     pub fn disconnect(&self) {
-        self.leave();
-        self.inner.shutdown.start();
+        let lame_duck = if self.is_ready() {
+            self.inner.contract.lame_duck
+        } else {
+            Duration::ZERO
+        };
+        self.wind_down(lame_duck);
     }
 
     /// Ends this process now, without draining, as a voluntary end. Messages sent before are delivered.
@@ -209,11 +224,25 @@ impl Worker {
         lock(&self.inner.cleanup).push(Box::new(|| Box::pin(cleanup())));
     }
 
+    /// Stops in order after `lame_duck`.
+    pub(crate) fn wind_down(&self, lame_duck: Duration) {
+        self.leave();
+        self.inner.shutdown.announce(lame_duck);
+    }
+
     /// Announces the end, once.
     pub(crate) fn leave(&self) {
         if !self.inner.leaving.swap(true, Ordering::AcqRel) {
             self.tell(&ToMaster::Leaving);
         }
+    }
+
+    /// Tells the master that it accepts on a listener.
+    pub(crate) fn tell_listening(&self, key: ListenKey, address: BoundAddress, adopts: bool) {
+        if self.inner.contract.ready == Readiness::Listening {
+            self.inner.ready.store(true, Ordering::Release);
+        }
+        self.tell(&ToMaster::Listening { key, address, adopts });
     }
 
     /// Sends a control frame. If the channel is closed the master is gone, and the worker is ending anyway.

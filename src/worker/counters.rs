@@ -32,6 +32,7 @@ struct Shared {
     started: AtomicU64,
     finished: AtomicU64,
     errors: AtomicU64,
+    draining: AtomicBool,
     dirty: AtomicBool,
     changed: Notify,
 }
@@ -76,7 +77,13 @@ impl Counters {
             requests,
             errors: self.shared.errors.load(Ordering::SeqCst),
             active: requests.saturating_sub(finished),
+            draining: self.shared.draining.load(Ordering::SeqCst),
         }
+    }
+
+    /// The worker accepts nothing any more.
+    pub(crate) fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
     }
 
     /// Resolves when something was counted since this resolved last; for the one task that reports the numbers.

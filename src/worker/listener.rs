@@ -135,11 +135,7 @@ impl Worker {
     /// Tells the master that this worker listens on an address of its own, which the master did not bind.
     pub fn listening(&self, address: BoundAddress) {
         let key = ListenKey::Named(address.to_string());
-        self.tell(&ToMaster::Listening {
-            key,
-            address,
-            adopts: false,
-        });
+        self.tell_listening(key, address, false);
     }
 
     /// Accepts on the declared listener `name`, for any tokio server.
@@ -216,11 +212,7 @@ impl Listener {
             detail: error.to_string(),
         };
         let listener = convert(fd).map_err(wrong)?;
-        worker.tell(&ToMaster::Listening {
-            key: lease.key.clone(),
-            address: address.clone(),
-            adopts: false,
-        });
+        worker.tell_listening(lease.key.clone(), address.clone(), false);
         worker.inner.listeners.keep(lease);
         Ok(listener)
     }
@@ -255,11 +247,7 @@ impl Listener {
                 }
             }
         });
-        worker.tell(&ToMaster::Listening {
-            key: lease.key.clone(),
-            address,
-            adopts: true,
-        });
+        worker.tell_listening(lease.key.clone(), address, true);
         Ok((intake, lease))
     }
 }

@@ -59,6 +59,7 @@ pub(crate) async fn run_here<T>(
     actix_rt::spawn(read(worker.clone(), inbox));
     actix_rt::spawn(write(worker.clone()));
     actix_rt::spawn(report(worker.clone()));
+    actix_rt::spawn(stop_in_time(worker.clone()));
     worker.tell(&ToMaster::Online {
         protocol: PROTOCOL,
         pid: std::process::id(),
@@ -85,6 +86,7 @@ pub(crate) async fn run_here<T>(
     for cleanup in worker.take_cleanup() {
         cleanup().await;
     }
+    worker.inner.counters.drain();
     worker.tell(&ToMaster::Stats(worker.inner.counters.snapshot()));
     end(code)
 }
@@ -140,10 +142,7 @@ async fn receive(worker: &Worker, inbox: &mpsc::Sender<Message>, incoming: Incom
         fds_lost,
     } = incoming;
     match frame {
-        ToWorker::Stop { .. } => {
-            worker.leave();
-            worker.inner.shutdown.start();
-        }
+        ToWorker::Stop { lame_duck_ms, .. } => worker.wind_down(Duration::from_millis(lame_duck_ms)),
         ToWorker::Bound { id, answer } => {
             if let Some(key) = worker.inner.listeners.bound(id, answer, fds.pop()) {
                 worker.tell(&ToMaster::Release { key });
@@ -214,19 +213,34 @@ async fn report(worker: Worker) {
     }
 }
 
-/// `TERM` and `INT` ask this worker to end in order.
+/// Ends the lame-duck time, and tells the master when the drain begins and with how many requests.
+async fn stop_in_time(worker: Worker) {
+    let shutdown = &worker.inner.shutdown;
+    tokio::select! {
+        () = shutdown.start_in_time() => {}
+        () = shutdown.started() => {}
+    }
+    worker.inner.counters.drain();
+    worker.tell(&ToMaster::Stats(worker.inner.counters.snapshot()));
+}
+
+/// `TERM` and `INT` ask this worker to end in order; the second one ends its lame-duck time.
 async fn listen_to_signals(worker: Worker) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("no signal handler could be installed: SIGTERM ends this worker at once");
         return;
     };
+    let mut is_first = true;
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         worker.disconnect();
+        if !std::mem::replace(&mut is_first, false) {
+            worker.inner.shutdown.start();
+        }
     }
 }
 

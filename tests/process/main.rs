@@ -17,6 +17,7 @@ mod fork_env;
 mod groups;
 mod hostile_ends;
 mod identity;
+mod lame_duck;
 mod lifecycle;
 mod listening;
 mod listening_faults;
@@ -29,12 +30,14 @@ mod otp_restarts;
 mod otp_stops;
 mod panics;
 mod promises;
+mod recycling;
 mod reload;
 mod scaling;
 mod scheduling;
 mod setup;
 mod signals;
 mod spawn_failures;
+mod specs;
 mod stop_orders;
 mod syscall_faults;
 
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         groups::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
+        lame_duck::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
@@ -69,12 +73,14 @@ fn main() -> ExitCode {
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        recycling::SCENARIOS,
         reload::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
+        specs::SCENARIOS,
         stop_orders::SCENARIOS,
         syscall_faults::SCENARIOS,
     ])

@@ -109,7 +109,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// D-orphan: all processes of the scenario gone.
-fn gone_in_time(master: &mut Master) {
+pub(crate) fn gone_in_time(master: &mut Master) {
     let status = master.wait_within(Duration::from_secs(1));
     assert_eq!(ended_by(status), Some(Signal::SIGKILL as i32));
 }
@@ -170,7 +170,7 @@ fn fork_from_a_passing_thread(event: &ClusterEvent, handle: &ClusterHandle) {
 }
 
 /// The inodes of a process's sockets.
-fn sockets_of(pid: u32) -> BTreeSet<String> {
+pub(crate) fn sockets_of(pid: u32) -> BTreeSet<String> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
     let links = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()?.into_os_string().into_string().ok());
     let inode = |link: String| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned());
@@ -178,7 +178,7 @@ fn sockets_of(pid: u32) -> BTreeSet<String> {
 }
 
 /// The inodes of all TCP sockets of this machine that listen.
-fn listening_sockets() -> BTreeSet<String> {
+pub(crate) fn listening_sockets() -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/net/tcp").expect("proc is mounted");
     let rows = table
         .lines()

@@ -47,6 +47,13 @@ fn beside(name: &str) -> SubscribeOptions {
     SubscribeOptions::new().name(name).thread(PlugInThread::Shared)
 }
 
+/// Any cluster, seen by the probe and obeying its orders.
+pub fn watched(cluster: ClusterBuilder) -> ClusterBuilder {
+    cluster
+        .on_event(|event, _| print(event))
+        .on_event(obey_from_the_first_event())
+}
+
 /// A line that the test can wait for with `expect_said`. From any process of the scenario.
 pub fn say(what: &str) {
     print(&Said {

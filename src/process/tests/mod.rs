@@ -39,6 +39,8 @@ pub(super) fn contract() -> Contract {
         listeners: Vec::new(),
         restarts: 4,
         grace: Duration::from_secs(30),
+        lame_duck: Duration::ZERO,
+        ready: Default::default(),
         orphan_grace: Duration::from_millis(500),
         uid: None,
         gid: None,

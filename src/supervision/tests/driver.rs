@@ -80,6 +80,7 @@ impl Cluster {
             forced: false,
             requests_cut: 0,
             was_ready: true,
+            drain: None,
         };
         let id = WorkerId::new(id);
         self.tell(Input::WorkerExited { id, exit })

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod driver;
+mod lame_duck;
 mod meddle;
 mod otp;
 mod otp_limits;
@@ -37,6 +38,7 @@ fn limits() -> LifecycleConfig {
         boot: 2 * SECOND,
         ask: SECOND,
         shutdown: ShutdownPolicy::Grace(5 * SECOND),
+        lame_duck: Duration::ZERO,
     }
 }
 

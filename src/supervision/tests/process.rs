@@ -4,8 +4,8 @@ use super::*;
 use crate::model::{BoundAddress, ExitReason, ExitStatus, Signal, WorkerError, WorkerState, WorkerStats};
 
 const TERM: Output = Output::Order(Order::Signal(Signal::TERM));
-const KILL: Output = Output::Order(Order::Signal(Signal::KILL));
-const ASK: Output = Output::Order(Order::SendStop);
+pub(super) const KILL: Output = Output::Order(Order::Signal(Signal::KILL));
+pub(super) const ASK: Output = Output::Order(Order::SendStop);
 
 fn born() -> Lifecycle {
     Lifecycle::new(limits(), ms(0))
@@ -20,19 +20,19 @@ fn ready() -> Lifecycle {
     life
 }
 
-fn listening() -> LifeInput {
+pub(super) fn listening() -> LifeInput {
     LifeInput::Listening(BoundAddress::tcp(([127, 0, 0, 1], 80).into()))
 }
 
-fn stop(life: &mut Lifecycle, at: Mono) -> Note {
+pub(super) fn stop(life: &mut Lifecycle, at: Mono) -> Note {
     life.handle(LifeInput::StopOrdered(ShutdownPolicy::Grace(5 * SECOND)), at)
 }
 
-fn drain(life: &mut Lifecycle) -> Vec<Output> {
+pub(super) fn drain(life: &mut Lifecycle) -> Vec<Output> {
     std::iter::from_fn(|| life.poll_output()).collect()
 }
 
-fn orders(life: &mut Lifecycle) -> Vec<Output> {
+pub(super) fn orders(life: &mut Lifecycle) -> Vec<Output> {
     drain(life)
         .into_iter()
         .filter(|output| matches!(output, Output::Order(_)))
@@ -57,12 +57,12 @@ fn names(life: &mut Lifecycle) -> Vec<&'static str> {
     facts.map(name).collect()
 }
 
-fn by(signal: Signal) -> ExitStatus {
+pub(super) fn by(signal: Signal) -> ExitStatus {
     ExitStatus::Signal { signal, core: false }
 }
 
 /// Ends it and gives back the exit.
-fn exit(life: &mut Lifecycle, status: ExitStatus, at: Mono) -> crate::model::Exit {
+pub(super) fn exit(life: &mut Lifecycle, status: ExitStatus, at: Mono) -> crate::model::Exit {
     assert_eq!(life.handle(LifeInput::Exited(status), at), Note::Taken);
     match drain(life).pop() {
         Some(Output::Fact(Report {

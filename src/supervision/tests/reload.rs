@@ -231,3 +231,63 @@ fn f_188_workers_of_one_age_are_recycled_apart_and_a_failed_successor_harms_nobo
     assert!(cluster.wait()[0].starts_with("recycling"));
     assert!(cluster.now > before, "not at the same time");
 }
+
+fn served(id: u64, requests: u64) -> Input {
+    let id = WorkerId::new(id);
+    Input::WorkerServed { id, requests }
+}
+
+#[test]
+fn f_188_i_41_workers_with_one_share_of_requests_are_recycled_apart_and_one_at_a_time() {
+    let mut config = web(4);
+    config.specs[0].max_requests = 1_000;
+    let mut cluster = Cluster::up(config);
+    let limits: Vec<u64> = (cluster.machine.roster.workers())
+        .filter_map(|worker| worker.served_out_at)
+        .collect();
+    assert_eq!(limits.len(), 4);
+    assert!(limits.iter().all(|limit| (900..=1_100).contains(limit)), "{limits:?}");
+    let different: std::collections::BTreeSet<_> = limits.iter().collect();
+    assert!(different.len() > 1, "all at the same number: {limits:?}");
+    // Below its own limit nobody goes, at the limit it does, and it goes once.
+    assert!(cluster.tell(served(1, limits[0] - 1)).is_empty());
+    assert_eq!(cluster.tell(served(1, limits[0])), ["recycling 1", "spawn 5 web.0"]);
+    assert!(cluster.tell(served(1, limits[0] + 1)).is_empty());
+    // All the others come to their limits while one is being replaced: they wait for their turn.
+    for id in 2..=4 {
+        assert!(cluster.tell(served(id, 1_100)).is_empty());
+    }
+    assert_eq!(last(&cluster.ready(5)), "stop 1");
+    assert_eq!(cluster.ordered(1), ["exit 1", "recycling 2", "spawn 6 web.1"]);
+    // A successor that cannot be started costs nothing, and there is no second try before another share is served.
+    assert_eq!(
+        cluster.tell(spawn_failed(6)),
+        ["error 6", "recycling 3", "spawn 7 web.2"]
+    );
+    cluster.ready(7);
+    assert_eq!(cluster.ordered(3), ["exit 3", "recycling 4", "spawn 8 web.3"]);
+    cluster.ready(8);
+    cluster.ordered(4);
+    assert!(cluster.tell(served(2, 1_100 + 800)).is_empty());
+    assert_eq!(cluster.tell(served(2, 1_100 + 1_100)), ["recycling 2", "spawn 9 web.1"]);
+    assert_eq!(cluster.machine.ready(), 4);
+    assert!(cluster.tell(served(99, u64::MAX)).is_empty());
+}
+
+#[test]
+fn a_share_of_requests_is_never_zero_and_never_overflows() {
+    for (share, limits) in [(1, 1..=1), (9, 9..=10), (u64::MAX, u64::MAX / 10 * 9..=u64::MAX)] {
+        let mut config = web(1);
+        config.specs[0].max_requests = share;
+        let cluster = Cluster::up(config);
+        let limit = (cluster.machine.roster.workers())
+            .find_map(|worker| worker.served_out_at)
+            .unwrap();
+        assert!(limits.contains(&limit), "{share}: {limit}");
+    }
+    let cluster = Cluster::up(web(1));
+    assert!(
+        !cluster.machine.has_served_out(WorkerId::FIRST, u64::MAX),
+        "there is no limit"
+    );
+}

@@ -299,3 +299,13 @@ fn o_075_o_086_ten_thousand_workers_start_and_stop_in_linear_time() {
     }
     assert_eq!(cluster.ordered(10_000).last().expect("the end"), "finished Clean");
 }
+
+#[test]
+fn a_strategy_that_panics_is_told_of_and_only_the_failed_worker_is_restarted() {
+    let strategy = crate::policy::StrategyFn::new("broken", |failed, _| panic!("no answer for {failed}"));
+    let mut cluster = Cluster::up(abc(strategy));
+    let words = cluster.crash(2);
+    assert_eq!(words, ["exit 2", "error 2", "restart b.0 in 0ns #1", "spawn 4 b.0"]);
+    cluster.ready(4);
+    assert_eq!(cluster.machine.ready(), 3);
+}

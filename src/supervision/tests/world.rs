@@ -31,6 +31,9 @@ struct Process {
     /// When `SIGKILL` has an excuse, I-10.
     excuses: Vec<Mono>,
     boot_limit: Option<Mono>,
+    /// Until when it may go on accepting, once it is told to stop.
+    lame_until: Option<Mono>,
+    lame_duck: Duration,
     kills: usize,
     asked: usize,
 }
@@ -233,7 +236,13 @@ impl World {
                 process.asked += 1;
                 assert_eq!(process.asked, 1, "I-35: worker {id} was asked twice");
                 if !matches!(script, S::Deaf | S::Stubborn | S::Undead) {
-                    let drain = MS * self.pick(1500) as u32;
+                    let lame_duck = process.life.lame_duck();
+                    let stats = crate::model::WorkerStats {
+                        draining: true,
+                        ..Default::default()
+                    };
+                    self.later(lame_duck + MS, Happening::Does(id, LifeInput::Stats(stats)));
+                    let drain = lame_duck + MS * self.pick(1500) as u32;
                     self.later(MS, Happening::Does(id, LifeInput::Leaving));
                     self.later(drain + MS, Happening::Does(id, LifeInput::ChannelClosed));
                     self.later(drain + 2 * MS, dies(ExitStatus::Code(0)));
@@ -299,12 +308,15 @@ impl World {
             boot: BOOT,
             ask: 500 * MS,
             shutdown: GRACE,
+            lame_duck: SECOND * self.pick(2) as u32,
         };
         let process = Process {
             life: Lifecycle::new(config, self.now),
             script,
             excuses: Vec::new(),
             boot_limit: (config.ready_when != ReadyWhen::Spawned).then_some(self.now + BOOT),
+            lame_until: None,
+            lame_duck: config.lame_duck,
             kills: 0,
             asked: 0,
         };
@@ -317,7 +329,11 @@ impl World {
 impl Process {
     /// Notes from when on `SIGKILL` is allowed because of this input.
     fn excuse(&mut self, input: &LifeInput, now: Mono) {
-        let grace = now + 2 * SECOND;
+        let is_told = matches!(input, LifeInput::StopOrdered(_)) && self.life.is_ready();
+        if is_told || matches!(input, LifeInput::Leaving) {
+            self.lame_until = self.lame_until.or(Some(now + self.lame_duck));
+        }
+        let grace = now.max(self.lame_until.unwrap_or(now)) + 2 * SECOND;
         match input {
             LifeInput::StopOrdered(ShutdownPolicy::Brutal) | LifeInput::KillOrdered(Signal::KILL) => {
                 self.excuses.push(now)

@@ -2,6 +2,8 @@
 //!
 //! One door: `step` (in `turns`) is the only caller of the machine. Handlers translate, and decide nothing.
 
+mod births;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,21 +17,20 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::config::Config;
 use crate::error::{CommandError, RunError};
-use crate::master::birth::Birth;
 use crate::master::images::Images;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
 use crate::master::publisher::Origin;
 use crate::master::replies::Replies;
 use crate::master::turns::Turns;
-use crate::master::worker_actor::{Newborn, WorkerActor};
+use crate::master::worker_actor::WorkerActor;
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
-    EventKind, Exit, Generation, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
-    SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
+    EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SlotState, SpecName, WorkerEnd,
+    WorkerError, WorkerId, WorkerInfo,
 };
 use crate::spec::WorkerSpec;
-use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
+use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 
 /// The supervisor of the cluster.
 pub(crate) struct ClusterSupervisor {
@@ -163,7 +164,15 @@ impl ClusterSupervisor {
                     self.slot_env.insert(slot, env);
                 }
             }
-            Action::Scaled { request, result } => self.replies.scaled(request, result),
+            Action::Scaled { request, result } => {
+                if let Ok(Scaled { to, clamped: true, .. }) = result {
+                    tracing::warn!(
+                        workers = to,
+                        "another number of workers was asked for than there can be"
+                    );
+                }
+                self.replies.scaled(request, result);
+            }
             Action::GenerationAdded { request, generation } => {
                 tracing::debug!(?request, %generation, "generation added");
                 self.images.add(generation);
@@ -181,71 +190,6 @@ impl ClusterSupervisor {
         }
     }
 
-    /// Starts a worker; the answer is what became of it.
-    fn spawn(
-        &mut self,
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-        restarts: u32,
-        ctx: &mut Context<Self>,
-    ) -> Input {
-        let program = self.next_program(&slot.spec);
-        match self.deliver(id, slot.clone(), generation, restarts) {
-            Ok(newborn) => {
-                let link = Arc::clone(&newborn.link);
-                self.listening.born(&link);
-                self.directory.write().workers.insert(id, Arc::clone(&link));
-                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
-                self.workers.insert(id, Hand { actor, link, program });
-                Input::WorkerForked { id }
-            }
-            Err(failure) => {
-                let info = WorkerInfo {
-                    id,
-                    slot,
-                    generation,
-                    pid: None,
-                    state: WorkerState::Dead,
-                    exited_after_disconnect: Some(false),
-                };
-                self.unborn.insert(id, (info, program));
-                let exit = Exit::not_started(failure);
-                Input::WorkerExited { id, exit }
-            }
-        }
-    }
-
-    fn deliver(
-        &mut self,
-        id: WorkerId,
-        slot: Slot,
-        generation: Generation,
-        restarts: u32,
-    ) -> Result<Newborn, SpawnFailure> {
-        let listeners = self.listening.hand_out_declared(&slot).map_err(|error| SpawnFailure {
-            step: SpawnStep::Listeners,
-            errno: error.errno,
-            detail: error.to_string(),
-        })?;
-        let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let spec = self.spec_settings.get(&slot.spec);
-        let own = spec.map(|spec| spec.settings(&self.settings));
-        let birth = Birth {
-            config: &self.config,
-            shutdown: spec.map_or(self.config.shutdown, |spec| spec.config.shutdown),
-            settings: own.as_ref().unwrap_or(&self.settings),
-            image: self.images.of(generation)?,
-            env,
-            id,
-            slot,
-            generation,
-            restarts,
-            listeners,
-        };
-        birth.deliver()
-    }
-
     pub(super) fn publish(&mut self, worker: Option<WorkerId>, kind: EventKind) {
         if matches!(kind, EventKind::ShutdownStarted) {
             self.shutdown_began = Some(clock::now());
@@ -259,22 +203,6 @@ impl ClusterSupervisor {
             .zip(restart)
             .map(|(program, restart)| Origin { program, restart });
         self.publisher.publish(info, origin.as_ref(), kind);
-    }
-
-    fn info(&self, id: WorkerId) -> Option<WorkerInfo> {
-        let hand = self.workers.get(&id).map(|hand| hand.link.info());
-        hand.or_else(|| self.unborn.get(&id).map(|(info, _)| info.clone()))
-    }
-
-    fn program(&self, id: WorkerId) -> Option<&Program> {
-        let hand = self.workers.get(&id).map(|hand| &hand.program);
-        hand.or_else(|| self.unborn.get(&id).map(|(_, program)| program))
-    }
-
-    /// What the next workers of this spec run.
-    fn next_program(&self, spec: &SpecName) -> Program {
-        let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
-        own.map_or_else(|| self.settings.exec.clone(), Program::Path)
     }
 
     /// Passes an order to a worker's actor. A full mailbox is asked again in a moment; a closed one means that the
@@ -304,7 +232,13 @@ impl ClusterSupervisor {
                 self.publisher
                     .publish(Some(link.info()), None, EventKind::Output { stream, line });
             }
-            Report::Stats(stats) => link.change().stats = stats,
+            Report::Stats(stats) => {
+                link.change().stats = stats;
+                let requests = stats.requests;
+                if self.machine.has_served_out(id, requests) {
+                    self.step(Input::WorkerServed { id, requests }, ctx);
+                }
+            }
             Report::Failed(text) => {
                 self.step(
                     Input::WorkerFailed {
@@ -320,7 +254,12 @@ impl ClusterSupervisor {
                 cwd,
                 options,
             } => {
-                if let Err(error) = self.listening.answer(&link, request, &key, cwd.as_deref(), &options) {
+                let answered = if self.gets(&link.slot, &key) {
+                    self.listening.answer(&link, request, &key, cwd.as_deref(), &options)
+                } else {
+                    Listening::refuse(&link, request, &key)
+                };
+                if let Err(error) = answered {
                     let error = WorkerError::Listen {
                         address: error.address,
                         errno: error.errno,
@@ -329,7 +268,11 @@ impl ClusterSupervisor {
                     self.step(Input::WorkerFailed { id, error }, ctx);
                 }
             }
-            Report::Accepts { key, adopts } => self.listening.accepts(&link, &key, adopts),
+            // Who may not have the socket may not adopt its siblings either.
+            Report::Accepts { key, adopts } if self.gets(&link.slot, &key) => {
+                self.listening.accepts(&link, &key, adopts);
+            }
+            Report::Accepts { .. } => {}
             Report::GaveBack(key) => self.listening.gave_back(&link, &key),
         }
     }
@@ -413,6 +356,10 @@ impl ClusterSupervisor {
 
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
+    }
+
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
     }
 
     pub(super) fn spec(&self) -> SpecName {

@@ -1,0 +1,109 @@
+//! The supervisor starts a worker: with the listeners, settings and terms of its spec.
+//!
+//! Not here: the steps of a birth ([`crate::master::birth`]), and when there is one (the machine orders it).
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::{ClusterSupervisor, Hand};
+use crate::master::birth::Birth;
+use crate::master::worker_actor::{Newborn, WorkerActor};
+use crate::model::{
+    Exit, Generation, ListenKey, Program, Slot, SpawnFailure, SpawnStep, SpecName, WorkerId, WorkerInfo, WorkerState,
+};
+use crate::supervision::Input;
+
+impl ClusterSupervisor {
+    /// Starts a worker; the answer is what became of it.
+    pub(super) fn spawn(
+        &mut self,
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        restarts: u32,
+        ctx: &mut Context<Self>,
+    ) -> Input {
+        let program = self.next_program(&slot.spec);
+        match self.deliver(id, slot.clone(), generation, restarts) {
+            Ok(newborn) => {
+                let link = Arc::clone(&newborn.link);
+                self.listening.born(&link);
+                self.directory.write().workers.insert(id, Arc::clone(&link));
+                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
+                self.workers.insert(id, Hand { actor, link, program });
+                Input::WorkerForked { id }
+            }
+            Err(failure) => {
+                let info = WorkerInfo {
+                    id,
+                    slot,
+                    generation,
+                    pid: None,
+                    state: WorkerState::Dead,
+                    exited_after_disconnect: Some(false),
+                };
+                self.unborn.insert(id, (info, program));
+                let exit = Exit::not_started(failure);
+                Input::WorkerExited { id, exit }
+            }
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        restarts: u32,
+    ) -> Result<Newborn, SpawnFailure> {
+        let spec = self.spec_settings.get(&slot.spec);
+        let terms = self.config.terms(spec);
+        let handouts = self.listening.hand_out_declared(&slot, |name| terms.include(name));
+        let listeners = handouts.map_err(|error| SpawnFailure {
+            step: SpawnStep::Listeners,
+            errno: error.errno,
+            detail: error.to_string(),
+        })?;
+        let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
+        let own = spec.map(|spec| spec.settings(&self.settings));
+        let birth = Birth {
+            config: &self.config,
+            terms,
+            settings: own.as_ref().unwrap_or(&self.settings),
+            image: self.images.of(generation)?,
+            env,
+            id,
+            slot,
+            generation,
+            restarts,
+            listeners,
+        };
+        birth.deliver()
+    }
+
+    /// Does a worker of this slot get this listener? What it asks for at run time, it does.
+    pub(super) fn gets(&self, slot: &Slot, key: &ListenKey) -> bool {
+        let terms = self.config.terms(self.spec_settings.get(&slot.spec));
+        match key {
+            ListenKey::Named(name) => terms.include(name) || !self.config.declares(name),
+            ListenKey::Asked { .. } => true,
+        }
+    }
+
+    pub(super) fn info(&self, id: WorkerId) -> Option<WorkerInfo> {
+        let hand = self.workers.get(&id).map(|hand| hand.link.info());
+        hand.or_else(|| self.unborn.get(&id).map(|(info, _)| info.clone()))
+    }
+
+    pub(super) fn program(&self, id: WorkerId) -> Option<&Program> {
+        let hand = self.workers.get(&id).map(|hand| &hand.program);
+        hand.or_else(|| self.unborn.get(&id).map(|(_, program)| program))
+    }
+
+    /// What the next workers of this spec run.
+    fn next_program(&self, spec: &SpecName) -> Program {
+        let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
+        own.map_or_else(|| self.settings.exec.clone(), Program::Path)
+    }
+}
