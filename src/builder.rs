@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,8 @@ impl ClusterBuilder {
             intensity: None,
             stable_after: Duration::from_secs(60),
             boot: Duration::from_secs(30),
+            boot_extension: Duration::from_secs(60),
+            heartbeat: None,
             ask: Duration::from_secs(1),
             shutdown: ShutdownPolicy::default(),
             orphan_grace: Duration::from_millis(500),
@@ -214,6 +217,26 @@ impl ClusterBuilder {
         self
     }
 
+    /// How much later than its boot limit a worker may be ready if it asks for more time ([`Worker::more_time`]).
+    /// Default 60 s; zero grants none.
+    pub const fn boot_extension(mut self, most: Duration) -> Self {
+        self.config.boot_extension = most;
+        self
+    }
+
+    /// Lets every worker give a sign of life so often, from the loop that serves requests: a worker whose main loop is
+    /// stuck is silent. Each becomes a [`Heartbeat`](crate::EventKind::Heartbeat) event and a time in the worker's
+    /// [`snapshot`](crate::WorkerSnapshot::last_heartbeat); judging them is a plug-in's affair (`HealthMonitor` of the crate
+    /// `actix-cluster-actors`, which sets this by itself). The master then measures its own loop too
+    /// ([`ClusterHandle::lag`](crate::ClusterHandle::lag)).
+    ///
+    /// Default: off, so that an idle cluster does not wake up; zero turns it off again. At least 10 ms, at most an hour.
+    /// The last call counts. Programs that do not use this library send none.
+    pub const fn heartbeat(mut self, interval: Duration) -> Self {
+        self.config.heartbeat = if interval.is_zero() { None } else { Some(interval) };
+        self
+    }
+
     /// How long a worker that was told to stop may take before it is killed. Default 30 s; zero kills it in the moment in
     /// which it is told.
     pub const fn grace(mut self, grace: Duration) -> Self {
@@ -366,6 +389,14 @@ impl ClusterBuilder {
                 "more than zero, or no worker ever gets ready",
             ));
         }
+        if config.heartbeat.is_some_and(|interval| !HEARTBEATS.contains(&interval)) {
+            let interval = config.heartbeat.unwrap_or_default();
+            return Err(out_of_range(
+                "heartbeat",
+                format!("{interval:?}"),
+                "10 ms to one hour, or zero for none",
+            ));
+        }
         config.max_booting = max_booting.unwrap_or_else(|| (2 * cpus).max(4));
         let default = if main.is_none() {
             ReadyWhen::Spawned
@@ -414,5 +445,7 @@ fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str
 
 /// More processes than this on one machine are a mistake: the kernel's default `pid_max` is 32,768.
 const WORKERS_MAX: u32 = 10_000;
+/// More often, and a busy machine does nothing else; less often, and nobody could judge by it.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// A worker whose master is dead must not hold the port for long.
 const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);

@@ -35,6 +35,7 @@
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
+//! | know that workers are alive, not only there | [`ClusterBuilder::heartbeat`], [`Worker::watch_loop`], `HealthMonitor` of `actix-cluster-actors` |
 //! | write a plug-in | [`ClusterBuilder::subscribe`], [`Interest`], the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
@@ -121,9 +122,11 @@ pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
 pub use master::{Interest, SubscribeOptions};
+pub use model::{Announcement, CustomEvent, EndCause, Evidence, HealthAction, Unhealthy, UnhealthyReason};
 pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
 pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
+pub use model::{Heartbeat, Lag, LoopBeat};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
 // The cluster at one instant, and at its end.
 pub use model::{
@@ -142,8 +145,8 @@ pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOp
 pub use model::{Message, Payload, PayloadError, Reply};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, Messages, RemoteIncoming, Shutdown,
-    Stream, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
+    RemoteIncoming, Shutdown, Stream, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

@@ -87,6 +87,7 @@ impl Birth<'_> {
         let lifecycle = LifecycleConfig {
             ready_when: self.config.ready_when,
             boot: self.config.boot,
+            more_time: self.config.boot_extension,
             ask: self.config.ask,
             shutdown: self.config.shutdown,
         };
@@ -97,6 +98,7 @@ impl Birth<'_> {
             process: child.handle,
             outputs,
             kill_tree: self.settings.kill_tree,
+            heartbeat: self.config.heartbeat,
             grace_ms: u64::try_from(self.config.grace().as_millis()).unwrap_or(u64::MAX),
         })
     }
@@ -116,6 +118,7 @@ impl Birth<'_> {
             channel: UNSET,
             listeners: listeners.collect(),
             restarts: self.restarts,
+            heartbeat: self.config.heartbeat,
             grace: self.config.grace(),
             orphan_grace: self.config.orphan_grace,
             uid: None,

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::model::{
-    Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerId, WorkerSnapshot,
+    Announcement, EndCause, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName,
+    WorkerId, WorkerSnapshot,
 };
 use crate::spec::WorkerSpec;
 use crate::supervision::{RequestId, ScaleTarget};
@@ -46,6 +47,13 @@ pub(crate) enum Command {
     Kill {
         worker: WorkerId,
         signal: Signal,
+        cause: Option<EndCause>,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// Make something known for a plug-in.
+    Publish {
+        worker: Option<WorkerId>,
+        announcement: Announcement,
         reply: oneshot::Sender<Result<(), CommandError>>,
     },
     /// Start a slot that failed or was stopped.

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo,
-    WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Phase, Slot,
+    SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 use crate::supervision::Fact;
 
@@ -37,6 +38,11 @@ pub(crate) struct View {
     pub(crate) times: WorkerTimes,
     pub(crate) stats: WorkerStats,
     pub(crate) addresses: Vec<BoundAddress>,
+    /// The listeners it accepts on.
+    pub(crate) accepting: Vec<ListenKey>,
+    pub(crate) last_heartbeat: Option<Mono>,
+    pub(crate) loops: Vec<LoopBeat>,
+    pub(crate) more_time_until: Option<Mono>,
     pub(crate) exit: Option<Exit>,
 }
 
@@ -60,6 +66,10 @@ impl Link {
             },
             stats: WorkerStats::default(),
             addresses: Vec::new(),
+            accepting: Vec::new(),
+            last_heartbeat: None,
+            loops: Vec::new(),
+            more_time_until: None,
             exit: None,
         });
         Self {
@@ -118,6 +128,30 @@ impl Link {
         }
     }
 
+    /// Its loops turn.
+    pub(crate) fn alive(&self, heartbeat: &Heartbeat) {
+        let mut view = self.change();
+        view.last_heartbeat = Some(clock::now());
+        view.loops.clone_from(&heartbeat.loops);
+    }
+
+    /// It asks to be left alone for a while.
+    pub(crate) fn more_time(&self, time: Duration) {
+        self.change().more_time_until = Some(clock::now() + time);
+    }
+
+    pub(crate) fn accepts(&self, key: &ListenKey) {
+        let mut view = self.change();
+        // A worker may make listeners up without end.
+        if view.accepting.len() < ADDRESSES_MAX && !view.accepting.contains(key) {
+            view.accepting.push(key.clone());
+        }
+    }
+
+    pub(crate) fn gave_back(&self, key: &ListenKey) {
+        self.change().accepting.retain(|held| held != key);
+    }
+
     pub(crate) fn info(&self) -> WorkerInfo {
         let view = self.view();
         WorkerInfo {
@@ -149,6 +183,10 @@ impl Link {
             restarts: self.restarts,
             stats: view.stats,
             addresses: view.addresses,
+            accepting: view.accepting.len(),
+            last_heartbeat: view.last_heartbeat,
+            loops: view.loops,
+            more_time_until: view.more_time_until,
         }
     }
 }
@@ -173,6 +211,7 @@ pub(crate) struct Table {
     pub(crate) counts: Counts,
     pub(crate) reloading: Option<Generation>,
     pub(crate) target: usize,
+    pub(crate) lag: Option<Lag>,
     pub(crate) seq: u64,
 }
 
@@ -187,6 +226,7 @@ impl Directory {
             counts: Counts::default(),
             reloading: None,
             target: 0,
+            lag: None,
             seq: 0,
         };
         Self {
@@ -238,6 +278,7 @@ impl Directory {
             uptime: clock::now().since_start(),
             target: table.target,
             ready: workers.iter().filter(|worker| worker.ready).count(),
+            lag: table.lag,
             seq: table.seq,
             listeners: table.listeners.clone(),
             workers,

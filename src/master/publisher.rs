@@ -76,6 +76,7 @@ fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
     let pid = worker.and_then(|worker| worker.pid).unwrap_or_default();
     match kind {
         EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),
+        EventKind::Heartbeat(_) => trace!(worker = id, kind = kind.name(), "worker lives"),
         EventKind::Fork => info!(worker = id, slot, pid, "worker forked"),
         EventKind::Online => info!(worker = id, pid, "worker online"),
         EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
@@ -115,6 +116,9 @@ fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
         }
         EventKind::Scaled { spec, from, to } => info!(%spec, from, to, "scaled"),
         EventKind::Recycling(why) => info!(worker = id, slot, pid, ?why, "worker is being replaced"),
+        EventKind::Unhealthy(err) => warn!(worker = id, slot, pid, %err, "worker unhealthy"),
+        EventKind::Recovered => info!(worker = id, slot, pid, "worker healthy again"),
+        EventKind::Custom(event) => info!(worker = id, kind = event.name, what = event.source, "plug-in's event"),
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),

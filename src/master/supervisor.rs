@@ -272,6 +272,14 @@ impl ClusterSupervisor {
                 self.publisher
                     .publish(Some(link.info()), EventKind::Output { stream, line });
             }
+            Report::Beat { heartbeat, tell } => {
+                link.alive(&heartbeat);
+                if tell {
+                    self.publisher
+                        .publish(Some(link.info()), EventKind::Heartbeat(heartbeat));
+                }
+            }
+            Report::MoreTime(time) => link.more_time(time),
             Report::Stats(stats) => link.change().stats = stats,
             Report::Failed(text) => {
                 self.step(
@@ -297,8 +305,14 @@ impl ClusterSupervisor {
                     self.step(Input::WorkerFailed { id, error }, ctx);
                 }
             }
-            Report::Accepts { key, adopts } => self.listening.accepts(&link, &key, adopts),
-            Report::GaveBack(key) => self.listening.gave_back(&link, &key),
+            Report::Accepts { key, adopts } => {
+                link.accepts(&key);
+                self.listening.accepts(&link, &key, adopts);
+            }
+            Report::GaveBack(key) => {
+                link.gave_back(&key);
+                self.listening.gave_back(&link, &key);
+            }
         }
     }
 

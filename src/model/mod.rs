@@ -6,6 +6,8 @@
 mod address;
 mod event;
 mod exit;
+mod health;
+mod heartbeat;
 mod id;
 mod json;
 mod listen;
@@ -20,6 +22,8 @@ mod time;
 pub use address::{AddressType, BoundAddress};
 pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
 pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use health::{Announcement, CustomEvent, EndCause, Evidence, HealthAction, Unhealthy, UnhealthyReason};
+pub use heartbeat::{Heartbeat, Lag, LoopBeat};
 pub use id::{Generation, Slot, SpecName, WorkerId};
 pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod driver;
+mod hang;
 mod meddle;
 mod process;
 mod reload;
@@ -33,6 +34,7 @@ fn limits() -> LifecycleConfig {
     LifecycleConfig {
         ready_when: ReadyWhen::Listening,
         boot: 2 * SECOND,
+        more_time: 3 * SECOND,
         ask: SECOND,
         shutdown: ShutdownPolicy::Grace(5 * SECOND),
     }
