@@ -76,6 +76,9 @@ pub struct Lag {
     /// How often the loop is to come round.
     #[serde(rename = "period_ms", with = "json::millis")]
     pub period: Duration,
+    /// How late it may be before that is a pause.
+    #[serde(rename = "tolerance_ms", with = "json::millis")]
+    pub tolerance: Duration,
     /// When it came round last.
     #[serde(rename = "turned_ms")]
     pub turned: Mono,
@@ -91,6 +94,12 @@ pub struct Lag {
 }
 
 impl Lag {
+    /// Is the loop held up at `now`? Then what workers said may lie unread.
+    #[must_use]
+    pub fn is_held_up(&self, now: Mono) -> bool {
+        now.since(self.turned) > self.period.saturating_add(self.tolerance)
+    }
+
     /// How late the loop is at `now`, a reading of [`ClusterSnapshot::now`](super::ClusterSnapshot::now).
     #[must_use]
     pub fn at(&self, now: Mono) -> Duration {
@@ -121,6 +130,7 @@ mod tests {
         let ms = |ms| Mono::new(Duration::from_millis(ms));
         let lag = Lag {
             period: Duration::from_millis(100),
+            tolerance: Duration::from_millis(250),
             turned: ms(1_000),
             late: Duration::from_millis(5),
             steady_since: ms(0),
@@ -129,5 +139,6 @@ mod tests {
         assert_eq!(lag.at(ms(1_050)), Duration::from_millis(5));
         assert_eq!(lag.at(ms(1_400)), Duration::from_millis(300));
         assert_eq!(lag.at(ms(0)), Duration::from_millis(5));
+        assert!(!lag.is_held_up(ms(1_350)) && lag.is_held_up(ms(1_351)));
     }
 }

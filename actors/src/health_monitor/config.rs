@@ -64,8 +64,8 @@ impl HealthConfig {
         self
     }
 
-    /// How long a ready worker may be silent before a check counts it as a miss. Default 10 s; at least two intervals,
-    /// or a worker that beats in time would be called silent.
+    /// How long a ready worker may be silent before a check counts it as a miss. Default 10 s; at least two intervals, and
+    /// half a second more than one, or a worker that beats in time would be called silent.
     pub const fn stale_after(mut self, silence: Duration) -> Self {
         self.stale_after = silence;
         self
@@ -160,11 +160,9 @@ impl HealthConfig {
             ("boot", self.boot),
             ("drain", self.drain),
         ] {
-            if limit.is_some_and(|limit| limit < self.interval * 2) {
-                return Err(HealthConfigError::TooImpatient {
-                    what,
-                    least: self.interval * 2,
-                });
+            let least = (self.interval * 2).max(self.interval + HICCUPS);
+            if limit.is_some_and(|limit| limit < least) {
+                return Err(HealthConfigError::TooImpatient { what, least });
             }
         }
         if self.kill_after == Some(0) || self.replace_after == Some(0) || self.max_at_once == 0 {
@@ -187,7 +185,7 @@ pub enum HealthConfigError {
     #[error("`interval` and `check` must be more than zero; to have no monitor, add none")]
     Zero,
     /// A limit on silence that a worker which beats in time would break.
-    #[error("`{what}` must be at least two intervals ({least:?}), or a worker that beats in time is called silent")]
+    #[error("`{what}` must be at least {least:?} with this interval, or a worker that beats in time is called silent")]
     TooImpatient {
         /// Which limit.
         what: &'static str,
@@ -206,6 +204,9 @@ pub enum HealthConfigError {
         kill: u32,
     },
 }
+
+/// By so much master and worker may be late without anybody calling it a pause.
+const HICCUPS: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

@@ -179,7 +179,7 @@ impl Ward {
 
 fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono) -> Sight {
     // The supervising loop has not come round: what the worker said may lie unread.
-    if now.since(lag.turned) > lag.period + config.interval / 2 || facts.is_traced {
+    if lag.is_held_up(now) || facts.is_traced {
         return Sight::Excused;
     }
     // A program that does not use the library never beats.

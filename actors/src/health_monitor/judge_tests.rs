@@ -20,7 +20,7 @@ fn id(id: u64) -> WorkerId {
 fn lag(turned: Mono, steady_since: Mono) -> Lag {
     let ms = |mono: Mono| mono.since_start().as_millis() as f64;
     let text = serde_json::json!({
-        "period_ms": 1000.0, "turned_ms": ms(turned), "late_ms": 0.0, "steady_since_ms": ms(steady_since), "pauses": 0,
+        "period_ms": 1000.0, "tolerance_ms": 1500.0, "turned_ms": ms(turned), "late_ms": 0.0, "steady_since_ms": ms(steady_since), "pauses": 0,
     });
     serde_json::from_value(text).unwrap()
 }
