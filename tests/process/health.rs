@@ -26,7 +26,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: beats,
     },
     Scenario {
-        name: "guide_heartbeat_f_029_a_stopped_worker_is_killed_within_the_limit_and_replaced",
+        name: "f_029_guide_heartbeat_a_stopped_worker_is_killed_within_the_limit_and_replaced",
         app: || stuck::cluster(2).main(),
         check: |master| {
             master.expect_ready();
@@ -156,8 +156,8 @@ async fn serve_on_four(worker: Worker) -> std::io::Result<()> {
         let block = move || {
             watch.doing("GET /block");
             async {
-                // A turn of the loop, so that the beat can still tell what it is doing.
-                actix_rt::time::sleep(limit(BEAT) * 2).await;
+                // So that a beat can still tell what it is doing.
+                stuck::live_for(limit(BEAT) * 2).await;
                 probe::say("blocks");
                 wait_for_file("enough");
                 "unblocked"

@@ -288,7 +288,7 @@ fn seize(master: &Master) -> Option<Pid> {
 async fn stuck_at_boot_and_then_in_the_drain(worker: Worker) {
     if worker.restarts() == 0 {
         // Some turns, so that its loop was seen alive.
-        actix_rt::time::sleep(limit(stuck::INTERVAL) * 2).await;
+        stuck::live_for(limit(stuck::INTERVAL) * 2).await;
         park();
     }
     worker.ready();

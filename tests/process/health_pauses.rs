@@ -3,6 +3,8 @@
 //!
 //! `ACTIX_CLUSTER_SOAK=1` does each of them many more times.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix_cluster_tests::limit;
@@ -38,6 +40,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "stops_of_single_workers_shorter_than_the_limit_kill_nobody_under_load",
         app: || stuck::monitored(stuck::config(), load::cluster().workers(4)).main(),
         check: workers_are_stopped,
+    },
+    Scenario {
+        name: "f_041_a_cluster_that_gets_a_twentieth_of_a_cpu_loses_nobody",
+        app: || stuck::monitored(stuck::config(), load::cluster().workers(4)).main(),
+        check: starved,
     },
     Scenario {
         name: "real_hangs_are_all_found_within_the_limit",
@@ -82,6 +89,61 @@ fn workers_are_stopped(master: &mut Master) {
     nobody_was_killed(master, &format!("{times} stops of single workers"));
 }
 
+fn starved(master: &mut Master) {
+    let port = master.expect_ready().expect("a listener is declared");
+    let Some(group) = Starved::new(&master.directory().file_name().unwrap_or_default().to_string_lossy()) else {
+        eprintln!("no group whose share of the CPU could be set: nothing is shown");
+        return;
+    };
+    group.take_in(master.pid());
+    for seen in master.seen("fork") {
+        group.take_in(seen.pid());
+    }
+    let load = Load::start(port, 4);
+    let_pass(limit(HANG) * 4);
+    let throttled = group.throttled();
+    drop(group);
+    load.stop().is_flawless();
+    assert!(throttled > 10, "they got all they wanted: {throttled}");
+    nobody_was_killed(master, &format!("{throttled} periods without time"));
+}
+
+/// A group of processes that get 5 ms of a CPU in every 100 ms.
+struct Starved(PathBuf);
+
+impl Starved {
+    /// `None` where it takes privilege, or the kernel's other kind of groups is used.
+    fn new(name: &str) -> Option<Self> {
+        let group = Path::new(CPU_GROUPS).join(name);
+        fs::create_dir(&group).ok()?;
+        let group = Self(group);
+        fs::write(group.0.join("cpu.cfs_quota_us"), "5000").ok()?;
+        Some(group)
+    }
+
+    fn take_in(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("the process is there");
+    }
+
+    /// In how many periods they wanted more than they got.
+    fn throttled(&self) -> u64 {
+        let stat = fs::read_to_string(self.0.join("cpu.stat")).unwrap_or_default();
+        let count = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        count.and_then(|count| count.parse().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        let members = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines() {
+            // One that has ended needs no other group.
+            fs::write(Path::new(CPU_GROUPS).join("cgroup.procs"), pid).ok();
+        }
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
 fn hangs_are_found(master: &mut Master) {
     master.expect_ready();
     let times = if is_soak() { 100 } else { 4 };
@@ -122,3 +184,5 @@ fn any_time(most: Duration, chance: &mut u64) -> Duration {
 fn is_soak() -> bool {
     std::env::var_os("ACTIX_CLUSTER_SOAK").is_some()
 }
+
+const CPU_GROUPS: &str = "/sys/fs/cgroup/cpu";

@@ -110,6 +110,11 @@ pub async fn obedient(worker: Worker) {
     }
 }
 
+/// In a worker: lets its loop turn for so long.
+pub async fn live_for(time: Duration) {
+    actix_rt::time::sleep(time).await;
+}
+
 /// Repeats a number that was heard, and tells others from the future. The library says nothing meanwhile: its loop is stuck.
 fn replay() {
     loop {
