@@ -299,6 +299,24 @@ mod tests {
     use crate::ipc::Limits;
 
     #[test]
+    fn guide_heartbeat_is_healthy_means_listening_and_heard_of_within_ten_seconds() {
+        let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
+        let (id, slot) = (WorkerId::new(1), Slot::new("web", 0));
+        let link = Link::new(id, slot, Generation(0), 1, 0, outbox, calls);
+        let within = |seconds| {
+            let worker = link.snapshot();
+            let heard = worker.last_heartbeat.unwrap_or_default();
+            worker.is_healthy(heard + Duration::from_secs(seconds), Duration::from_secs(10))
+        };
+        link.change().state = WorkerState::Listening;
+        assert!(!within(0), "it was never heard of");
+        link.alive(&Heartbeat::new(1, 0, Vec::new()));
+        assert!(within(9) && !within(10));
+        link.change().state = WorkerState::Exiting;
+        assert!(!within(0), "it listens no more");
+    }
+
+    #[test]
     fn f_095_addresses_are_kept_once_and_not_without_end() {
         let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
         let (id, slot) = (WorkerId::new(1), Slot::new("web", 0));
