@@ -207,8 +207,9 @@ impl WorkerActor {
             ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
             ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
             ToMaster::Listening { key, address, adopts } => {
-                reports.extend(self.step(LifeInput::Listening(address), ctx));
+                // First: who sees it listening must see on what, or it looks like one that gave everything back.
                 reports.push(Report::Accepts { key, adopts });
+                reports.extend(self.step(LifeInput::Listening(address), ctx));
             }
             ToMaster::Stats(stats) => {
                 reports.extend(self.step(LifeInput::Stats(stats), ctx));
