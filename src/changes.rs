@@ -3,7 +3,10 @@
 use crate::error::CommandError;
 use crate::handle::ClusterHandle;
 use crate::master::{Command, SpecOrder, Verdict};
-use crate::model::{Generation, RecycleReason, ReloadError, ReloadFailure, SpecName, WorkerId, WorkerSnapshot};
+use crate::model::{
+    Announcement, EndCause, Generation, RecycleReason, ReloadError, ReloadFailure, Signal, SpecName, WorkerId,
+    WorkerSnapshot,
+};
 use crate::policy::RolloutOptions;
 use crate::spec::WorkerSpec;
 use crate::supervision::ScaleTarget;
@@ -116,6 +119,36 @@ impl ClusterHandle {
     /// [`CommandError::UnknownWorker`] if it has exited, [`CommandError::Gone`].
     pub async fn recycle(&self, worker: WorkerId, why: RecycleReason) -> Result<(), CommandError> {
         self.ask(|reply| Command::Recycle { worker, why, reply }).await?
+    }
+
+    /// [`kill`](Self::kill) for a reason, which the worker's exit tells: for plug-ins that end a worker. It counts as a
+    /// failure. A stop that was ordered before stays the reason.
+    ///
+    /// # Errors
+    /// As `kill`.
+    pub async fn kill_for(&self, worker: WorkerId, signal: Signal, cause: EndCause) -> Result<(), CommandError> {
+        let cause = Some(cause);
+        self.ask(|reply| Command::Kill {
+            worker,
+            signal,
+            cause,
+            reply,
+        })
+        .await?
+    }
+
+    /// Makes something known to every subscriber, in its place among the events; about a worker, if one is named. For
+    /// plug-ins: what follows from it is up to who hears it.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownWorker`] if the worker has exited, [`CommandError::Gone`].
+    pub async fn publish(&self, worker: Option<WorkerId>, announcement: Announcement) -> Result<(), CommandError> {
+        self.ask(|reply| Command::Publish {
+            worker,
+            announcement,
+            reply,
+        })
+        .await?
     }
 
     /// Adds a spec at the end of the order and starts it (OTP's `start_child`).

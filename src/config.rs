@@ -37,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) intensity: Option<RestartIntensity>,
     pub(crate) stable_after: Duration,
     pub(crate) boot: Duration,
+    pub(crate) boot_extension: Duration,
+    /// How often workers give a sign of life; `None` for never.
+    pub(crate) heartbeat: Option<Duration>,
     pub(crate) ask: Duration,
     pub(crate) shutdown: ShutdownPolicy,
     pub(crate) orphan_grace: Duration,

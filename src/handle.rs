@@ -116,7 +116,13 @@ impl ClusterHandle {
     /// # Errors
     /// [`CommandError::Signal`] if the kernel refuses (a worker under another user), [`CommandError::Gone`].
     pub async fn kill(&self, worker: WorkerId, signal: Signal) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Kill { worker, signal, reply }).await?
+        self.ask(|reply| Command::Kill {
+            worker,
+            signal,
+            cause: None,
+            reply,
+        })
+        .await?
     }
 
     /// Closes a worker's channel without a word: the worker takes that for the master's death and ends.
@@ -166,6 +172,14 @@ impl ClusterHandle {
     #[must_use]
     pub fn snapshot(&self) -> ClusterSnapshot {
         self.shared.directory.snapshot()
+    }
+
+    /// How late the supervising loop is: zero if it comes round in time. `None` where heartbeats are off
+    /// ([`ClusterBuilder::heartbeat`](crate::ClusterBuilder::heartbeat)).
+    #[must_use]
+    pub fn lag(&self) -> Option<Duration> {
+        let lag = self.shared.directory.read().lag;
+        lag.map(|lag| lag.at(crate::clock::now()))
     }
 
     /// Where a declared listener is bound: with port 0, here is the real one.

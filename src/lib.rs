@@ -37,6 +37,7 @@
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
 //! | let a load balancer notice a stop first | [`ClusterBuilder::lame_duck`], [`Worker::is_ready`] |
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
+//! | know that workers are alive, not only there | [`ClusterBuilder::heartbeat`], [`Worker::watch_loop`], `HealthMonitor` of `actix-cluster-actors` |
 //! | write a plug-in | [`ClusterBuilder::subscribe`], [`SubscribeOptions`], `testing`, the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
@@ -125,10 +126,12 @@ pub use handle::{Broadcast, ClusterHandle, WorkerRef};
 pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
+pub use model::{Announcement, CustomEvent, EndCause, Evidence, HealthAction, Unhealthy, UnhealthyReason};
 pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
 pub use model::{DrainReport, Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{EventFilter, Kind, Kinds};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
+pub use model::{Heartbeat, Lag, LoopBeat};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
 pub use subscription::{PlugInThread, SubscribeOptions, Subscription, WhenFull};
 // The cluster at one instant, and at its end.
@@ -149,8 +152,8 @@ pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOp
 pub use model::{Message, Payload, PayloadError, Reply};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, Messages, RemoteIncoming, Shutdown,
-    Stream, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
+    RemoteIncoming, Shutdown, Stream, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

@@ -3,6 +3,7 @@
 //! | actor | watches | does |
 //! |---|---|---|
 //! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
+//! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
@@ -13,8 +14,10 @@
 #![forbid(unsafe_code)]
 
 mod event_log;
+mod health_monitor;
 
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
+pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
 
 /// The program in the README compiles.
 #[cfg(doctest)]

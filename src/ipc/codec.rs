@@ -284,7 +284,7 @@ impl RawFrame<'_> {
         self.body.as_deref().unwrap_or(b"null")
     }
 
-    fn bad_body(&self, detail: &str) -> FrameError {
+    pub(super) fn bad_body(&self, detail: &str) -> FrameError {
         FrameError::BadBody {
             kind: self.kind.to_owned(),
             detail: brief(detail),

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::super::encode::{EncodeError, encode_message};
 use super::super::frame::{BoundListener, FRAME_FDS_MAX, ToMaster, ToWorker};
 use super::*;
-use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Slot, WorkerStats};
+use crate::model::{BoundAddress, Heartbeat, ListenAddr, ListenError, ListenKey, ListenOptions, Slot, WorkerStats};
 
 type Decoded<T> = Result<Vec<Incoming<T>>, FrameError>;
 
@@ -102,7 +102,8 @@ fn every_frame_to_the_master() -> Vec<ToMaster> {
         ToMaster::Stats(WorkerStats::default()),
         ToMaster::Failed("out of luck".into()),
         ToMaster::Release { key: asked },
-        ToMaster::Heartbeat { n: 9 },
+        ToMaster::Heartbeat(Heartbeat::default()),
+        ToMaster::MoreTime(Default::default()),
         ToMaster::Leaving,
     ]
 }

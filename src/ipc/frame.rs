@@ -8,12 +8,15 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::codec::{FrameError, RawFrame};
 use super::encode::{EncodeError, encode_frame};
-use crate::model::{BoundAddress, ListenError, ListenKey, ListenOptions, Payload, Slot, WorkerStats};
+use crate::model::{
+    BoundAddress, Heartbeat, ListenError, ListenKey, ListenOptions, LoopBeat, Payload, Slot, WorkerStats,
+};
 
 /// The version both sides must speak.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -49,8 +52,10 @@ pub(crate) enum ToMaster {
     },
     /// It closed this listener.
     Release { key: ListenKey },
-    /// It lives.
-    Heartbeat { n: u64 },
+    /// Its loops turn.
+    Heartbeat(Heartbeat),
+    /// It will be silent for so long.
+    MoreTime(Duration),
     /// From user to user.
     Message(Payload),
     /// From user to user, wants an answer.
@@ -165,9 +170,14 @@ impl Wire for ToMaster {
             "release" => Self::Release {
                 key: raw.parse::<KeyBody<'_>>()?.key.into_owned(),
             },
-            "heartbeat" => Self::Heartbeat {
-                n: raw.parse::<HeartbeatBody>()?.n,
-            },
+            "heartbeat" => {
+                let body: HeartbeatBody<'_> = raw.parse()?;
+                if !body.is_bounded() {
+                    return Err(raw.bad_body("too many loops, or a text of one is too long"));
+                }
+                Self::Heartbeat(body.into())
+            }
+            "more_time" => Self::MoreTime(Duration::from_millis(raw.parse::<MoreTimeBody>()?.ms)),
             "msg" => Self::Message(raw.payload()),
             "call" => Self::Call {
                 id: raw.id()?,
@@ -215,7 +225,11 @@ impl Wire for ToMaster {
                     key: Cow::Borrowed(key),
                 },
             ),
-            Self::Heartbeat { n } => put("heartbeat", None, &HeartbeatBody { n: *n }),
+            Self::Heartbeat(beat) => put("heartbeat", None, &HeartbeatBody::from(beat)),
+            Self::MoreTime(time) => {
+                let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                put("more_time", None, &MoreTimeBody { ms })
+            }
             Self::Message(payload) => put("msg", None, payload),
             Self::Call { id, payload } => put("call", Some(*id), payload),
             Self::Reply { id, answer } => put("reply", Some(*id), &Answer::of(answer)),
@@ -233,7 +247,8 @@ impl Wire for ToMaster {
             | Self::Failed(_)
             | Self::Bind { .. }
             | Self::Release { .. }
-            | Self::Heartbeat { .. } => 0..=0,
+            | Self::Heartbeat(_)
+            | Self::MoreTime(_) => 0..=0,
         }
     }
 
@@ -382,9 +397,60 @@ struct KeyBody<'a> {
     key: Cow<'a, ListenKey>,
 }
 
+/// Later additions have defaults: `{"n": 1}` alone is a heartbeat.
 #[derive(Serialize, Deserialize)]
-struct HeartbeatBody {
+struct HeartbeatBody<'a> {
     n: u64,
+    #[serde(default)]
+    active: u64,
+    #[serde(default)]
+    loops: Vec<LoopBody<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LoopBody<'a> {
+    name: Cow<'a, str>,
+    #[serde(default)]
+    tid: u32,
+    #[serde(default)]
+    late_ms: u64,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    doing: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MoreTimeBody {
+    ms: u64,
+}
+
+impl HeartbeatBody<'_> {
+    fn is_bounded(&self) -> bool {
+        let fits = |it: &LoopBody<'_>| it.name.len() <= LoopBeat::NAME_MAX && it.doing.len() <= LoopBeat::DOING_MAX;
+        self.loops.len() <= Heartbeat::LOOPS_MAX && self.loops.iter().all(fits)
+    }
+}
+
+impl<'a> From<&'a Heartbeat> for HeartbeatBody<'a> {
+    fn from(beat: &'a Heartbeat) -> Self {
+        let loops = beat.loops.iter().map(|it| LoopBody {
+            name: Cow::Borrowed(&it.name),
+            tid: it.tid,
+            late_ms: u64::try_from(it.late.as_millis()).unwrap_or(u64::MAX),
+            doing: Cow::Borrowed(&it.doing),
+        });
+        Self {
+            n: beat.n,
+            active: beat.active,
+            loops: loops.collect(),
+        }
+    }
+}
+
+impl From<HeartbeatBody<'_>> for Heartbeat {
+    fn from(body: HeartbeatBody<'_>) -> Self {
+        let of = |it: LoopBody<'_>| LoopBeat::new(&it.name, it.tid, Duration::from_millis(it.late_ms), &it.doing);
+        Self::new(body.n, body.active, body.loops.into_iter().map(of).collect())
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -8,6 +8,8 @@ mod channel;
 mod codec;
 mod encode;
 mod frame;
+#[cfg(test)]
+mod heartbeat_tests;
 mod outbox;
 mod talk;
 

@@ -10,6 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::super::codec::Decoder;
 use super::super::frame::{Incoming, ToMaster};
 use super::*;
+use crate::model::Heartbeat;
 use crate::sys::scm::ControlBuffer;
 
 fn file() -> OwnedFd {
@@ -55,7 +56,7 @@ fn f_069_nobody_reads_so_it_is_full_and_memory_is_bounded() {
     // Control frames have room left, and an end too.
     let mut beyond = 0;
     let full = loop {
-        match outbox.push(&ToMaster::Heartbeat { n: 1 }, Vec::new()) {
+        match outbox.push(&ToMaster::Heartbeat(Heartbeat::new(1, 0, Vec::new())), Vec::new()) {
             Ok(()) => beyond += 1,
             Err(error) => break error,
         }

@@ -91,6 +91,7 @@ impl Birth<'_> {
         let lifecycle = LifecycleConfig {
             ready_when: self.terms.ready_when,
             boot: self.terms.boot,
+            more_time: self.config.boot_extension,
             ask: self.config.ask,
             shutdown: self.terms.shutdown,
             lame_duck: self.terms.lame_duck,
@@ -102,6 +103,7 @@ impl Birth<'_> {
             process: child.handle,
             outputs,
             kill_tree: self.settings.kill_tree,
+            heartbeat: self.config.heartbeat,
             grace_ms: whole_millis(self.terms.shutdown.longest()),
         })
     }
@@ -128,6 +130,7 @@ impl Birth<'_> {
                 ReadyWhen::Listening => Readiness::Listening,
                 ReadyWhen::Called => Readiness::Called,
             },
+            heartbeat: self.config.heartbeat,
             orphan_grace: self.config.orphan_grace,
             uid: None,
             gid: None,

@@ -8,8 +8,8 @@ use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::events::Events;
 use crate::model::{
-    ClusterSnapshot, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName,
-    SubscriberLoss, WorkerId, WorkerSnapshot,
+    Announcement, ClusterSnapshot, EndCause, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal,
+    Slot, SpecName, SubscriberLoss, WorkerId, WorkerSnapshot,
 };
 use crate::spec::WorkerSpec;
 use crate::subscription::SubscribeOptions;
@@ -49,6 +49,13 @@ pub(crate) enum Command {
     Kill {
         worker: WorkerId,
         signal: Signal,
+        cause: Option<EndCause>,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// Make something known for a plug-in.
+    Publish {
+        worker: Option<WorkerId>,
+        announcement: Announcement,
         reply: oneshot::Sender<Result<(), CommandError>>,
     },
     /// Start a slot that failed or was stopped.

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use crate::error::CommandError;
 use crate::master::messages::{Reports, WorkerOrder};
 use crate::master::{ClusterSupervisor, Command, Urgency};
-use crate::model::{EventKind, Signal, WorkerId};
+use crate::model::{Announcement, EndCause, EventKind, Signal, WorkerId};
 use crate::supervision::Input;
 
 impl Actor for ClusterSupervisor {
@@ -58,7 +58,17 @@ impl Handler<Command> for ClusterSupervisor {
                 answer(reply, self.check(worker));
                 self.order(worker, WorkerOrder::CloseChannel, ctx);
             }
-            Command::Kill { worker, signal, reply } => self.kill(worker, signal, reply),
+            Command::Kill {
+                worker,
+                signal,
+                cause,
+                reply,
+            } => self.kill(worker, signal, cause, reply),
+            Command::Publish {
+                worker,
+                announcement,
+                reply,
+            } => self.announce(worker, announcement, reply),
             Command::StartSlot { slot, reply } => {
                 let allowed = self.may_start(&slot);
                 let start = allowed.is_ok();
@@ -96,14 +106,39 @@ impl Handler<Command> for ClusterSupervisor {
 }
 
 impl ClusterSupervisor {
+    /// Publishes what a plug-in has to say, in its place among the events.
+    fn announce(
+        &mut self,
+        worker: Option<WorkerId>,
+        announcement: Announcement,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    ) {
+        let known = worker.map_or(Ok(()), |worker| self.check(worker));
+        if known.is_ok() {
+            let kind = match announcement {
+                Announcement::Unhealthy(unhealthy) => EventKind::Unhealthy(unhealthy),
+                Announcement::Recovered => EventKind::Recovered,
+                Announcement::Custom(event) => EventKind::Custom(event),
+            };
+            self.publish(worker, kind);
+        }
+        answer(reply, known);
+    }
+
     /// Delivers a signal for the user; the answer comes from the worker's actor.
-    fn kill(&self, worker: WorkerId, signal: Signal, reply: oneshot::Sender<Result<(), CommandError>>) {
+    fn kill(
+        &self,
+        worker: WorkerId,
+        signal: Signal,
+        cause: Option<EndCause>,
+        reply: oneshot::Sender<Result<(), CommandError>>,
+    ) {
         let Some(actor) = self.actor(worker) else {
             // Node: killing a worker that has exited is no error.
             return answer(reply, Ok(()));
         };
         actix_rt::spawn(async move {
-            let result = match actor.send(WorkerOrder::Kill(signal)).await {
+            let result = match actor.send(WorkerOrder::Kill(signal, cause)).await {
                 Ok(Err(errno)) => Err(CommandError::Signal {
                     worker,
                     signal,

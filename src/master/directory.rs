@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo,
-    WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Phase, Slot,
+    SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 use crate::supervision::Fact;
 
@@ -37,6 +38,11 @@ pub(crate) struct View {
     pub(crate) times: WorkerTimes,
     pub(crate) stats: WorkerStats,
     pub(crate) addresses: Vec<BoundAddress>,
+    /// The listeners it accepts on.
+    pub(crate) accepting: Vec<ListenKey>,
+    pub(crate) last_heartbeat: Option<Mono>,
+    pub(crate) loops: Vec<LoopBeat>,
+    pub(crate) more_time_until: Option<Mono>,
     pub(crate) exit: Option<Exit>,
 }
 
@@ -60,6 +66,10 @@ impl Link {
             },
             stats: WorkerStats::default(),
             addresses: Vec::new(),
+            accepting: Vec::new(),
+            last_heartbeat: None,
+            loops: Vec::new(),
+            more_time_until: None,
             exit: None,
         });
         Self {
@@ -91,6 +101,10 @@ impl Link {
             times: worker.times,
             stats: worker.stats,
             addresses: worker.addresses.clone(),
+            accepting: Vec::new(),
+            last_heartbeat: worker.last_heartbeat,
+            loops: worker.loops.clone(),
+            more_time_until: worker.more_time_until,
             exit: None,
         };
     }
@@ -139,6 +153,30 @@ impl Link {
         }
     }
 
+    /// Its loops turn.
+    pub(crate) fn alive(&self, heartbeat: &Heartbeat) {
+        let mut view = self.change();
+        view.last_heartbeat = Some(clock::now());
+        view.loops.clone_from(&heartbeat.loops);
+    }
+
+    /// It asks to be left alone for a while.
+    pub(crate) fn more_time(&self, time: Duration) {
+        self.change().more_time_until = Some(clock::now() + time);
+    }
+
+    pub(crate) fn accepts(&self, key: &ListenKey) {
+        let mut view = self.change();
+        // A worker may make listeners up without end.
+        if view.accepting.len() < ADDRESSES_MAX && !view.accepting.contains(key) {
+            view.accepting.push(key.clone());
+        }
+    }
+
+    pub(crate) fn gave_back(&self, key: &ListenKey) {
+        self.change().accepting.retain(|held| held != key);
+    }
+
     pub(crate) fn info(&self) -> WorkerInfo {
         let view = self.view();
         WorkerInfo {
@@ -170,6 +208,10 @@ impl Link {
             restarts: self.restarts,
             stats: view.stats,
             addresses: view.addresses,
+            accepting: view.accepting.len(),
+            last_heartbeat: view.last_heartbeat,
+            loops: view.loops,
+            more_time_until: view.more_time_until,
         }
     }
 }
@@ -194,6 +236,7 @@ pub(crate) struct Table {
     pub(crate) counts: Counts,
     pub(crate) reloading: Option<Generation>,
     pub(crate) target: usize,
+    pub(crate) lag: Option<Lag>,
     pub(crate) seq: u64,
 }
 
@@ -208,6 +251,7 @@ impl Directory {
             counts: Counts::default(),
             reloading: None,
             target: 0,
+            lag: None,
             seq: 0,
         };
         Self {
@@ -286,6 +330,7 @@ impl Directory {
             uptime: clock::now().since_start(),
             target: table.target,
             ready: workers.iter().filter(|worker| worker.ready).count(),
+            lag: table.lag,
             seq: table.seq,
             listeners: table.listeners.clone(),
             workers,
@@ -304,6 +349,24 @@ const DEPARTED_MAX: usize = 1024;
 mod tests {
     use super::*;
     use crate::ipc::Limits;
+
+    #[test]
+    fn guide_heartbeat_is_healthy_means_listening_and_heard_of_within_ten_seconds() {
+        let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
+        let (id, slot) = (WorkerId::new(1), Slot::new("web", 0));
+        let link = Link::new(id, slot, Generation(0), 1, 0, outbox, calls);
+        let within = |seconds| {
+            let worker = link.snapshot();
+            let heard = worker.last_heartbeat.unwrap_or_default();
+            worker.is_healthy(heard + Duration::from_secs(seconds), Duration::from_secs(10))
+        };
+        link.change().state = WorkerState::Listening;
+        assert!(!within(0), "it was never heard of");
+        link.alive(&Heartbeat::new(1, 0, Vec::new()));
+        assert!(within(9) && !within(10));
+        link.change().state = WorkerState::Exiting;
+        assert!(!within(0), "it listens no more");
+    }
 
     #[test]
     fn f_095_addresses_are_kept_once_and_not_without_end() {

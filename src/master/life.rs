@@ -158,7 +158,9 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
         | ToMaster::Leaving
         | ToMaster::Stats(_)
         | ToMaster::Release { .. }
-        | ToMaster::Heartbeat { .. }
+        // Of these only a few for each period become events.
+        | ToMaster::Heartbeat(_)
+        | ToMaster::MoreTime(_)
         | ToMaster::Reply { .. } => false,
     }
 }

@@ -1,10 +1,14 @@
 //! What the actors of the master say to each other, and the model's types as actix messages.
 
+use std::time::Duration;
+
 use actix::Message as ActixMessage;
 
 use crate::ipc::{Incoming, ToMaster};
 use crate::master::Command;
-use crate::model::{ClusterEvent, ListenKey, ListenOptions, Message, OutputStream, Signal, WorkerId, WorkerStats};
+use crate::model::{
+    ClusterEvent, EndCause, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Signal, WorkerId, WorkerStats,
+};
 use crate::policy::ShutdownPolicy;
 use crate::process::Reaped;
 pub(crate) use crate::supervision::Report as News;
@@ -46,8 +50,8 @@ impl ActixMessage for Happening {
 pub(crate) enum WorkerOrder {
     /// End it in order.
     Stop(ShutdownPolicy),
-    /// Send it a signal for the user.
-    Kill(Signal),
+    /// Send it a signal for the user, and remember for what, if it is meant to end it.
+    Kill(Signal, Option<EndCause>),
     /// Close its channel.
     CloseChannel,
 }
@@ -76,6 +80,10 @@ pub(crate) enum Report {
     Said(Vec<Message>),
     /// A line on a piped stream.
     Line(OutputStream, String),
+    /// It gave a sign of life; `tell`: this one is worth an event.
+    Beat { heartbeat: Heartbeat, tell: bool },
+    /// It will be silent for so long.
+    MoreTime(Duration),
     /// Its counters.
     Stats(WorkerStats),
     /// Its future failed, in its own words.

@@ -116,6 +116,7 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
     let restart = origin.map(Origin::restart);
     match kind {
         EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),
+        EventKind::Heartbeat(_) => trace!(worker = id, kind = kind.name(), "worker lives"),
         EventKind::Fork => info!(master, worker = id, slot, pid, program, restart, "worker forked"),
         EventKind::Online => info!(worker = id, pid, "worker online"),
         EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
@@ -168,6 +169,9 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
             let why = OneLine(format_args!("{why:?}"));
             info!(worker = id, slot, pid, %why, "worker is being replaced");
         }
+        EventKind::Unhealthy(err) => warn!(worker = id, slot, pid, %err, "worker unhealthy"),
+        EventKind::Recovered => info!(worker = id, slot, pid, "worker healthy again"),
+        EventKind::Custom(event) => info!(worker = id, kind = event.name, what = event.source, "plug-in's event"),
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
         EventKind::SubscriberLost {

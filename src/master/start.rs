@@ -16,7 +16,7 @@ use crate::events::Events;
 use crate::handle::{ClusterHandle, Shared};
 use crate::master::listening::{Listening, POLICY_VARIABLE};
 use crate::master::supervisor::Parts;
-use crate::master::{ClusterSupervisor, Directory, Subscribers, signals, vital};
+use crate::master::{ClusterSupervisor, Directory, Subscribers, lag, signals, vital};
 use crate::model::{ShutdownReport, SubscriberLoss};
 use crate::plug_ins::{PlugIn, PlugInStart};
 use crate::subscription::PlugInThread;
@@ -65,6 +65,10 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         subscribers: Arc::clone(&subscribers),
         finished,
     };
+    if let Some(interval) = parts.config.heartbeat {
+        let measure = lag::measure(interval, Arc::clone(&directory));
+        actix_rt::spawn(vital::vital("the measuring of the loop", measure));
+    }
     let context = Context::new();
     let supervisor = actix::AsyncContext::address(&context);
     let handle = ClusterHandle::new(Shared {

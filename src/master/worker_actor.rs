@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use crate::clock;
 use crate::ipc::{CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
+use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
@@ -28,6 +29,8 @@ pub(crate) struct Newborn {
     pub(crate) process: ProcessHandle,
     pub(crate) outputs: Vec<(OutputStream, Lines)>,
     pub(crate) kill_tree: bool,
+    /// How often it was told to give a sign of life.
+    pub(crate) heartbeat: Option<Duration>,
     /// How long the worker may drain, as it is told.
     pub(crate) grace_ms: u64,
 }
@@ -42,6 +45,7 @@ pub(crate) struct WorkerActor {
     subscribers: Arc<Subscribers>,
     outputs: Vec<(OutputStream, Lines)>,
     kill_tree: bool,
+    liveness: Liveness,
     grace_ms: u64,
     deadline: Option<(Mono, SpawnHandle)>,
     /// The errno of the last signal that the kernel refused to deliver.
@@ -59,6 +63,7 @@ impl WorkerActor {
             process,
             outputs,
             kill_tree,
+            heartbeat,
             grace_ms,
         } = newborn;
         Self {
@@ -70,6 +75,7 @@ impl WorkerActor {
             subscribers,
             outputs,
             kill_tree,
+            liveness: Liveness::new(heartbeat),
             grace_ms,
             deadline: None,
             refused: None,
@@ -202,8 +208,9 @@ impl WorkerActor {
             ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
             ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
             ToMaster::Listening { key, address, adopts } => {
-                reports.extend(self.step(LifeInput::Listening(address), ctx));
+                // First: who sees it listening must see on what, or it looks like one that gave everything back.
                 reports.push(Report::Accepts { key, adopts });
+                reports.extend(self.step(LifeInput::Listening(address), ctx));
             }
             ToMaster::Stats(stats) => {
                 reports.extend(self.step(LifeInput::Stats(stats), ctx));
@@ -220,8 +227,14 @@ impl WorkerActor {
                 });
             }
             ToMaster::Release { key } => reports.push(Report::GaveBack(key)),
-            // A sign of life; who watches it is a plug-in.
-            ToMaster::Heartbeat { .. } => {}
+            ToMaster::Heartbeat(heartbeat) => match self.liveness.hear(heartbeat.n, clock::now()) {
+                Verdict::Nothing => {}
+                Verdict::Life { tell } => reports.push(Report::Beat { heartbeat, tell }),
+            },
+            ToMaster::MoreTime(time) => {
+                reports.extend(self.step(LifeInput::MoreTime(time), ctx));
+                reports.push(Report::MoreTime(time));
+            }
             ToMaster::Message(payload) => say(reports, Message::new(payload, None, fds).with_lost_fds(fds_lost)),
             ToMaster::Call { id, payload } => {
                 let reply = Reply::new(Box::new(CallReply::<ToWorker>::new(self.link.outbox.clone(), id)));
@@ -315,8 +328,12 @@ impl Handler<WorkerOrder> for WorkerActor {
     fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
         let input = match order {
             WorkerOrder::Stop(policy) => LifeInput::StopOrdered(policy),
-            WorkerOrder::Kill(signal) => {
+            WorkerOrder::Kill(signal, cause) => {
                 self.refused = None;
+                if let Some(cause) = cause {
+                    let reports = self.step(LifeInput::Blamed(cause), ctx);
+                    self.report(reports, ctx);
+                }
                 LifeInput::KillOrdered(signal)
             }
             WorkerOrder::CloseChannel => {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 use super::{
-    BoundAddress, Exit, Generation, Message, Mono, RecycleReason, ReloadError, Settings, Slot, SpawnFailure, SpecName,
-    WorkerId, WorkerState,
+    BoundAddress, CustomEvent, Exit, Generation, Heartbeat, Message, Mono, RecycleReason, ReloadError, Settings, Slot,
+    SpawnFailure, SpecName, Unhealthy, WorkerId, WorkerState,
 };
 
 /// One fact about the cluster.
@@ -74,6 +74,9 @@ pub enum EventKind {
     },
     /// The worker said something.
     Message(Message),
+    /// A sign of life of the worker's loops. Sent only where heartbeats are on ([`heartbeat`](crate::ClusterBuilder::heartbeat));
+    /// of a worker that sends too many, some are told.
+    Heartbeat(Heartbeat),
     /// A line on a piped standard stream, without its line end.
     Output {
         /// Which stream.
@@ -126,6 +129,12 @@ pub enum EventKind {
     },
     /// The worker is being replaced on purpose; it serves until its successor does.
     Recycling(RecycleReason),
+    /// A plug-in found the worker unwell.
+    Unhealthy(Box<Unhealthy>),
+    /// The plug-in that found the worker unwell finds it well again.
+    Recovered,
+    /// Something a plug-in made known.
+    Custom(CustomEvent),
     /// An orderly shutdown began; nothing is started any more.
     ShutdownStarted,
     /// A subscriber is gone without having been asked to go; its subscription is ended.

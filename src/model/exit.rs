@@ -95,6 +95,8 @@ pub enum ExitReason {
     Protocol(String),
     /// It closed its channel but lived on, and was ended for it.
     ChannelClosed,
+    /// A loop of it, named here, did not turn, and it was ended for that.
+    Hang(String),
     /// A signal sent through the handle ended it.
     Killed,
     /// The process could not be started.
@@ -110,6 +112,7 @@ impl fmt::Display for ExitReason {
             Self::BootTimeout => f.write_str("not ready within the boot limit"),
             Self::Protocol(what) => write!(f, "protocol violation: {what}"),
             Self::ChannelClosed => f.write_str("closed its channel"),
+            Self::Hang(name) => write!(f, "hung: loop `{name}` did not turn"),
             Self::Killed => f.write_str("killed through the handle"),
             Self::SpawnFailed(failure) => write!(f, "could not be started: {failure}"),
         }

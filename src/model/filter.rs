@@ -152,6 +152,10 @@ impl EventKind {
             | Self::Scaled { .. }
             | Self::Recycling(_)
             | Self::ShutdownStarted
+            | Self::Heartbeat(_)
+            | Self::Unhealthy(_)
+            | Self::Recovered
+            | Self::Custom(_)
             | Self::SubscriberLost { .. }
             | Self::Lagged { .. } => None,
         }
@@ -179,6 +183,10 @@ impl EventKind {
             | Self::ReloadFinished { .. }
             | Self::Recycling(_)
             | Self::ShutdownStarted
+            | Self::Heartbeat(_)
+            | Self::Unhealthy(_)
+            | Self::Recovered
+            | Self::Custom(_)
             | Self::SubscriberLost { .. }
             | Self::Lagged { .. } => None,
         }

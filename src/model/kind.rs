@@ -48,6 +48,14 @@ pub enum Kind {
     Recycling,
     /// [`EventKind::ShutdownStarted`].
     ShutdownStarted,
+    /// [`EventKind::Heartbeat`].
+    Heartbeat,
+    /// [`EventKind::Unhealthy`].
+    Unhealthy,
+    /// [`EventKind::Recovered`].
+    Recovered,
+    /// [`EventKind::Custom`].
+    Custom,
     /// [`EventKind::SubscriberLost`].
     SubscriberLost,
     /// [`EventKind::Lagged`].
@@ -78,6 +86,10 @@ impl Kind {
             Self::Scaled => "scaled",
             Self::Recycling => "recycling",
             Self::ShutdownStarted => "shutdown_started",
+            Self::Heartbeat => "heartbeat",
+            Self::Unhealthy => "unhealthy",
+            Self::Recovered => "recovered",
+            Self::Custom => "custom",
             Self::SubscriberLost => "subscriber_lost",
             Self::Lagged => "lagged",
         }
@@ -108,6 +120,10 @@ impl EventKind {
             Self::Scaled { .. } => Kind::Scaled,
             Self::Recycling(_) => Kind::Recycling,
             Self::ShutdownStarted => Kind::ShutdownStarted,
+            Self::Heartbeat(_) => Kind::Heartbeat,
+            Self::Unhealthy(_) => Kind::Unhealthy,
+            Self::Recovered => Kind::Recovered,
+            Self::Custom(_) => Kind::Custom,
             Self::SubscriberLost { .. } => Kind::SubscriberLost,
             Self::Lagged { .. } => Kind::Lagged,
         }

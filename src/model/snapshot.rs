@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use super::{BoundAddress, Exit, Generation, Mono, Slot, WorkerId, WorkerState};
+use super::{BoundAddress, Exit, Generation, Lag, LoopBeat, Mono, Slot, WorkerId, WorkerState};
 
 /// When each step of a worker's life happened, on the master's monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,28 @@ pub struct WorkerSnapshot {
     pub stats: WorkerStats,
     /// Where it listens.
     pub addresses: Vec<BoundAddress>,
+    /// On how many listeners it accepts now: what it told and did not take back.
+    #[serde(default)]
+    pub accepting: usize,
+    /// When its last heartbeat was read; `None` before the first, and where heartbeats are off.
+    #[serde(default)]
+    pub last_heartbeat: Option<Mono>,
+    /// Its loops, as that heartbeat told.
+    #[serde(default)]
+    pub loops: Vec<LoopBeat>,
+    /// Until when it asked to be left alone ([`Worker::more_time`](crate::Worker::more_time)); whether that is granted is
+    /// up to who judges.
+    #[serde(default)]
+    pub more_time_until: Option<Mono>,
+}
+
+impl WorkerSnapshot {
+    /// Does it listen, and was it heard of within `stale` before `now`? The state tracker's old question; 10 s is the
+    /// usual answer to how long. A worker without heartbeats is never healthy in this sense.
+    #[must_use]
+    pub fn is_healthy(&self, now: Mono, stale: Duration) -> bool {
+        self.state == WorkerState::Listening && self.last_heartbeat.is_some_and(|at| now.since(at) < stale)
+    }
 }
 
 /// What a slot is doing.
@@ -165,6 +187,9 @@ pub struct ClusterSnapshot {
     pub target: usize,
     /// How many are.
     pub ready: usize,
+    /// How punctual the supervising loop is; `None` where heartbeats are off, because measuring would wake an idle master.
+    #[serde(default)]
+    pub lag: Option<Lag>,
     /// The sequence number of the last event this snapshot includes.
     pub seq: u64,
     /// Where the declared listeners are bound, by name.
@@ -173,6 +198,14 @@ pub struct ClusterSnapshot {
     pub workers: Vec<WorkerSnapshot>,
     /// Every slot, in start order.
     pub slots: Vec<SlotSnapshot>,
+}
+
+impl ClusterSnapshot {
+    /// When it was taken, on the master's monotonic clock.
+    #[must_use]
+    pub const fn now(&self) -> Mono {
+        Mono::new(self.uptime)
+    }
 }
 
 /// How one worker ended in a shutdown.

@@ -49,6 +49,7 @@ fn is_normal(exit: &Exit) -> bool {
             ExitReason::BootTimeout
             | ExitReason::Protocol(_)
             | ExitReason::ChannelClosed
+            | ExitReason::Hang(_)
             | ExitReason::SpawnFailed(_) => false,
         }
 }

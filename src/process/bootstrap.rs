@@ -29,6 +29,9 @@ pub(crate) struct Contract {
     pub listeners: Vec<InheritedListener>,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
+    /// How often it gives a sign of life; never, if this is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Duration>,
     /// How long the worker may drain when it is told to stop.
     pub grace: Duration,
     /// How long it goes on accepting before it drains, if it is told to stop by somebody else than its master.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::model::{BoundAddress, Exit, ExitStatus, Signal, WorkerError, WorkerState, WorkerStats};
+use crate::model::{BoundAddress, EndCause, Exit, ExitStatus, Signal, WorkerError, WorkerState, WorkerStats};
 use crate::policy::{ReadyWhen, ShutdownPolicy};
 
 /// The limits of one process.
@@ -14,6 +14,8 @@ pub(crate) struct LifecycleConfig {
     pub(crate) ready_when: ReadyWhen,
     /// From birth to ready; `Duration::MAX` for no limit.
     pub(crate) boot: Duration,
+    /// How much later than that it may be ready, if it asks for more time.
+    pub(crate) more_time: Duration,
     /// From the request to stop to `SIGTERM`, if it does not answer.
     pub(crate) ask: Duration,
     /// How long it may take to end when the master ends it for a fault, after a polite signal, or when it leaves by itself.
@@ -33,6 +35,8 @@ pub(crate) enum LifeInput {
     Ready,
     /// It said: I stop.
     Leaving,
+    /// It asks for so much more time.
+    MoreTime(Duration),
     /// It reported its numbers.
     Stats(WorkerStats),
     /// End-of-file or an error on its channel.
@@ -41,6 +45,8 @@ pub(crate) enum LifeInput {
     ProtocolBroken(String),
     /// It has to stop.
     StopOrdered(ShutdownPolicy),
+    /// A plug-in is about to end it, for this.
+    Blamed(EndCause),
     /// A handle wants it signalled.
     KillOrdered(Signal),
     /// It was reaped. The last input that counts; feed it after everything read from the channel.

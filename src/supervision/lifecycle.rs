@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::{Exit, ExitReason, ExitStatus, Mono, Signal, WorkerError, WorkerState, WorkerStats};
+use crate::model::{EndCause, Exit, ExitReason, ExitStatus, Mono, Signal, WorkerError, WorkerState, WorkerStats};
 use crate::policy::{Ladder, ReadyWhen, Rung, ShutdownPolicy};
 
 use super::drain::Drain;
@@ -31,6 +31,8 @@ use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report}
 pub(crate) struct Lifecycle {
     config: LifecycleConfig,
     state: State,
+    /// When it must be ready, whatever it asks for.
+    ready_by: Mono,
     ladder: Ladder,
     /// Why the master is ending it; the first reason stays.
     cause: Option<ExitReason>,
@@ -91,6 +93,7 @@ impl Lifecycle {
                 heard: Heard::Silent,
                 boot: Boot::Pending(now + config.boot),
             },
+            ready_by: now + config.boot + config.more_time,
             ladder: Ladder::default(),
             cause: None,
             exited_after_disconnect: None,
@@ -123,6 +126,12 @@ impl Lifecycle {
             }
 
             // It goes, or is told to.
+            (State::Up { heard: heard @ (Heard::Online | Heard::Listening), boot: Boot::Pending(at) }, In::MoreTime(time)) => {
+                // Asking never makes it sooner, and never later than the cap.
+                let at = at.max((now + time).min(self.ready_by));
+                self.state = State::Up { heard, boot: Boot::Pending(at) };
+            }
+
             (State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Leaving) => {
                 self.leave(boot == Boot::Ready, now);
             }
@@ -135,6 +144,12 @@ impl Lifecycle {
             }
             (State::Up { boot: Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::StopOrdered(policy)) => {
                 self.stop_again(policy, now);
+            }
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Blamed(EndCause::Hang(name))) => {
+                // An order to stop, or a kill that is under way already, stays the reason.
+                if !self.ladder.is_killed() {
+                    self.cause.get_or_insert(ExitReason::Hang(name));
+                }
             }
             (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::KillOrdered(signal)) => {
                 return self.signal(signal, now);
@@ -173,6 +188,9 @@ impl Lifecycle {
             | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) | Boot::Ready }, In::Listening(_) | In::Ready | In::Leaving)
             | (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Ready }, In::Ready)
             | (State::Exiting(Past { left: true, .. }), In::Leaving)
+            // Only the way to ready has a limit that this machine keeps.
+            | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) }, In::MoreTime(_))
+            | (State::Up { boot: Boot::Ready | Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::MoreTime(_))
             // Sent before it learned of its end, or the end was decided.
             | (State::Up { boot: Boot::Expired, .. }, In::Online | In::Listening(_) | In::Ready | In::Leaving)
             | (State::Exiting(_), In::Online | In::Listening(_) | In::Ready)
@@ -186,10 +204,12 @@ impl Lifecycle {
                 | In::Listening(_)
                 | In::Ready
                 | In::Leaving
+                | In::MoreTime(_)
                 | In::Stats(_)
                 | In::ChannelClosed
                 | In::ProtocolBroken(_)
                 | In::StopOrdered(_)
+                | In::Blamed(_)
                 | In::KillOrdered(_)
                 | In::Exited(_),
             ) => return self.ignore(),

@@ -301,6 +301,7 @@ pub(super) fn spawn_refusal(exit: &Exit) -> ForkRefused {
         | ExitReason::BootTimeout
         | ExitReason::Protocol(_)
         | ExitReason::ChannelClosed
+        | ExitReason::Hang(_)
         | ExitReason::Killed => ForkRefused::Stopping,
     }
 }

@@ -323,6 +323,7 @@ fn spawn_failure(exit: &Exit) -> Option<SpawnFailure> {
         | ExitReason::BootTimeout
         | ExitReason::Protocol(_)
         | ExitReason::ChannelClosed
+        | ExitReason::Hang(_)
         | ExitReason::Killed => None,
     }
 }

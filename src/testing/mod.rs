@@ -25,10 +25,12 @@
 //!
 //! Not here: a simulated cluster. A command is answered and has no effect; what should follow from it, the test says.
 
+mod recorded;
 mod recorder;
 mod values;
 
-pub use recorder::{RecordedCommand, Recorder, RecordingHandle};
+pub use recorded::RecordedCommand;
+pub use recorder::{Recorder, RecordingHandle};
 
 #[cfg(doc)]
 use crate::handle::ClusterHandle;

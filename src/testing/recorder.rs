@@ -1,22 +1,21 @@
 //! The handle that records, and the test's end of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
+use super::recorded::RecordedCommand;
 use crate::clock;
 use crate::error::CommandError;
 use crate::events::Events;
 use crate::handle::{ClusterHandle, Shared};
 use crate::master::{Command, Directory, SpecOrder, Subscribers, Urgency};
 use crate::model::{
-    ClusterEvent, ClusterSnapshot, EventKind, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal,
-    Slot, SpecName, SubscriberLoss, WorkerId, WorkerSnapshot, WorkerState,
+    ClusterEvent, ClusterSnapshot, EventKind, Generation, ReloadError, Settings, ShutdownReport, Slot, SpecName,
+    SubscriberLoss, WorkerId, WorkerSnapshot, WorkerState,
 };
-use crate::policy::RolloutOptions;
 use crate::supervision::ScaleTarget;
 
 /// Makes handles that record.
@@ -170,60 +169,6 @@ impl Recorder {
     }
 }
 
-/// A command as it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RecordedCommand {
-    /// `fork`, with the environment. Answered with a new worker that is shown from then on.
-    Fork(Vec<(OsString, OsString)>),
-    /// `setup`, with the default settings as they were changed.
-    Setup(Box<Settings>),
-    /// `disconnect`.
-    Disconnect(WorkerId),
-    /// `restart`.
-    Restart(WorkerId),
-    /// `disconnect_all`.
-    DisconnectAll,
-    /// `close_channel`.
-    CloseChannel(WorkerId),
-    /// `kill`.
-    Kill(WorkerId, Signal),
-    /// `start_slot`.
-    StartSlot(Slot),
-    /// `scale` (without a spec) and `scale_spec`. Answered with the number that was asked for.
-    Scale {
-        /// The spec; `None` for the builder's own.
-        spec: Option<SpecName>,
-        /// How many.
-        workers: i64,
-    },
-    /// `reload` and `reload_with`. Answered with the next generation; a verdict is not asked.
-    Reload {
-        /// The spec; `None` for all.
-        spec: Option<SpecName>,
-        /// With which care.
-        rollout: RolloutOptions,
-    },
-    /// `recycle`.
-    Recycle(WorkerId, RecycleReason),
-    /// `add_spec`.
-    AddSpec(SpecName),
-    /// `stop_spec`.
-    StopSpec(SpecName),
-    /// `start_spec`.
-    StartSpec(SpecName),
-    /// `restart_spec`.
-    RestartSpec(SpecName),
-    /// `delete_spec`.
-    DeleteSpec(SpecName),
-    /// `shutdown`.
-    Shutdown,
-    /// `shutdown_now`.
-    ShutdownNow,
-    /// A subscriber of this name is gone; published as the master does.
-    SubscriberLost(String, SubscriberLoss),
-}
-
 /// Takes the supervisor's place.
 struct StandIn {
     directory: Arc<Directory>,
@@ -273,7 +218,17 @@ impl StandIn {
                 RecordedCommand::DisconnectAll
             }
             Command::CloseChannel { worker, reply } => self.done(reply, RecordedCommand::CloseChannel(worker)),
-            Command::Kill { worker, signal, reply } => self.done(reply, RecordedCommand::Kill(worker, signal)),
+            Command::Kill {
+                worker,
+                signal,
+                cause,
+                reply,
+            } => self.done(reply, RecordedCommand::Kill(worker, signal, cause)),
+            Command::Publish {
+                worker,
+                announcement,
+                reply,
+            } => self.done(reply, RecordedCommand::Publish(worker, announcement)),
             Command::StartSlot { slot, reply } => self.done(reply, RecordedCommand::StartSlot(slot)),
             Command::Scale { spec, target, reply } => self.scale(spec, target, reply),
             Command::Reload { options, reply } => {
@@ -401,7 +356,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::{ReloadFailure, Signal};
+    use crate::model::{RecycleReason, ReloadFailure, Signal};
+    use crate::policy::RolloutOptions;
     use crate::subscription::SubscribeOptions;
 
     fn cluster() -> (ClusterHandle, Recorder) {
@@ -426,7 +382,7 @@ mod tests {
         handle.kill(two, Signal::KILL).await.unwrap();
         assert_eq!(handle.reload().await.unwrap(), Generation(1));
         let scaled = RecordedCommand::Scale { spec: None, workers: 7 };
-        let kill = || RecordedCommand::Kill(two, Signal::KILL);
+        let kill = || RecordedCommand::Kill(two, Signal::KILL, None);
         let reload = || RecordedCommand::Reload {
             spec: None,
             rollout: RolloutOptions::default(),

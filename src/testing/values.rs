@@ -51,6 +51,10 @@ impl WorkerSnapshot {
             restarts: 0,
             stats: WorkerStats::default(),
             addresses: Vec::new(),
+            accepting: 0,
+            last_heartbeat: None,
+            loops: Vec::new(),
+            more_time_until: None,
         }
     }
 
@@ -101,6 +105,7 @@ impl ClusterSnapshot {
             target: workers.len(),
             ready,
             seq: 0,
+            lag: None,
             listeners: std::collections::BTreeMap::new(),
             slots: slots.collect(),
             workers,

@@ -17,6 +17,7 @@ use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
 use crate::model::{BoundAddress, Generation, ListenKey, Message, Slot, WorkerId};
 use crate::process::{Contract, Readiness};
 use crate::worker::counters::Counters;
+use crate::worker::heartbeat::Loops;
 use crate::worker::listeners::Listeners;
 use crate::worker::serve::conn::Connections;
 use crate::worker::shutdown::Shutdown;
@@ -38,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) shutdown: Shutdown,
     pub(crate) counters: Counters,
     pub(crate) listeners: Listeners,
+    /// The loops whose turning is told with each heartbeat.
+    pub(crate) loops: Loops,
     /// Accepted connections that the end of the worker waits for.
     pub(crate) connections: Connections,
     inbox: Mutex<Option<mpsc::Receiver<Message>>>,
@@ -65,6 +68,7 @@ impl Worker {
             shutdown: Shutdown::new(),
             counters: Counters::default(),
             listeners,
+            loops: Loops::default(),
             connections: Connections::default(),
             inbox: Mutex::new(Some(inbox)),
             cleanup: Mutex::new(Vec::new()),

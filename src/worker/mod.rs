@@ -1,10 +1,11 @@
 //! The child's side: what runs inside a worker process.
 //!
-//! `runtime` is the life of the process, `context` what user code has in its hands, `listeners` and `listener` what it may
+//! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `listeners` and `listener` what it may
 //! accept on, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
+mod heartbeat;
 pub(crate) mod listener;
 mod listeners;
 mod runtime;
@@ -15,6 +16,7 @@ mod web;
 
 pub use context::{Messages, Worker};
 pub use counters::{ActiveRequest, Counters};
+pub use heartbeat::{LoopError, LoopWatch};
 pub use listener::Listener;
 pub use runtime::WorkerOutput;
 pub(crate) use runtime::{run, run_here};

@@ -19,6 +19,7 @@ use crate::model::{Message, Reply, bounded, exit_code};
 use crate::process::Contract;
 use crate::sys::boot;
 use crate::worker::context::Worker;
+use crate::worker::heartbeat;
 use crate::worker::listeners::{Change, Listeners};
 
 /// Runs the worker on a `System` of its own, and ends the process.
@@ -64,6 +65,7 @@ pub(crate) async fn run_here<T>(
         protocol: PROTOCOL,
         pid: std::process::id(),
     });
+    heartbeat::begin(&worker);
     let result = actix_rt::spawn(main(worker.clone())).await;
     let code = match result {
         Ok(Ok(())) => {

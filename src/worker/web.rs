@@ -53,6 +53,9 @@ impl Worker {
     /// # }
     /// ```
     ///
+    /// Where heartbeats are on, watch the server's threads too: call [`Worker::watch_loop`] in the factory given to
+    /// `HttpServer::new`, which runs once on each of them.
+    ///
     /// # Errors
     /// The server's own.
     pub async fn run_server(&self, server: Server) -> io::Result<()> {

@@ -15,6 +15,9 @@ mod errors;
 mod exit_kill;
 mod fork_env;
 mod groups;
+mod health;
+mod health_limits;
+mod health_pauses;
 mod hostile_ends;
 mod identity;
 mod lame_duck;
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
         groups::SCENARIOS,
+        health::SCENARIOS,
+        health_limits::SCENARIOS,
+        health_pauses::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         lame_duck::SCENARIOS,

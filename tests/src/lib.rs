@@ -16,6 +16,7 @@ pub mod puppet;
 pub mod scan;
 pub mod scenario;
 pub mod seen;
+pub mod stuck;
 pub mod tally;
 pub mod tcp;
 

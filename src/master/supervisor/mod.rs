@@ -239,6 +239,14 @@ impl ClusterSupervisor {
                     self.step(Input::WorkerServed { id, requests }, ctx);
                 }
             }
+            Report::Beat { heartbeat, tell } => {
+                link.alive(&heartbeat);
+                if tell {
+                    self.publisher
+                        .publish(Some(link.info()), None, EventKind::Heartbeat(heartbeat));
+                }
+            }
+            Report::MoreTime(time) => link.more_time(time),
             Report::Failed(text) => {
                 self.step(
                     Input::WorkerFailed {
@@ -270,10 +278,14 @@ impl ClusterSupervisor {
             }
             // Who may not have the socket may not adopt its siblings either.
             Report::Accepts { key, adopts } if self.gets(&link.slot, &key) => {
+                link.accepts(&key);
                 self.listening.accepts(&link, &key, adopts);
             }
             Report::Accepts { .. } => {}
-            Report::GaveBack(key) => self.listening.gave_back(&link, &key),
+            Report::GaveBack(key) => {
+                link.gave_back(&key);
+                self.listening.gave_back(&link, &key);
+            }
         }
     }
 

@@ -38,6 +38,7 @@ pub(super) fn contract() -> Contract {
         channel: 3,
         listeners: Vec::new(),
         restarts: 4,
+        heartbeat: None,
         grace: Duration::from_secs(30),
         lame_duck: Duration::ZERO,
         ready: Default::default(),

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod driver;
+mod hang;
 mod lame_duck;
 mod meddle;
 mod otp;
@@ -36,6 +37,7 @@ fn limits() -> LifecycleConfig {
     LifecycleConfig {
         ready_when: ReadyWhen::Listening,
         boot: 2 * SECOND,
+        more_time: 3 * SECOND,
         ask: SECOND,
         shutdown: ShutdownPolicy::Grace(5 * SECOND),
         lame_duck: Duration::ZERO,

@@ -306,6 +306,7 @@ impl World {
         let config = LifecycleConfig {
             ready_when: rules[self.pick(4) as usize],
             boot: BOOT,
+            more_time: Duration::ZERO,
             ask: 500 * MS,
             shutdown: GRACE,
             lame_duck: SECOND * self.pick(2) as u32,
@@ -346,6 +347,8 @@ impl Process {
             LifeInput::Online
             | LifeInput::Listening(_)
             | LifeInput::Ready
+            | LifeInput::MoreTime(_)
+            | LifeInput::Blamed(_)
             | LifeInput::Stats(_)
             | LifeInput::Exited(_) => {}
         }

@@ -1,5 +1,7 @@
 //! `ClusterBuilder`: setters are prose with defaults; `build` validates, and nothing has an effect before `run`.
 
+mod checks;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, WorkerMain};
-use crate::config::{Config, DeclaredListener, LAME_DUCK_MAX};
+use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
 use crate::model::{
     ListenAddr, ListenAddrError, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr,
@@ -57,6 +59,8 @@ impl ClusterBuilder {
             intensity: None,
             stable_after: Duration::from_secs(60),
             boot: Duration::from_secs(30),
+            boot_extension: Duration::from_secs(60),
+            heartbeat: None,
             ask: Duration::from_secs(1),
             shutdown: ShutdownPolicy::default(),
             orphan_grace: Duration::from_millis(500),
@@ -226,6 +230,26 @@ impl ClusterBuilder {
         self
     }
 
+    /// How much later than its boot limit a worker may be ready if it asks for more time ([`Worker::more_time`]).
+    /// Default 60 s; zero grants none.
+    pub const fn boot_extension(mut self, most: Duration) -> Self {
+        self.config.boot_extension = most;
+        self
+    }
+
+    /// Lets every worker give a sign of life so often, from the loop that serves requests: a worker whose main loop is
+    /// stuck is silent. Each becomes a [`Heartbeat`](crate::EventKind::Heartbeat) event and a time in the worker's
+    /// [`snapshot`](crate::WorkerSnapshot::last_heartbeat); judging them is a plug-in's affair (`HealthMonitor` of the crate
+    /// `actix-cluster-actors`, which sets this by itself). The master then measures its own loop too
+    /// ([`ClusterHandle::lag`](crate::ClusterHandle::lag)).
+    ///
+    /// Default: off, so that an idle cluster does not wake up; zero turns it off again. At least 10 ms, at most an hour.
+    /// The last call counts. Programs that do not use this library send none.
+    pub const fn heartbeat(mut self, interval: Duration) -> Self {
+        self.config.heartbeat = if interval.is_zero() { None } else { Some(interval) };
+        self
+    }
+
     /// How long a worker that was told to stop may take before it is killed, its [`lame_duck`](Self::lame_duck) time not
     /// counted. Default 30 s; zero kills it in the moment in which it is told (or that time is over).
     pub const fn grace(mut self, grace: Duration) -> Self {
@@ -376,8 +400,8 @@ impl ClusterBuilder {
             std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
         };
         config.workers = workers.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX));
-        check_ranges(&config)?;
-        check_specs(&config, has_worker)?;
+        checks::check_ranges(&config)?;
+        checks::check_specs(&config, has_worker)?;
         let mut specs = std::mem::take(&mut config.more_specs);
         specs.iter_mut().for_each(|spec| config.complete(spec));
         config.more_specs = specs;
@@ -410,87 +434,3 @@ impl fmt::Debug for ClusterBuilder {
             .finish_non_exhaustive()
     }
 }
-
-/// Are the numbers and durations such as can be?
-fn check_ranges(config: &Config) -> Result<(), BuildError> {
-    if config.workers > WORKERS_MAX {
-        return Err(out_of_range("workers", config.workers, "at most 10000"));
-    }
-    if config.orphan_grace > ORPHAN_GRACE_MAX {
-        return Err(out_of_range(
-            "orphan_grace",
-            format!("{:?}", config.orphan_grace),
-            "at most 30 s",
-        ));
-    }
-    if config.boot.is_zero() {
-        return Err(out_of_range(
-            "boot_limit",
-            "0",
-            "more than zero, or no worker ever gets ready",
-        ));
-    }
-    if config.event_history > EVENT_HISTORY_MAX {
-        return Err(out_of_range(
-            "event_history",
-            config.event_history,
-            "at most 65,536: the history is kept in memory",
-        ));
-    }
-    if config.lame_duck > LAME_DUCK_MAX {
-        let value = format!("{:?}", config.lame_duck);
-        return Err(out_of_range("lame_duck", value, "at most one hour"));
-    }
-    Ok(())
-}
-
-/// Are the specs' names unique, is what they name there, have they something to run?
-fn check_specs(config: &Config, has_worker: bool) -> Result<(), BuildError> {
-    let unknown = |spec: &SpecName, name: &str| BuildError::UnknownListener {
-        spec: spec.clone(),
-        name: name.to_owned(),
-        declared: config.declared_names(),
-    };
-    if let Some(name) = config
-        .own_listeners
-        .iter()
-        .flatten()
-        .find(|name| !config.declares(name))
-    {
-        return Err(unknown(&config.spec, name));
-    }
-    for (place, spec) in config.more_specs.iter().enumerate() {
-        let name = &spec.config.name;
-        let mut taken = config.more_specs[..place].iter().map(|other| &other.config.name);
-        if *name == config.spec || taken.any(|taken| taken == name) {
-            return Err(BuildError::DuplicateSpec(name.clone()));
-        }
-        if !has_worker && spec.main.is_none() && spec.exec.is_none() {
-            return Err(BuildError::NoWorkerIn(name.clone()));
-        }
-        if let Some(listener) = config.unknown_listener(spec) {
-            return Err(unknown(name, listener));
-        }
-        if let Some(why) = config.fault(spec) {
-            return Err(BuildError::Spec(name.clone(), why.to_owned()));
-        }
-        let checked = spec.config.check(config.auto_shutdown);
-        checked.map_err(|why| BuildError::Spec(name.clone(), why.to_string()))?;
-    }
-    Ok(())
-}
-
-fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str) -> BuildError {
-    BuildError::OutOfRange {
-        what,
-        value: value.to_string(),
-        rule,
-    }
-}
-
-/// More processes than this on one machine are a mistake: the kernel's default `pid_max` is 32,768.
-const WORKERS_MAX: u32 = 10_000;
-/// A history is for whoever comes late, not an archive: that is a file (`EventLog`).
-const EVENT_HISTORY_MAX: usize = 1 << 16;
-/// A worker whose master is dead must not hold the port for long.
-const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,325 @@
+//! `HealthMonitor`: notices workers whose loops no longer turn, tells everybody, and ends them if that is wanted.
+//!
+//! Four parts: the limits (`config`), the judgement without effects (`judge`), what the kernel tells (`evidence`), and here
+//! the actor, which reads the cluster's view, asks the judge, and carries out. Not here: the beats themselves.
+
+mod config;
+mod evidence;
+mod judge;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, WrapFuture};
+use actix_cluster::{
+    Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventKind,
+    Evidence, HealthAction, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions, Unhealthy, UnhealthyReason,
+    WorkerId, WorkerSnapshot, WorkerState,
+};
+
+pub use config::{HealthConfig, HealthConfigError};
+use judge::{Facts, Finding, Occasion, Phase, Ward};
+
+/// Watches the heartbeats of all workers.
+///
+/// A worker that is silent for too long is counted a miss at every check, is told of in an `Unhealthy` event, and after
+/// enough misses is replaced or killed, as the [`HealthConfig`] says; its exit then has the reason `Hang`, with the loop's
+/// name. It is not blamed for silence that the master could not have heard: nothing before the end of the master's last
+/// pause counts. Programs that never beat, because they do not use the library, are left alone.
+///
+/// ```no_run
+/// use actix_cluster::{Cluster, Worker};
+/// use actix_cluster_actors::{HealthConfig, HealthMonitor};
+///
+/// fn main() -> std::process::ExitCode {
+///     let health = HealthMonitor::new(HealthConfig::new()).expect("the defaults are valid");
+///     let cluster = Cluster::builder().worker(|worker: Worker| async move { worker.shutdown().started().await });
+///     health.attach(cluster).main()
+/// }
+/// ```
+#[derive(Debug)]
+pub struct HealthMonitor {
+    config: HealthConfig,
+    ward: Ward,
+    view: HealthView,
+}
+
+impl HealthMonitor {
+    /// A monitor with these limits.
+    ///
+    /// # Errors
+    /// [`HealthConfigError`] if they contradict each other.
+    pub fn new(config: HealthConfig) -> Result<Self, HealthConfigError> {
+        config.validate()?;
+        let view = HealthView::new(config.min_ready, config.stale_after);
+        Ok(Self {
+            ward: Ward::new(config.clone()),
+            config,
+            view,
+        })
+    }
+
+    /// Adds it to a cluster: turns its workers' heartbeats on and starts it in the master, on the plug-ins' thread.
+    pub fn attach(self, cluster: ClusterBuilder) -> ClusterBuilder {
+        cluster
+            .heartbeat(self.config.interval)
+            .subscribe_with(SubscribeOptions::lifecycle(), |cluster| self.watch(cluster))
+    }
+
+    /// Starts it on this thread, for a cluster whose builder was given the same `heartbeat` interval. It must be
+    /// subscribed by the caller: [`attach`](Self::attach) does all of this.
+    #[must_use = "it learns of late loops from the events it is subscribed to"]
+    pub fn watch(self, cluster: ClusterHandle) -> Addr<Self> {
+        self.view.shared.cluster.get_or_init(|| cluster);
+        self.start()
+    }
+
+    /// What it knows, readable from any thread while it runs.
+    #[must_use]
+    pub fn view(&self) -> HealthView {
+        self.view.clone()
+    }
+
+    /// Looks at some workers and does what follows. The view is read once and now: events may have waited in a queue, and
+    /// what the judge is told must not be older than the time it is told.
+    fn look(&mut self, which: impl Fn(WorkerId) -> bool, occasion: Occasion, ctx: &mut Context<Self>) {
+        let Some(cluster) = self.view.shared.cluster.get() else {
+            return;
+        };
+        let snapshot = cluster.snapshot();
+        let (now, Some(lag)) = (snapshot.now(), snapshot.lag) else {
+            return;
+        };
+        if occasion == Occasion::Check {
+            self.ward
+                .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
+        }
+        for worker in snapshot.workers.iter().filter(|worker| which(worker.id)) {
+            let Some(facts) = facts(worker, &self.config, now.since(worker.last_heartbeat.unwrap_or(now))) else {
+                continue;
+            };
+            let finding = self.ward.look(worker.id, &facts, lag, occasion, now);
+            self.act(worker, finding, ctx);
+        }
+        let unwell = self.ward.unwell().map(|(id, reason)| (id, reason.clone())).collect();
+        *lock(&self.view.shared.unwell) = unwell;
+    }
+
+    /// Tells, then does, in this order.
+    fn act(&self, worker: &WorkerSnapshot, finding: Finding, ctx: &mut Context<Self>) {
+        let (announcement, action, name) = match finding {
+            Finding::Nothing => return,
+            Finding::Recovered => (Announcement::Recovered, HealthAction::Tell, String::new()),
+            Finding::Unwell {
+                reason,
+                lasted,
+                missed,
+                action,
+            } => {
+                let name = match &reason {
+                    UnhealthyReason::Loop(name) => name.clone(),
+                    _ => MAIN.to_owned(),
+                };
+                let mut told = Unhealthy::new(reason, lasted);
+                told.missed = missed;
+                told.action = action;
+                if self.config.evidence {
+                    told.evidence = evidence_of(worker, &name);
+                }
+                (Announcement::Unhealthy(Box::new(told)), action, name)
+            }
+        };
+        let Some(cluster) = self.view.shared.cluster.get().cloned() else {
+            return;
+        };
+        let id = worker.id;
+        let done = async move {
+            // A worker that has gone meanwhile needs nothing any more.
+            cluster.publish(Some(id), announcement).await.ok();
+            carry_out(&cluster, id, action, name).await
+        };
+        let tell = move |result: Result<(), CommandError>, _: &mut Self, _: &mut Context<Self>| {
+            if let Err(error) = result {
+                log_refusal(id, &error);
+            }
+        };
+        done.into_actor(self).map(tell).spawn(ctx);
+    }
+}
+
+impl Actor for HealthMonitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(self.config.check, |monitor, ctx| {
+            monitor.look(|_| true, Occasion::Check, ctx);
+        });
+    }
+}
+
+impl Handler<ClusterEvent> for HealthMonitor {
+    type Result = ();
+
+    fn handle(&mut self, event: ClusterEvent, ctx: &mut Self::Context) {
+        let Some(worker) = event.worker else { return };
+        match event.kind {
+            EventKind::Heartbeat(_) => self.look(|id| id == worker.id, Occasion::Beat, ctx),
+            EventKind::Exit(_) => {
+                self.ward.forget(worker.id);
+                lock(&self.view.shared.unwell).remove(&worker.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a [`HealthMonitor`] knows; clones tell the same.
+#[derive(Clone, Debug)]
+pub struct HealthView {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    min_ready: usize,
+    stale_after: Duration,
+    cluster: OnceLock<ClusterHandle>,
+    unwell: Mutex<BTreeMap<WorkerId, UnhealthyReason>>,
+}
+
+impl HealthView {
+    fn new(min_ready: usize, stale_after: Duration) -> Self {
+        let shared = Shared {
+            min_ready,
+            stale_after,
+            cluster: OnceLock::new(),
+            unwell: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Who is unwell, and why.
+    #[must_use]
+    pub fn unhealthy(&self) -> BTreeMap<WorkerId, UnhealthyReason> {
+        lock(&self.shared.unwell).clone()
+    }
+
+    /// How the cluster is, for probes. Nothing is asked of the supervising thread, so it answers even if that one is stuck.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterHealth {
+        let snapshot = self.shared.cluster.get().map(ClusterHandle::snapshot);
+        let unwell = lock(&self.shared.unwell);
+        let health = |snapshot: ClusterSnapshot| {
+            let is_well = |worker: &&WorkerSnapshot| worker.ready && !unwell.contains_key(&worker.id);
+            let late = snapshot.lag.map_or(Duration::ZERO, |lag| lag.at(snapshot.now()));
+            ClusterHealth {
+                ready: snapshot.workers.iter().filter(is_well).count(),
+                target: snapshot.target,
+                min: self.shared.min_ready,
+                live: snapshot.phase != ClusterPhase::Stopped && late < self.shared.stale_after,
+            }
+        };
+        // Not started yet.
+        let nothing = ClusterHealth {
+            min: self.shared.min_ready,
+            ..ClusterHealth::default()
+        };
+        snapshot.map_or(nothing, health)
+    }
+}
+
+/// Readiness and liveness of the whole cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct ClusterHealth {
+    /// Workers that can serve and are not known to be unwell.
+    pub ready: usize,
+    /// How many there should be.
+    pub target: usize,
+    /// How many are enough.
+    pub min: usize,
+    /// The supervising loop comes round, and the cluster has not ended.
+    pub live: bool,
+}
+
+impl ClusterHealth {
+    /// Should clients be sent here? Enough workers are ready.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.live && self.ready >= self.min
+    }
+}
+
+/// What the judge is to know about a worker; `None` if it is beyond judgement. `silent` saves the look for a debugger at
+/// those who speak.
+fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Option<Facts> {
+    let times = &worker.times;
+    let phase = match worker.state {
+        WorkerState::Created | WorkerState::Online | WorkerState::Listening if worker.ready => {
+            Phase::Serving(times.ready?)
+        }
+        WorkerState::Created | WorkerState::Online | WorkerState::Listening => Phase::Boot(times.created?),
+        WorkerState::Exiting => Phase::Draining(times.exiting?),
+        WorkerState::Disconnected | WorkerState::Dead => return None,
+    };
+    // The first one is the loop that beats: it is judged by its silence.
+    let latest = worker.loops.iter().skip(1).max_by_key(|it| it.late);
+    Some(Facts {
+        phase,
+        last_beat: worker.last_heartbeat,
+        more_time_until: worker.more_time_until,
+        late: latest.map(|it| (it.name.clone(), it.late)),
+        is_deaf: worker.state == WorkerState::Listening && worker.accepting == 0,
+        is_traced: config.pause_for_debugger && silent > config.interval && worker.pid.is_some_and(evidence::is_traced),
+    })
+}
+
+fn evidence_of(worker: &WorkerSnapshot, name: &str) -> Evidence {
+    let Some(pid) = worker.pid else {
+        return Evidence::default();
+    };
+    match worker
+        .loops
+        .iter()
+        .filter(|it| it.name == name)
+        .max_by_key(|it| it.late)
+    {
+        Some(it) => evidence::collect(pid, it.tid, &it.doing),
+        None => evidence::collect(pid, pid, ""),
+    }
+}
+
+async fn carry_out(
+    cluster: &ClusterHandle,
+    id: WorkerId,
+    action: HealthAction,
+    name: String,
+) -> Result<(), CommandError> {
+    match action {
+        HealthAction::Replace => {
+            let why = RecycleReason::Asked(format!("loop `{name}` does not turn"));
+            cluster.recycle(id, why).await
+        }
+        HealthAction::Abort => cluster.kill_for(id, Signal::ABRT, EndCause::Hang(name)).await,
+        HealthAction::Kill => cluster.kill_for(id, Signal::KILL, EndCause::Hang(name)).await,
+        _ => Ok(()),
+    }
+}
+
+/// Says that an order was refused: a worker under another user, in all probability. One that has exited is none.
+fn log_refusal(id: WorkerId, error: &CommandError) {
+    if !matches!(error, CommandError::UnknownWorker(_) | CommandError::Gone) {
+        tracing::warn!(worker = id.get(), err = %error, "an unhealthy worker could not be ended");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The map is replaced whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The loop that beats.
+const MAIN: &str = "main";

@@ -1,0 +1,101 @@
+//! What a description may not say: bounds of its numbers, names that do not fit together.
+//!
+//! Not here: the setters, and the defaults ([`super`]).
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::{Config, LAME_DUCK_MAX};
+use crate::error::BuildError;
+use crate::model::SpecName;
+
+/// Are the numbers and durations such as can be?
+pub(super) fn check_ranges(config: &Config) -> Result<(), BuildError> {
+    if config.workers > WORKERS_MAX {
+        return Err(out_of_range("workers", config.workers, "at most 10000"));
+    }
+    if config.orphan_grace > ORPHAN_GRACE_MAX {
+        return Err(out_of_range(
+            "orphan_grace",
+            format!("{:?}", config.orphan_grace),
+            "at most 30 s",
+        ));
+    }
+    if config.boot.is_zero() {
+        return Err(out_of_range(
+            "boot_limit",
+            "0",
+            "more than zero, or no worker ever gets ready",
+        ));
+    }
+    if config.event_history > EVENT_HISTORY_MAX {
+        return Err(out_of_range(
+            "event_history",
+            config.event_history,
+            "at most 65,536: the history is kept in memory",
+        ));
+    }
+    if let Some(interval) = config.heartbeat.filter(|interval| !HEARTBEATS.contains(interval)) {
+        let value = format!("{interval:?}");
+        return Err(out_of_range("heartbeat", value, "10 ms to one hour, or zero for none"));
+    }
+    if config.lame_duck > LAME_DUCK_MAX {
+        let value = format!("{:?}", config.lame_duck);
+        return Err(out_of_range("lame_duck", value, "at most one hour"));
+    }
+    Ok(())
+}
+
+/// Are the specs' names unique, is what they name there, have they something to run?
+pub(super) fn check_specs(config: &Config, has_worker: bool) -> Result<(), BuildError> {
+    let unknown = |spec: &SpecName, name: &str| BuildError::UnknownListener {
+        spec: spec.clone(),
+        name: name.to_owned(),
+        declared: config.declared_names(),
+    };
+    if let Some(name) = config
+        .own_listeners
+        .iter()
+        .flatten()
+        .find(|name| !config.declares(name))
+    {
+        return Err(unknown(&config.spec, name));
+    }
+    for (place, spec) in config.more_specs.iter().enumerate() {
+        let name = &spec.config.name;
+        let mut taken = config.more_specs[..place].iter().map(|other| &other.config.name);
+        if *name == config.spec || taken.any(|taken| taken == name) {
+            return Err(BuildError::DuplicateSpec(name.clone()));
+        }
+        if !has_worker && spec.main.is_none() && spec.exec.is_none() {
+            return Err(BuildError::NoWorkerIn(name.clone()));
+        }
+        if let Some(listener) = config.unknown_listener(spec) {
+            return Err(unknown(name, listener));
+        }
+        if let Some(why) = config.fault(spec) {
+            return Err(BuildError::Spec(name.clone(), why.to_owned()));
+        }
+        let checked = spec.config.check(config.auto_shutdown);
+        checked.map_err(|why| BuildError::Spec(name.clone(), why.to_string()))?;
+    }
+    Ok(())
+}
+
+fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str) -> BuildError {
+    BuildError::OutOfRange {
+        what,
+        value: value.to_string(),
+        rule,
+    }
+}
+
+/// More processes than this on one machine are a mistake: the kernel's default `pid_max` is 32,768.
+const WORKERS_MAX: u32 = 10_000;
+/// A history is for whoever comes late, not an archive: that is a file (`EventLog`).
+const EVENT_HISTORY_MAX: usize = 1 << 16;
+/// More often, and a busy machine does nothing else; less often, and nobody could judge by it.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+/// A worker whose master is dead must not hold the port for long.
+const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);

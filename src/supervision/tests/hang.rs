@@ -1,0 +1,107 @@
+//! Tables for a worker that asks for more time, and for one that is ended because it hangs.
+
+use super::*;
+use crate::model::{EndCause, ExitReason, ExitStatus, Signal};
+
+const KILL: Output = Output::Order(Order::Signal(Signal::KILL));
+
+fn life(inputs: impl IntoIterator<Item = LifeInput>) -> Lifecycle {
+    let mut life = Lifecycle::new(limits(), ms(0));
+    for input in inputs {
+        life.handle(input, ms(10));
+    }
+    life
+}
+
+fn drain(life: &mut Lifecycle) -> Vec<Output> {
+    std::iter::from_fn(|| life.poll_output()).collect()
+}
+
+fn reason(life: &mut Lifecycle, at: Mono) -> (ExitReason, bool) {
+    let signal = Signal::KILL;
+    life.handle(LifeInput::Exited(ExitStatus::Signal { signal, core: false }), at);
+    match drain(life).pop() {
+        Some(Output::Fact(Report {
+            fact: Fact::Exited(exit),
+            ..
+        })) => (exit.reason, exit.forced),
+        other => panic!("the last output is the exit, not {other:?}"),
+    }
+}
+
+fn hang() -> LifeInput {
+    LifeInput::Blamed(EndCause::Hang("main".to_owned()))
+}
+
+#[test]
+fn f_035_more_time_on_the_way_to_ready_is_granted_up_to_the_cap_and_not_beyond() {
+    // Boot 2 s, and at most 3 s more.
+    for (asked_at, time, due) in [
+        (100, SECOND, 2_000),
+        (1_900, SECOND, 2_900),
+        (1_900, 60 * SECOND, 5_000),
+        (1_900, Duration::MAX, 5_000),
+    ] {
+        let mut life = life([LifeInput::Online]);
+        assert_eq!(life.handle(LifeInput::MoreTime(time), ms(asked_at)), Note::Taken);
+        assert_eq!(life.next_deadline(), Some(ms(due)), "{time:?} at {asked_at}");
+    }
+    // Again and again, and killed at the cap, once.
+    let mut life = life([LifeInput::Online]);
+    for at in (0..5_000).step_by(900) {
+        life.handle_deadline(ms(at));
+        life.handle(LifeInput::MoreTime(SECOND), ms(at));
+    }
+    assert!(!drain(&mut life).contains(&KILL));
+    life.handle_deadline(ms(5_000));
+    assert_eq!(drain(&mut life), [KILL]);
+    assert_eq!(life.handle(LifeInput::MoreTime(SECOND), ms(5_001)), Note::Ignored);
+    life.handle_deadline(ms(5_002));
+    assert!(drain(&mut life).is_empty());
+    assert_eq!(reason(&mut life, ms(5_003)), (ExitReason::BootTimeout, true));
+}
+
+#[test]
+fn more_time_moves_no_limit_of_a_worker_that_is_ready_or_leaves_or_said_nothing_yet() {
+    let silent: &[LifeInput] = &[];
+    for inputs in [
+        silent,
+        &[LifeInput::Online, LifeInput::Ready],
+        &[LifeInput::Online, LifeInput::Leaving],
+    ] {
+        let mut life = life(inputs.iter().cloned());
+        let due = life.next_deadline();
+        assert_eq!(life.handle(LifeInput::MoreTime(SECOND), ms(20)), Note::Ignored);
+        assert_eq!(life.next_deadline(), due);
+    }
+}
+
+#[test]
+fn f_045_a_hang_is_the_reason_of_the_one_exit_also_if_it_comes_back_while_it_is_killed() {
+    let mut life = life([LifeInput::Online, LifeInput::Ready]);
+    drain(&mut life);
+    life.handle(hang(), ms(100));
+    life.handle(LifeInput::KillOrdered(Signal::KILL), ms(100));
+    assert_eq!(drain(&mut life), [KILL]);
+    // It comes back and has a lot to say, and the monitor asks once more.
+    life.handle(LifeInput::Leaving, ms(101));
+    assert_eq!(
+        life.handle(LifeInput::KillOrdered(Signal::KILL), ms(102)),
+        Note::Ignored
+    );
+    assert_eq!(reason(&mut life, ms(103)), (ExitReason::Hang("main".to_owned()), true));
+    assert_eq!(life.handle(hang(), ms(104)), Note::Ignored);
+    assert!(drain(&mut life).is_empty());
+}
+
+#[test]
+fn an_order_to_stop_and_somebody_elses_kill_stay_the_reason() {
+    let mut ordered = life([
+        LifeInput::Online,
+        LifeInput::StopOrdered(ShutdownPolicy::Grace(SECOND)),
+        hang(),
+    ]);
+    assert_eq!(reason(&mut ordered, ms(100)).0, ExitReason::Ordered);
+    let mut killed = life([LifeInput::Online, LifeInput::KillOrdered(Signal::KILL), hang()]);
+    assert_eq!(reason(&mut killed, ms(100)).0, ExitReason::Killed);
+}

@@ -1,0 +1,188 @@
+//! Pauses that are nobody's fault: the master stopped, a worker stopped for a moment, a machine without time. Nobody is
+//! killed for them, and who hangs really is found all the same.
+//!
+//! `ACTIX_CLUSTER_SOAK=1` does each of them many more times.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use actix_cluster_tests::limit;
+use actix_cluster_tests::load::{self, Load};
+use actix_cluster_tests::master::{Master, send};
+use actix_cluster_tests::outside::{any_below, let_pass};
+use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::stuck::{self, HANG, STALE, killed_in_time};
+use nix::sys::signal::Signal;
+
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "f_145_a_master_that_was_stopped_for_ten_times_the_limit_blames_nobody",
+        app: || stuck::cluster(4).main(),
+        check: |master| {
+            master.expect_ready();
+            master.stop_process(master.pid());
+            let_pass(limit(HANG) * 10);
+            master.signal(Signal::SIGCONT);
+            master.never("a word against a worker", Duration::from_secs(2), |line| {
+                line["event"] == "unhealthy" || line["event"] == "exit"
+            });
+            assert_eq!(master.snapshot()["ready"], 4);
+            assert_eq!(master.snapshot()["lag"]["pauses"], 1);
+        },
+    },
+    Scenario {
+        name: "f_145_stops_of_the_master_at_any_moment_for_any_time_kill_nobody",
+        app: || stuck::monitored(stuck::config(), load::cluster().workers(4)).main(),
+        check: the_master_is_stopped,
+    },
+    Scenario {
+        name: "stops_of_single_workers_shorter_than_the_limit_kill_nobody_under_load",
+        app: || stuck::monitored(stuck::config(), load::cluster().workers(4)).main(),
+        check: workers_are_stopped,
+    },
+    Scenario {
+        name: "f_041_a_cluster_that_gets_a_twentieth_of_a_cpu_loses_nobody",
+        app: || stuck::monitored(stuck::config(), load::cluster().workers(4)).main(),
+        check: starved,
+    },
+    Scenario {
+        name: "real_hangs_are_all_found_within_the_limit",
+        app: || stuck::cluster(2).main(),
+        check: hangs_are_found,
+    },
+];
+
+fn the_master_is_stopped(master: &mut Master) {
+    let port = master.expect_ready().expect("a listener is declared");
+    let load = Load::start(port, 1);
+    let times = if is_soak() { 1_000 } else { 10 };
+    let mut chance = 11;
+    for _ in 0..times {
+        // Shorter than a beat, around the limit, and far beyond it.
+        let longest = [limit(stuck::INTERVAL), limit(STALE), limit(HANG) * 2];
+        let most = longest[usize::try_from(any_below(3, &mut chance)).expect("it is small")];
+        master.stop_process(master.pid());
+        let_pass(any_time(most, &mut chance));
+        master.signal(Signal::SIGCONT);
+        let_pass(any_time(limit(STALE), &mut chance));
+    }
+    load.stop().is_flawless();
+    nobody_was_killed(master, &format!("{times} stops of the master"));
+}
+
+fn workers_are_stopped(master: &mut Master) {
+    let port = master.expect_ready().expect("a listener is declared");
+    let load = Load::start(port, 2);
+    let times = if is_soak() { 200 } else { 10 };
+    let mut chance = 13;
+    for _ in 0..times {
+        let worker = 1 + any_below(4, &mut chance);
+        let pid = master.once(worker, "ready").pid();
+        master.stop_process(pid);
+        // Up to what is stale; the third miss is what kills.
+        let_pass(any_time(limit(STALE), &mut chance));
+        send(pid, Signal::SIGCONT);
+        let_pass(any_time(limit(stuck::INTERVAL), &mut chance));
+    }
+    load.stop().is_flawless();
+    nobody_was_killed(master, &format!("{times} stops of single workers"));
+}
+
+fn starved(master: &mut Master) {
+    let port = master.expect_ready().expect("a listener is declared");
+    let Some(group) = Starved::new(&master.directory().file_name().unwrap_or_default().to_string_lossy()) else {
+        eprintln!("no group whose share of the CPU could be set: nothing is shown");
+        return;
+    };
+    group.take_in(master.pid());
+    for seen in master.seen("fork") {
+        group.take_in(seen.pid());
+    }
+    let load = Load::start(port, 4);
+    let_pass(limit(HANG) * 4);
+    let throttled = group.throttled();
+    drop(group);
+    load.stop().is_flawless();
+    assert!(throttled > 10, "they got all they wanted: {throttled}");
+    nobody_was_killed(master, &format!("{throttled} periods without time"));
+}
+
+/// A group of processes that get 5 ms of a CPU in every 100 ms.
+struct Starved(PathBuf);
+
+impl Starved {
+    /// `None` where it takes privilege, or the kernel's other kind of groups is used.
+    fn new(name: &str) -> Option<Self> {
+        let group = Path::new(CPU_GROUPS).join(name);
+        fs::create_dir(&group).ok()?;
+        let group = Self(group);
+        fs::write(group.0.join("cpu.cfs_quota_us"), "5000").ok()?;
+        Some(group)
+    }
+
+    fn take_in(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("the process is there");
+    }
+
+    /// In how many periods they wanted more than they got.
+    fn throttled(&self) -> u64 {
+        let stat = fs::read_to_string(self.0.join("cpu.stat")).unwrap_or_default();
+        let count = stat.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        count.and_then(|count| count.parse().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        let members = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in members.lines() {
+            // One that has ended needs no other group.
+            fs::write(Path::new(CPU_GROUPS).join("cgroup.procs"), pid).ok();
+        }
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
+fn hangs_are_found(master: &mut Master) {
+    master.expect_ready();
+    let times = if is_soak() { 100 } else { 4 };
+    let mut took = Vec::new();
+    for worker in 1..=times {
+        // Whoever is the oldest; at any moment between two beats and two checks.
+        let pid = master.once(worker, "ready").pid();
+        send(pid, Signal::SIGSTOP);
+        took.push(killed_in_time(master, worker));
+        master.expect_of(worker + 2, "ready");
+    }
+    took.sort();
+    let (middle, last) = (took[took.len() / 2], took[took.len() - 1]);
+    eprintln!(
+        "{times} hangs, all found: median {middle:?}, longest {last:?}, limit {:?}",
+        limit(HANG)
+    );
+    assert_eq!(master.seen("exit").len() as u64, times, "and nobody else");
+}
+
+fn nobody_was_killed(master: &mut Master, what: &str) {
+    master.never("an end", limit(HANG), |line| line["event"] == "exit");
+    let killed = master.seen("exit").len();
+    let told = master.seen("unhealthy").len();
+    let lag = master.snapshot()["lag"].clone();
+    eprintln!(
+        "{what}: false kills {killed}, notices {told}, pauses seen {}",
+        lag["pauses"]
+    );
+    assert_eq!(killed, 0);
+    assert_eq!(master.snapshot()["ready"], 4);
+}
+
+fn any_time(most: Duration, chance: &mut u64) -> Duration {
+    Duration::from_micros(any_below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX), chance))
+}
+
+fn is_soak() -> bool {
+    std::env::var_os("ACTIX_CLUSTER_SOAK").is_some()
+}
+
+const CPU_GROUPS: &str = "/sys/fs/cgroup/cpu";
