@@ -261,7 +261,7 @@ fn only_the_newest_waits_where_only_the_newest_is_wanted() {
 }
 
 #[test]
-fn what_is_replayed_comes_before_what_is_new_without_gap_or_double() {
+fn f_162_what_is_replayed_comes_before_what_is_new_without_gap_or_double() {
     let subscribers = Subscribers::new(4);
     subscribers.publish((1..=6).map(event));
     subscribers.publish(once(message(7)));
