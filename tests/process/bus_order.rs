@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::prelude::*;
 use actix_cluster::{
@@ -23,7 +21,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "f_162_i_25_a_snapshot_in_the_middle_of_a_storm_and_what_follows_fit_together",
         app: || four().on_event_with(quiet("storm"), storm_and_followers()).main(),
         check: |master| {
-            assert_eq!(master.expect_said("followers agree: "), FOLLOWERS.to_string());
+            let times: u32 = master.expect_said("followers agree: ").parse().expect("a number");
+            assert!(times > 10, "{times}");
         },
     },
     Scenario {
@@ -85,8 +84,7 @@ const PLAIN: &str = "i_26_a_trace_without_subscribers";
 /// Steps of a worker's life, in their order.
 const ORDER: [&str; 6] = ["fork", "online", "listening", "ready", "disconnect", "exit"];
 /// How many workers a storm kills.
-const DEATHS: usize = 40;
-const FOLLOWERS: usize = 30;
+const DEATHS: usize = 100;
 const HISTORY: u64 = 5;
 
 fn four() -> ClusterBuilder {
@@ -113,41 +111,45 @@ fn storm() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send {
     }
 }
 
-/// A storm, and beside it followers that begin at one of its events each and carry their snapshot on to its end.
+/// A storm, and beside it a follower that comes again and again, and carries each snapshot on for some events; it must
+/// see the end of the storm as the handle shows it.
 fn storm_and_followers() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send {
-    let mut storm = storm();
-    let (mut begun, agreed) = (0, Arc::new(AtomicUsize::new(0)));
+    let (mut storm, mut begun) = (storm(), false);
     move |event, cluster| {
         storm(event, cluster);
-        if begun < FOLLOWERS && matches!(event.kind, EventKind::Fork | EventKind::Exit(_)) {
-            begun += 1;
-            let (cluster, agreed) = (cluster.clone(), Arc::clone(&agreed));
-            actix_rt::spawn(async move {
-                let (snapshot, events) = cluster.follow(&SubscribeOptions::new()).await.expect("it runs");
-                carry_on(snapshot, events, &cluster).await;
-                let count = agreed.fetch_add(1, Ordering::Relaxed) + 1;
-                if count == FOLLOWERS {
-                    probe::say(&format!("followers agree: {count}"));
-                }
-            });
+        if std::mem::replace(&mut begun, true) {
+            return;
         }
+        let cluster = cluster.clone();
+        let follow = async move {
+            for count in 1.. {
+                let (snapshot, events) = cluster.follow(&SubscribeOptions::new()).await.expect("it runs");
+                if carry_on(snapshot, events, &cluster).await {
+                    return probe::say(&format!("followers agree: {count}"));
+                }
+            }
+        };
+        // On a thread of its own, to come at any moment of a turn of the supervisor.
+        Arbiter::new().spawn(follow);
     }
 }
 
-/// Folds events over a snapshot until the storm is over: what an event says is never in the snapshot already, and what it
-/// is about is always known.
-async fn carry_on(snapshot: ClusterSnapshot, mut events: Events, cluster: &ClusterHandle) {
+/// Folds events over a snapshot, some or until the storm is over: what an event says is never in the snapshot already,
+/// and what it is about is always known. Is it over?
+async fn carry_on(snapshot: ClusterSnapshot, mut events: Events, cluster: &ClusterHandle) -> bool {
     assert_eq!(snapshot.seq, events.since());
     let mut last = snapshot.seq;
     let workers = snapshot.workers.iter();
     let mut alive: BTreeMap<WorkerId, (WorkerState, bool)> = workers
         .map(|worker| (worker.id, (worker.state, worker.ready)))
         .collect();
-    let is_over = |alive: &BTreeMap<WorkerId, (WorkerState, bool)>| {
+    for _ in 0..5 {
         let newest = alive.keys().next_back().map_or(0, |id| id.get());
-        newest == (DEATHS + 4) as u64 && alive.len() == 4 && alive.values().all(|(_, is_ready)| *is_ready)
-    };
-    while !is_over(&alive) {
+        if newest == (DEATHS + 4) as u64 && alive.len() == 4 && alive.values().all(|(_, is_ready)| *is_ready) {
+            let now: Vec<WorkerId> = cluster.snapshot().workers.iter().map(|worker| worker.id).collect();
+            assert_eq!(alive.into_keys().collect::<Vec<_>>(), now);
+            return true;
+        }
         let event = events.next().await.expect("the storm is not over");
         assert_eq!(event.seq, last + 1, "no gap, no double");
         last = event.seq;
@@ -165,8 +167,7 @@ async fn carry_on(snapshot: ClusterSnapshot, mut events: Events, cluster: &Clust
             (kind, None) => panic!("{kind:?} of {}, whom nobody knows", worker.id),
         }
     }
-    let now: Vec<WorkerId> = cluster.snapshot().workers.iter().map(|worker| worker.id).collect();
-    assert_eq!(alive.into_keys().collect::<Vec<_>>(), now);
+    false
 }
 
 /// Looks at the state in each event, and says at the end what came in which order, as one number.
