@@ -132,8 +132,10 @@ fn publish(
             None => recorder.emit(event),
             Some(mailboxes) => {
                 for mailbox in mailboxes {
-                    // Never full: the publisher waits before.
-                    mailbox.try_send(event.clone()).ok();
+                    // Full only until the actor has made its mailbox larger.
+                    while mailbox.try_send(event.clone()).is_err() {
+                        std::thread::yield_now();
+                    }
                 }
             }
         }
