@@ -180,6 +180,12 @@ impl Queue {
         }
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.ring().backlog.len()
+    }
+
     /// Waits for events and moves some of them to `taken`, which must be empty, so that the lock is not taken for each
     /// single one. False after the cluster's last event. Cancel-safe: what was taken is in `taken`.
     pub(crate) async fn take(&self, taken: &mut VecDeque<ClusterEvent>, subscribers: &Subscribers) -> bool {

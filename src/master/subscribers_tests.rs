@@ -261,7 +261,7 @@ fn only_the_newest_waits_where_only_the_newest_is_wanted() {
 }
 
 #[test]
-fn what_is_replayed_comes_before_what_is_new_without_gap_or_double() {
+fn f_162_what_is_replayed_comes_before_what_is_new_without_gap_or_double() {
     let subscribers = Subscribers::new(4);
     subscribers.publish((1..=6).map(event));
     subscribers.publish(once(message(7)));
@@ -311,4 +311,47 @@ async fn the_end_comes_after_what_is_queued() {
     assert!(late.take(&mut taken, &subscribers).await);
     taken.clear();
     assert!(!late.take(&mut taken, &subscribers).await);
+}
+
+/// 100 subscribers, a third of which never take anything: what an event costs, and that nothing grows. With
+/// `ACTIX_CLUSTER_SOAK=1` a million events.
+#[test]
+fn f_166_i_30_a_hundred_subscribers_cost_little_and_hold_a_bounded_number_of_events() {
+    let subscribers = subscribers();
+    let queues: Vec<_> = (0..100)
+        .map(|number| {
+            let when_full = match number % 4 {
+                0 => WhenFull::DropOldest,
+                1 => WhenFull::Coalesce(Kinds::ALL),
+                2 => WhenFull::Latest,
+                _ => WhenFull::HoldBack,
+            };
+            subscribers.subscribe(&capacity(100).when_full(when_full)).0
+        })
+        .collect();
+    let soak = std::env::var("ACTIX_CLUSTER_SOAK").is_ok_and(|value| value == "1");
+    let events: u64 = if soak { 1_000_000 } else { 5_000 };
+    let mut spent = std::time::Duration::ZERO;
+    for seq in 1..=events {
+        let event = of_worker(seq, seq % 7, EventKind::Online);
+        let begun = cpu_time();
+        subscribers.publish(once(event));
+        spent += cpu_time() - begun;
+        if seq.is_multiple_of(50) {
+            queues
+                .iter()
+                .step_by(3)
+                .for_each(|queue| drop(take(queue, &subscribers)));
+        }
+    }
+    assert!(queues.iter().all(|queue| queue.waiting() <= 101));
+    let each = spent / u32::try_from(events * 100).unwrap();
+    let most = std::time::Duration::from_micros(2);
+    assert!(each < most, "{each:?} for each event and subscriber");
+}
+
+fn cpu_time() -> std::time::Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .unwrap()
+        .into()
 }

@@ -4,6 +4,8 @@
     reason = "a scenario that panics is a test that fails, with its trace"
 )]
 
+mod bus;
+mod bus_order;
 mod channel_faults;
 mod crash_loops;
 mod deaths;
@@ -50,6 +52,8 @@ use actix_cluster_tests::scenario;
 
 fn main() -> ExitCode {
     scenario::main(&[
+        bus::SCENARIOS,
+        bus_order::SCENARIOS,
         channel_faults::SCENARIOS,
         crash_loops::SCENARIOS,
         deaths::SCENARIOS,

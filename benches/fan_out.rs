@@ -1,0 +1,162 @@
+//! Events from the sequencer to its subscribers: how many a second reach one, five, and five beside one that is stuck;
+//! next to plain actix recipients in the same run. What the workers' channels cost is in `ipc`.
+//!
+//! `cargo bench -p actix-cluster-benches --bench fan_out`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use actix::prelude::*;
+use actix_cluster::testing::{Recorder, RecordingHandle};
+use actix_cluster::{
+    ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, Message, Mono, Slot, SubscribeOptions, WorkerSnapshot,
+    WorkerState,
+};
+use actix_cluster_benches::{Failure, median, now, number, proc};
+
+/// Events in a round.
+const EVENTS: u64 = 300_000;
+/// How far the publisher runs ahead of the slowest that is not stuck: half of what may wait.
+const AHEAD: u64 = 2_048;
+
+fn main() -> Result<ExitCode, Failure> {
+    println!("| subscribers | fed as | events/s | memory, KiB more |");
+    println!("|---|---|---|---|");
+    System::new().block_on(async {
+        let consumers = Arbiter::new();
+        for stuck in [0, 1] {
+            for count in [1, 5] {
+                for fed in [Fed::Plain, Fed::Streams, Fed::Actors, Fed::ActorsFromElsewhere] {
+                    if stuck == 0 || fed != Fed::Plain {
+                        measure(&consumers.handle(), fed, count, stuck)?;
+                    }
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// How the consumers, all on one thread beside the publisher's, get their events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fed {
+    /// No bus: `try_send` to each mailbox in turn.
+    Plain,
+    /// `Events::next`.
+    Streams,
+    /// The bus, and a pump on the actors' thread: what a plug-in of the builder has.
+    Actors,
+    /// The bus, and a pump on another thread: `ClusterHandle::subscribe`.
+    ActorsFromElsewhere,
+}
+
+fn measure(thread: &ArbiterHandle, fed: Fed, count: usize, stuck: usize) -> Result<(), Failure> {
+    let (before, mut rates) = (proc::rss_kib(), Vec::new());
+    for _ in 0..number("ACTIX_CLUSTER_BENCH_ROUNDS", 5) {
+        let worker = WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Online);
+        let said = EventKind::Message(Message::for_test(&"x".repeat(100))?);
+        let event = ClusterEvent::for_test(0, Mono::default(), Some(worker.info()), said);
+        let (cluster, recorder) = RecordingHandle::new(ClusterSnapshot::for_test([worker]));
+        let _stuck: Vec<_> = (0..stuck).map(|_| cluster.events()).collect();
+        let counters: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let pumps = Arbiter::new();
+        let mailboxes = counters
+            .iter()
+            .map(|counter| begin(thread, &pumps.handle(), fed, counter, &cluster));
+        let mailboxes: Vec<_> = mailboxes.collect();
+        let begun = now();
+        publish(
+            &event,
+            &recorder,
+            &counters,
+            (fed == Fed::Plain).then_some(&mailboxes[..]),
+        );
+        rates.push(EVENTS as f64 / begun.elapsed().as_secs_f64());
+        recorder.end();
+        pumps.stop();
+    }
+    let stuck = if stuck > 0 { " beside a stuck one" } else { "" };
+    let more = proc::rss_kib().saturating_sub(before);
+    println!("| {count}{stuck} | {fed:?} | {:.0} | {more} |", median(&mut rates));
+    Ok(())
+}
+
+/// Starts one consumer.
+fn begin(
+    thread: &ArbiterHandle,
+    pumps: &ArbiterHandle,
+    fed: Fed,
+    counter: &Arc<AtomicU64>,
+    cluster: &ClusterHandle,
+) -> Recipient<ClusterEvent> {
+    let own = Arc::clone(counter);
+    let actor = Counts::start_in_arbiter(thread, move |ctx| {
+        ctx.set_mailbox_capacity(4_096);
+        Counts(own)
+    });
+    let (actor, options) = (actor.recipient(), SubscribeOptions::new());
+    match fed {
+        Fed::Plain => {}
+        Fed::Actors => drop(cluster.subscribe_on(thread, actor.clone(), &options)),
+        Fed::ActorsFromElsewhere => drop(cluster.subscribe_on(pumps, actor.clone(), &options)),
+        Fed::Streams => {
+            let (mut events, counter) = (cluster.events(), Arc::clone(counter));
+            thread.spawn(async move {
+                while events.next().await.is_some() {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    }
+    actor
+}
+
+/// Publishes as fast as the consumers can follow, and waits for the last of them.
+fn publish(
+    event: &ClusterEvent,
+    recorder: &Recorder,
+    counters: &[Arc<AtomicU64>],
+    mailboxes: Option<&[Recipient<ClusterEvent>]>,
+) {
+    let slowest = || counters.iter().map(|counter| counter.load(Ordering::Relaxed)).min();
+    let wait_for = |wanted: u64| {
+        while slowest().unwrap_or(wanted) < wanted {
+            std::thread::yield_now();
+        }
+    };
+    for seq in 1..=EVENTS {
+        let mut event = event.clone();
+        event.seq = seq;
+        match mailboxes {
+            None => recorder.emit(event),
+            Some(mailboxes) => {
+                for mailbox in mailboxes {
+                    // Full only until the actor has made its mailbox larger.
+                    while mailbox.try_send(event.clone()).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        }
+        if seq.is_multiple_of(64) {
+            wait_for(seq.saturating_sub(AHEAD));
+        }
+    }
+    wait_for(EVENTS);
+}
+
+/// Counts what it gets.
+struct Counts(Arc<AtomicU64>);
+
+impl Actor for Counts {
+    type Context = Context<Self>;
+}
+
+impl Handler<ClusterEvent> for Counts {
+    type Result = ();
+
+    fn handle(&mut self, _: ClusterEvent, _: &mut Self::Context) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
