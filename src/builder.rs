@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, WorkerMain};
+use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
 use crate::model::{
@@ -35,6 +35,7 @@ pub struct ClusterBuilder {
     listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
+    before_start: Option<BeforeStartHook>,
 }
 
 impl ClusterBuilder {
@@ -74,6 +75,7 @@ impl ClusterBuilder {
             listeners: Vec::new(),
             main: None,
             plug_ins: Vec::new(),
+            before_start: None,
         }
     }
 
@@ -306,6 +308,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Decides in the master whether the cluster is to run, before anything is bound or started: OTP's `init`, which may
+    /// say `ignore`. A hook that fails or panics is [`RunError::BeforeStart`]. Never called in a worker. Default: it runs.
+    pub fn before_start<E: fmt::Display>(mut self, hook: impl FnOnce() -> Result<BeforeStart, E> + 'static) -> Self {
+        self.before_start = Some(Box::new(|| hook().map_err(|error| error.to_string())));
+        self
+    }
+
     /// Validates the description.
     ///
     /// # Errors
@@ -319,6 +328,7 @@ impl ClusterBuilder {
             listeners,
             main,
             plug_ins,
+            before_start,
         } = self;
         if main.is_none() && config.settings.exec == Program::Same {
             return Err(BuildError::NoWorker);
@@ -328,8 +338,8 @@ impl ClusterBuilder {
             if spec.config.name == config.spec || taken.into_iter().any(|name| *name == spec.config.name) {
                 return Err(BuildError::DuplicateSpec(spec.config.name.clone()));
             }
-            let checked = spec.config.check(config.auto_shutdown);
-            checked.map_err(|why| BuildError::Spec(spec.config.name.clone(), why.to_string()))?;
+            let checked = spec.check(config.auto_shutdown);
+            checked.map_err(|why| BuildError::Spec(spec.config.name.clone(), why))?;
         }
         for (name, address, options) in listeners {
             if config.listeners.iter().any(|declared| declared.name == name) {
@@ -378,7 +388,12 @@ impl ClusterBuilder {
         if config.seed == 0 {
             config.seed = u64::from(std::process::id());
         }
-        Ok(Cluster { config, main, plug_ins })
+        Ok(Cluster {
+            config,
+            main,
+            plug_ins,
+            before_start,
+        })
     }
 
     /// [`build`](Self::build) and [`Cluster::run`].

@@ -90,6 +90,7 @@
 //! Linux 5.10 or newer, as an ordinary user. On other systems the crate is empty.
 #![cfg(target_os = "linux")]
 
+mod administration;
 mod builder;
 mod changes;
 mod clock;
@@ -113,9 +114,10 @@ mod sys;
 mod worker;
 
 // The cluster and its remote control.
+pub use administration::{ClusterChanges, ClusterRules, SpecSnapshot};
 pub use builder::ClusterBuilder;
 pub use changes::ReloadOptions;
-pub use cluster::{Cluster, RunningCluster, is_master, is_worker, worker_id};
+pub use cluster::{BeforeStart, Cluster, RunningCluster, is_master, is_worker, worker_id};
 pub use handle::{Broadcast, ClusterHandle, WorkerRef};
 pub use spec::WorkerSpec;
 // What happens, and who hears of it.
@@ -125,6 +127,7 @@ pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, Work
 pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
+pub use model::{SpecFault, StartError};
 // The cluster at one instant, and at its end.
 pub use model::{
     ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,

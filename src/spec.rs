@@ -1,11 +1,14 @@
 //! `WorkerSpec`: one kind of worker, when a cluster has several.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Program, Settings, SpecName};
-use crate::policy::{Escalation, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
+use crate::model::{Program, Settings, SpecFault, SpecName};
+use crate::policy::{
+    AutoShutdown, Escalation, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy,
+};
 use crate::supervision::SpecConfig;
 
 /// One kind of worker of a cluster: OTP's child specification, for N processes.
@@ -98,6 +101,27 @@ impl WorkerSpec {
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((key.into(), value.into()));
         self
+    }
+
+    /// Is it a description that can be, in a cluster with this rule?
+    pub(crate) fn check(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecFault> {
+        self.config.check(auto_shutdown)?;
+        self.check_program()
+    }
+
+    /// The part of it that supervision never sees.
+    pub(crate) fn check_program(&self) -> Result<(), SpecFault> {
+        let has_zero = |text: &OsString| text.as_bytes().contains(&0);
+        let is_bad_key = |key: &OsString| key.is_empty() || has_zero(key) || key.as_bytes().contains(&b'=');
+        if self.exec.as_ref().is_some_and(|program| program.as_os_str().is_empty()) {
+            Err(SpecFault::NoProgram)
+        } else if self.args.iter().flatten().any(has_zero) {
+            Err(SpecFault::BadArgument)
+        } else if self.env.iter().any(|(key, value)| is_bad_key(key) || has_zero(value)) {
+            Err(SpecFault::BadVariable)
+        } else {
+            Ok(())
+        }
     }
 
     /// The cluster's settings with what this spec has of its own laid over.

@@ -3,12 +3,14 @@
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use crate::administration::{ClusterRules, SpecSnapshot};
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
+use crate::master::command::SpecReply;
 use crate::master::{ClusterSupervisor, Command, SpecOrder};
 use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot};
 use crate::spec::WorkerSpec;
-use crate::supervision::{Input, RequestId, ScaleTarget};
+use crate::supervision::{Input, Reconfiguration, RequestId, ScaleTarget, SpecRefused};
 
 impl ClusterSupervisor {
     pub(super) fn scale(
@@ -82,26 +84,25 @@ impl ClusterSupervisor {
         self.step(Input::RecycleRequested { id, why }, ctx);
     }
 
-    pub(super) fn add_spec(
-        &mut self,
-        spec: &WorkerSpec,
-        reply: oneshot::Sender<Result<(), CommandError>>,
-        ctx: &mut Context<Self>,
-    ) {
-        self.keep_settings_of_new(spec);
-        let request = self.replies().await_spec(reply);
-        let config = Box::new(spec.config.clone());
+    pub(super) fn add_spec(&mut self, spec: WorkerSpec, reply: SpecReply, ctx: &mut Context<Self>) {
+        let (name, config) = (spec.config.name.clone(), Box::new(spec.config.clone()));
+        let request = self.replies().await_spec(Some(name), vec![spec], reply);
         self.step(Input::SpecAddRequested { request, config }, ctx);
     }
 
-    pub(super) fn spec_order(
+    pub(super) fn reconfigure(
         &mut self,
-        spec: SpecName,
-        order: SpecOrder,
-        reply: oneshot::Sender<Result<(), CommandError>>,
+        changes: Box<Reconfiguration>,
+        specs: Vec<WorkerSpec>,
+        reply: SpecReply,
         ctx: &mut Context<Self>,
     ) {
-        let request = self.replies().await_spec(reply);
+        let request = self.replies().await_spec(None, specs, reply);
+        self.step(Input::ReconfigureRequested { request, changes }, ctx);
+    }
+
+    pub(super) fn spec_order(&mut self, spec: SpecName, order: SpecOrder, reply: SpecReply, ctx: &mut Context<Self>) {
+        let request = self.replies().await_spec(Some(spec.clone()), Vec::new(), reply);
         let input = match order {
             SpecOrder::Stop => Input::SpecStopRequested { request, spec },
             SpecOrder::Start => Input::SpecStartRequested { request, spec },
@@ -109,5 +110,37 @@ impl ClusterSupervisor {
             SpecOrder::Delete => Input::SpecDeleteRequested { request, spec },
         };
         self.step(input, ctx);
+    }
+
+    /// Answers with the workers that the spec has at this moment.
+    pub(super) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+        let workers = |spec: &SpecName| {
+            let mut workers: Vec<_> = self.links().filter(|link| link.slot.spec == *spec).collect();
+            workers.sort_by_key(|link| link.slot.index);
+            workers.into_iter().map(|link| link.id).collect()
+        };
+        let workers = self.replies_now().spec_of(request).map(workers).unwrap_or_default();
+        self.replies().spec_answered(request, result.map(|()| workers));
+    }
+
+    /// How the workers of these specs are started from here on.
+    pub(super) fn specs_taken(&mut self, request: RequestId) {
+        for spec in self.replies().descriptions(request) {
+            self.keep_settings(spec);
+        }
+    }
+
+    /// One spec as it is, or all of them in start order.
+    pub(super) fn specs(&self, spec: Option<&SpecName>) -> Vec<SpecSnapshot> {
+        let names = spec.map_or_else(|| self.machine().spec_names(), |name| vec![name.clone()]);
+        let snapshot = |name: &SpecName| {
+            let status = self.machine().spec(name)?;
+            Some(SpecSnapshot::new(status, self.settings_of(name)))
+        };
+        names.iter().filter_map(snapshot).collect()
+    }
+
+    pub(super) fn rules(&self) -> ClusterRules {
+        self.machine().rules().into()
     }
 }

@@ -74,7 +74,10 @@ impl Handler<Command> for ClusterSupervisor {
                 answer(reply, self.check(worker));
                 self.recycle(worker, why, ctx);
             }
-            Command::AddSpec { spec, reply } => self.add_spec(&spec, reply, ctx),
+            Command::AddSpec { spec, reply } => self.add_spec(*spec, reply, ctx),
+            Command::Reconfigure { changes, specs, reply } => self.reconfigure(changes, specs, reply, ctx),
+            Command::Specs { spec, reply } => answer(reply, self.specs(spec.as_ref())),
+            Command::Rules { reply } => answer(reply, self.rules()),
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
             Command::Shutdown { urgency, reply } => {
                 self.replies().await_end(reply);

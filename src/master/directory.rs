@@ -10,7 +10,7 @@ use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo,
+    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Payload, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo,
     WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 use crate::supervision::Fact;
@@ -38,6 +38,7 @@ pub(crate) struct View {
     pub(crate) stats: WorkerStats,
     pub(crate) addresses: Vec<BoundAddress>,
     pub(crate) exit: Option<Exit>,
+    pub(crate) announced: Option<Payload>,
 }
 
 impl Link {
@@ -61,6 +62,7 @@ impl Link {
             stats: WorkerStats::default(),
             addresses: Vec::new(),
             exit: None,
+            announced: None,
         });
         Self {
             id,
@@ -149,6 +151,7 @@ impl Link {
             restarts: self.restarts,
             stats: view.stats,
             addresses: view.addresses,
+            announced: view.announced.and_then(|announced| announced.parse().ok()),
         }
     }
 }

@@ -4,7 +4,9 @@ use actix::Message as ActixMessage;
 
 use crate::ipc::{Incoming, ToMaster};
 use crate::master::Command;
-use crate::model::{ClusterEvent, ListenKey, ListenOptions, Message, OutputStream, Signal, WorkerId, WorkerStats};
+use crate::model::{
+    ClusterEvent, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal, WorkerId, WorkerStats,
+};
 use crate::policy::ShutdownPolicy;
 use crate::process::Reaped;
 pub(crate) use crate::supervision::Report as News;
@@ -76,6 +78,8 @@ pub(crate) enum Report {
     Said(Vec<Message>),
     /// A line on a piped stream.
     Line(OutputStream, String),
+    /// What it announces about itself.
+    Announced(Payload),
     /// Its counters.
     Stats(WorkerStats),
     /// Its future failed, in its own words.

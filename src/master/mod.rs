@@ -21,7 +21,7 @@ mod supervisor;
 mod vital;
 mod worker_actor;
 
-pub(crate) use command::{Command, SpecOrder, Urgency, Verdict};
+pub(crate) use command::{Command, SpecOrder, SpecReply, Urgency, Verdict};
 pub(crate) use directory::{Directory, Link};
 pub(crate) use publisher::Publisher;
 pub(crate) use start::{Finished, pump, run, start};

@@ -157,7 +157,11 @@ impl ClusterSupervisor {
             Action::GenerationGone { generation } => self.images.remove(generation),
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
             Action::ReloadFinished { request, result } => self.replies.reloaded(request, result),
-            Action::SpecAnswered { request, result } => self.replies.spec_answered(request, result),
+            Action::SpecAnswered { request, result } => self.spec_answered(request, result),
+            Action::SpecsTaken { request } => self.specs_taken(request),
+            Action::SpecGone { spec } => {
+                self.spec_settings.remove(&spec);
+            }
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
                 self.slot_env.remove(&slot);
@@ -214,10 +218,8 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = self
-            .spec_settings
-            .get(&slot.spec)
-            .map(|spec| spec.settings(&self.settings));
+        let own = self.spec_settings.contains_key(&slot.spec);
+        let own = own.then(|| self.settings_of(&slot.spec));
         let birth = Birth {
             config: &self.config,
             settings: own.as_ref().unwrap_or(&self.settings),
@@ -272,6 +274,7 @@ impl ClusterSupervisor {
                 self.publisher
                     .publish(Some(link.info()), EventKind::Output { stream, line });
             }
+            Report::Announced(payload) => link.change().announced = Some(payload),
             Report::Stats(stats) => link.change().stats = stats,
             Report::Failed(text) => {
                 self.step(
@@ -402,6 +405,10 @@ impl ClusterSupervisor {
         &self.settings
     }
 
+    pub(super) const fn replies_now(&self) -> &Replies {
+        &self.replies
+    }
+
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
     }
@@ -422,12 +429,19 @@ impl ClusterSupervisor {
         &self.plug_ins
     }
 
-    /// Remembers how the workers of a spec are started, unless there is one of its name: then the addition is going to be
-    /// refused, and must change nothing.
-    pub(super) fn keep_settings_of_new(&mut self, spec: &WorkerSpec) {
-        if !self.machine.has_spec(&spec.config.name) {
-            self.spec_settings.insert(spec.config.name.clone(), spec.clone());
-        }
+    pub(super) const fn machine(&self) -> &Supervision {
+        &self.machine
+    }
+
+    /// Remembers how the workers of a spec are started.
+    pub(super) fn keep_settings(&mut self, spec: WorkerSpec) {
+        self.spec_settings.insert(spec.config.name.clone(), spec);
+    }
+
+    /// How the next workers of a spec are started.
+    pub(super) fn settings_of(&self, spec: &SpecName) -> Settings {
+        let own = self.spec_settings.get(spec);
+        own.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings))
     }
 
     pub(super) fn actor(&self, worker: WorkerId) -> Option<Addr<WorkerActor>> {
@@ -445,7 +459,7 @@ impl ClusterSupervisor {
         match (self.machine.phase(), self.machine.slot_state(slot)) {
             (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
             (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
-            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped)) => Ok(()),
+            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped | SlotState::Declined)) => Ok(()),
             (
                 Phase::Running,
                 Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),

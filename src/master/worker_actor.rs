@@ -11,12 +11,13 @@ use actix::prelude::*;
 use nix::errno::Errno;
 
 use crate::clock;
-use crate::ipc::{CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
+use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
 use crate::model::{Message, Mono, OutputStream, Reply};
+use crate::policy::ShutdownPolicy;
 use crate::process::{Lines, ProcessHandle};
 use crate::supervision::{LifeInput, Lifecycle, Order, Output};
 
@@ -208,6 +209,13 @@ impl WorkerActor {
                 reports.extend(self.step(LifeInput::Stats(stats), ctx));
                 reports.push(Report::Stats(stats));
             }
+            ToMaster::Announce(payload) if payload.as_str().len() <= ANNOUNCEMENT_MAX => {
+                reports.push(Report::Announced(payload));
+            }
+            ToMaster::Announce(_) => {
+                let what = format!("it announced more than {ANNOUNCEMENT_MAX} bytes");
+                reports.extend(self.step(LifeInput::ProtocolBroken(what), ctx));
+            }
             ToMaster::Failed(text) => reports.push(Report::Failed(text)),
             ToMaster::Bind { id, key, cwd, options } => {
                 reports.push(Report::WantsListener {
@@ -312,7 +320,17 @@ impl Handler<WorkerOrder> for WorkerActor {
 
     fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
         let input = match order {
-            WorkerOrder::Stop(policy) => LifeInput::StopOrdered(policy),
+            WorkerOrder::Stop(policy) => {
+                // The policy may have changed since the worker was started; it is told how long it has.
+                match policy {
+                    ShutdownPolicy::Grace(grace) => {
+                        self.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+                    }
+                    ShutdownPolicy::Infinity => self.grace_ms = u64::MAX,
+                    ShutdownPolicy::Brutal => {}
+                }
+                LifeInput::StopOrdered(policy)
+            }
             WorkerOrder::Kill(signal) => {
                 self.refused = None;
                 LifeInput::KillOrdered(signal)

@@ -7,13 +7,14 @@ mod address;
 mod event;
 mod exit;
 mod id;
-mod json;
+pub(crate) mod json;
 mod listen;
 mod message;
 mod reload;
 mod settings;
 mod signal;
 mod snapshot;
+mod spec;
 mod state;
 mod time;
 
@@ -32,5 +33,6 @@ pub use snapshot::{
     ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
     WorkerTimes,
 };
+pub use spec::{SpecFault, StartError};
 pub use state::WorkerState;
 pub use time::Mono;
