@@ -1,5 +1,7 @@
 //! The supervisor's part in changes of the cluster: reloads, scaling, recycling, specs. Translations, like all of it.
 
+use std::sync::Arc;
+
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
@@ -7,7 +9,7 @@ use crate::administration::{ClusterRules, SpecSnapshot};
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::master::command::SpecReply;
-use crate::master::{ClusterSupervisor, Command, SpecOrder};
+use crate::master::{ClusterSupervisor, Command, Link, SpecOrder};
 use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot};
 use crate::spec::WorkerSpec;
 use crate::supervision::{Input, Reconfiguration, RequestId, ScaleTarget, SpecRefused};
@@ -115,7 +117,9 @@ impl ClusterSupervisor {
     /// Answers with the workers that the spec has at this moment.
     pub(super) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
         let workers = |spec: &SpecName| {
-            let mut workers: Vec<_> = self.links().filter(|link| link.slot.spec == *spec).collect();
+            // The answer may come with the exit of one that had nothing to do.
+            let is_meant = |link: &&Arc<Link>| link.slot.spec == *spec && !link.view().state.is_dead();
+            let mut workers: Vec<_> = self.links().filter(is_meant).collect();
             workers.sort_by_key(|link| link.slot.index);
             workers.into_iter().map(|link| link.id).collect()
         };

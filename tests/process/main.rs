@@ -4,6 +4,7 @@
     reason = "a scenario that panics is a test that fails, with its trace"
 )]
 
+mod administration;
 mod channel_faults;
 mod crash_loops;
 mod deaths;
@@ -25,6 +26,7 @@ mod master_faults;
 mod messages;
 mod panics;
 mod promises;
+mod reconfiguration;
 mod reload;
 mod scaling;
 mod scheduling;
@@ -40,6 +42,7 @@ use actix_cluster_tests::scenario;
 
 fn main() -> ExitCode {
     scenario::main(&[
+        administration::SCENARIOS,
         channel_faults::SCENARIOS,
         crash_loops::SCENARIOS,
         deaths::SCENARIOS,
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         messages::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        reconfiguration::SCENARIOS,
         reload::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
