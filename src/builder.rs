@@ -362,6 +362,13 @@ impl ClusterBuilder {
         if config.workers > WORKERS_MAX {
             return Err(out_of_range("workers", config.workers, "at most 10000"));
         }
+        if config.intensity.is_some_and(|intensity| intensity.period.is_zero()) {
+            return Err(out_of_range(
+                "restart_intensity",
+                "a period of 0",
+                "more than zero, or nothing is ever too often",
+            ));
+        }
         if config.orphan_grace > ORPHAN_GRACE_MAX {
             return Err(out_of_range(
                 "orphan_grace",

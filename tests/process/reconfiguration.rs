@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use actix_cluster::{
-    AutoShutdown, ClusterChanges, OneForAll, RestartDelay, RestartIntensity, RestartType, ShutdownPolicy, Signal,
-    WorkerId, WorkerSpec,
+    AutoShutdown, ClusterChanges, OneForAll, ReloadOptions, RestartDelay, RestartIntensity, RestartType,
+    RolloutOptions, ShutdownPolicy, Signal, WorkerId, WorkerSpec,
 };
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::probe::Order;
@@ -78,6 +78,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                         .unwrap();
                     say("replaced", handle.counts().active);
                     handle.kill(WorkerId::new(2), Signal::KILL).await.unwrap();
+                    let mut events = handle.events();
+                    while !handle.worker(WorkerId::new(3)).is_some_and(|heir| heir.is_ready()) {
+                        events.next().await;
+                    }
+                    // Who runs is replaced by a reload.
+                    let newer = mode("b", "tell").env("MARK", "newer");
+                    handle.replace_spec(newer).await.unwrap();
+                    let reload = ReloadOptions::new(RolloutOptions::default()).spec("b");
+                    say("reloaded", handle.reload_with(reload).await.is_ok());
                 },
             )
         },
@@ -85,6 +94,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.hears("mark old");
             master.hears("replaced 2");
             master.hears("mark new");
+            master.hears("mark newer");
+            master.hears("reloaded true");
+            let life = master.life_of(1);
+            assert!(
+                life.iter().all(|kind| kind != "exit"),
+                "another spec was touched: {life:?}"
+            );
         },
     },
     Scenario {
