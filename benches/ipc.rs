@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_cluster::{
-    Cluster, ClusterHandle, EventKind, Interest, Message, RunError, SendError, SubscribeOptions, Worker, WorkerRef,
+    Cluster, ClusterHandle, EventKind, Message, RunError, SendError, SubscribeOptions, Worker, WorkerRef,
 };
 use actix_cluster_benches::{Failure, beside, code, median, micros, now, number, percentile, proc};
 use serde::{Deserialize, Serialize};
@@ -169,8 +169,7 @@ async fn to_events(
 ) -> Result<(), Failure> {
     for (name, size, count) in SIZES {
         let (mut rates, ticks) = (Vec::new(), proc::cpu_ticks());
-        let mut options = SubscribeOptions::default();
-        options.interest = Interest::Messages;
+        let options = SubscribeOptions::messages();
         let mut events = handle.events_with(&options);
         for _ in 0..rounds() {
             let begun = now();
@@ -192,8 +191,7 @@ async fn to_events(
 }
 
 async fn to_worker(worker: &WorkerRef, handle: &ClusterHandle) -> Result<(), Failure> {
-    let mut options = SubscribeOptions::default();
-    options.interest = Interest::Messages;
+    let options = SubscribeOptions::messages();
     for (name, size, count) in SIZES {
         let (mut rates, ticks) = (Vec::new(), proc::cpu_ticks());
         let mut events = handle.events_with(&options);
@@ -228,8 +226,7 @@ async fn calls_to_worker(what: &str, worker: &WorkerRef) -> Result<(), Failure> 
 }
 
 async fn calls_from_worker(handle: &ClusterHandle, worker: &WorkerRef) -> Result<(), Failure> {
-    let mut options = SubscribeOptions::default();
-    options.interest = Interest::Messages;
+    let options = SubscribeOptions::messages();
     for (name, size, _) in SIZES {
         let count = round_trips(size);
         // Subscribed late, and the calls themselves are dropped unread: the handler answers them.

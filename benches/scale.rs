@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use actix_cluster::{
-    Cluster, ClusterHandle, EventKind, Interest, RestartDelay, RestartLimit, RunError, SubscribeOptions, Worker,
+    Cluster, ClusterHandle, EventKind, RestartDelay, RestartLimit, RunError, SubscribeOptions, Worker,
 };
 use actix_cluster_benches::{Failure, beside, code, now, number, proc, rest};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -54,9 +54,7 @@ async fn measure(handle: ClusterHandle, workers: usize, begun: Instant) -> Resul
         proc::rss_kib()
     );
     idle_cost();
-    let mut options = SubscribeOptions::default();
-    options.interest = Interest::Lifecycle;
-    options.capacity = workers * 16;
+    let options = SubscribeOptions::lifecycle().capacity(workers * 16);
     let mut events = handle.events_with(&options);
     let pids: Vec<u32> = handle.workers().iter().map(actix_cluster::WorkerRef::pid).collect();
     let some = pids.first().copied().unwrap_or_default();

@@ -11,7 +11,7 @@ use crate::handle::{ClusterHandle, WorkerRef};
 use crate::master::{Command, SpecOrder, SpecReply};
 use crate::model::{Counts, Generation, Settings, SpecFault, SpecName, WorkerId, json};
 use crate::policy::{
-    AutoShutdown, Escalation, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
+    AutoShutdown, Escalation, OneForOne, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     ShutdownPolicy, WhenEmpty,
 };
 use crate::spec::WorkerSpec;
@@ -279,6 +279,17 @@ pub struct ClusterRules {
     pub auto_shutdown: AutoShutdown,
     /// What happens when no worker is left.
     pub when_empty: WhenEmpty,
+}
+
+impl Default for ClusterRules {
+    fn default() -> Self {
+        Self {
+            strategy: format!("{OneForOne:?}"),
+            restart_intensity: None,
+            auto_shutdown: AutoShutdown::default(),
+            when_empty: WhenEmpty::default(),
+        }
+    }
 }
 
 impl From<Rules> for ClusterRules {

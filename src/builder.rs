@@ -28,7 +28,7 @@ use crate::worker::{Worker, WorkerOutput};
 /// actor: all of that happens in [`run`](Self::run), and in the master only.
 #[must_use = "a builder does nothing until `run`, `main` or `start`"]
 pub struct ClusterBuilder {
-    config: Config,
+    pub(crate) config: Config,
     workers: Option<u32>,
     max_booting: Option<usize>,
     ready_when: Option<ReadyWhen>,
@@ -63,6 +63,7 @@ impl ClusterBuilder {
             ready_when: ReadyWhen::default(),
             max_booting: 0,
             when_empty: WhenEmpty::default(),
+            event_history: 256,
             signals: true,
             exit_on_panic: false,
             seed: 0,
@@ -376,6 +377,13 @@ impl ClusterBuilder {
                 "at most 30 s",
             ));
         }
+        if config.event_history > EVENT_HISTORY_MAX {
+            return Err(out_of_range(
+                "event_history",
+                config.event_history,
+                "at most 65,536: the history is kept in memory",
+            ));
+        }
         if config.boot.is_zero() {
             return Err(out_of_range(
                 "boot_limit",
@@ -436,5 +444,7 @@ fn out_of_range(what: &'static str, value: impl fmt::Display, rule: &'static str
 
 /// More processes than this on one machine are a mistake: the kernel's default `pid_max` is 32,768.
 const WORKERS_MAX: u32 = 10_000;
+/// A history is for whoever comes late, not an archive: that is a file (`EventLog`).
+const EVENT_HISTORY_MAX: usize = 1 << 16;
 /// A worker whose master is dead must not hold the port for long.
 const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);

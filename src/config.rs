@@ -38,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) ready_when: ReadyWhen,
     pub(crate) max_booting: usize,
     pub(crate) when_empty: WhenEmpty,
+    pub(crate) event_history: usize,
     pub(crate) signals: bool,
     pub(crate) exit_on_panic: bool,
     pub(crate) seed: u64,
@@ -47,15 +48,6 @@ impl Config {
     /// Spells out what the settings leave to the master, so that `Setup` tells what is in force.
     pub(crate) fn fill_in(&self, settings: &mut Settings) {
         settings.args.get_or_insert_with(|| self.args.clone());
-    }
-
-    /// How long a worker may drain, as it is told: for ever if there is no limit.
-    pub(crate) const fn grace(&self) -> Duration {
-        match self.shutdown {
-            ShutdownPolicy::Grace(grace) => grace,
-            ShutdownPolicy::Infinity => Duration::MAX,
-            ShutdownPolicy::Brutal => Duration::ZERO,
-        }
     }
 }
 

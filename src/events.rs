@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::master::{Queue, Subscribers};
-use crate::model::ClusterEvent;
+use actix::Recipient;
+
+use crate::master::{self, Queue, Subscribers};
+use crate::model::{ClusterEvent, SubscriberLoss};
+use crate::subscription::{SubscribeOptions, Subscription};
 
 /// The events of a cluster from the moment of subscription, in order.
 ///
@@ -14,17 +17,45 @@ use crate::model::ClusterEvent;
 pub struct Events {
     queue: Arc<Queue>,
     subscribers: Arc<Subscribers>,
+    since: u64,
     /// Taken out of the queue and not given to the caller yet.
     taken: VecDeque<ClusterEvent>,
 }
 
 impl Events {
-    pub(crate) const fn new(queue: Arc<Queue>, subscribers: Arc<Subscribers>) -> Self {
+    pub(crate) fn new(subscribers: &Arc<Subscribers>, options: &SubscribeOptions) -> Self {
+        let (queue, since) = subscribers.subscribe(options);
         Self {
             queue,
-            subscribers,
+            subscribers: Arc::clone(subscribers),
+            since,
             taken: VecDeque::new(),
         }
+    }
+
+    /// The number of the last event before the subscription: what is replayed has this number or a lower one, everything
+    /// later a higher one.
+    #[must_use]
+    pub const fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// What the subscription is called; see [`SubscribeOptions::name`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.queue.name()
+    }
+
+    pub(crate) fn subscription(&self) -> Subscription {
+        Subscription::new(Arc::downgrade(&self.queue), self.since)
+    }
+
+    /// Hands every event to an actor, each when the one before was handled, until the cluster's last event or until the
+    /// actor is gone; the answer is what became of it then. Runs on the thread that awaits it.
+    ///
+    /// With [`ClusterHandle::follow`](crate::ClusterHandle::follow) an actor can be given a snapshot first.
+    pub async fn send_to(mut self, actor: &Recipient<ClusterEvent>) -> Option<SubscriberLoss> {
+        master::forward(&mut self, actor).await
     }
 
     /// The next event; `None` after the cluster's last one. Cancel-safe: a dropped future has taken nothing.
@@ -32,6 +63,10 @@ impl Events {
         // A worker that floods keeps the queue filled: whoever takes from it in a loop must still let other tasks of its
         // thread have their turn, after so many events and not after so many batches of them.
         tokio::task::coop::consume_budget().await;
+        if self.queue.is_abandoned() {
+            self.taken.clear();
+            return None;
+        }
         if self.taken.is_empty() && !self.queue.take(&mut self.taken, &self.subscribers).await {
             return None;
         }
@@ -62,7 +97,6 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::master::SubscribeOptions;
     use crate::model::EventKind;
 
     fn event(seq: u64) -> ClusterEvent {
@@ -77,9 +111,8 @@ mod tests {
 
     #[actix_rt::test]
     async fn i_26_a_queue_that_is_never_empty_leaves_its_thread_to_others() {
-        let subscribers = Arc::new(Subscribers::default());
-        let queue = subscribers.subscribe(&SubscribeOptions::default());
-        let mut events = Events::new(queue, Arc::clone(&subscribers));
+        let subscribers = Arc::new(Subscribers::new(0));
+        let mut events = Events::new(&subscribers, &SubscribeOptions::default());
         let other = actix_rt::spawn(async {});
         for seq in 1..=1_000 {
             subscribers.publish(once(event(seq)));

@@ -7,20 +7,20 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Addr, Recipient};
+use actix::Recipient;
 use actix_rt::ArbiterHandle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::error::CommandError;
-use crate::events::Events;
 use crate::ipc::{self, CallError, SendError, ToWorker};
-use crate::master::{ClusterSupervisor, Command, Directory, Interest, Link, SubscribeOptions, Subscribers, Urgency};
+use crate::master::{Command, Directory, Link, Subscribers, Urgency};
 use crate::model::{
-    BoundAddress, ClusterEvent, ClusterSnapshot, EventKind, Exit, Generation, Payload, PayloadError, Settings,
+    BoundAddress, ClusterSnapshot, EventFilter, EventKind, Exit, Generation, Kind, Payload, PayloadError, Settings,
     ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
 };
+use crate::subscription::SubscribeOptions;
 
 /// The remote control of a running cluster: clonable, usable from any thread.
 ///
@@ -29,16 +29,17 @@ use crate::model::{
 /// Dropping every handle does not stop the cluster.
 #[derive(Clone)]
 pub struct ClusterHandle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all clones of a handle share.
 pub(crate) struct Shared {
-    pub(crate) supervisor: Addr<ClusterSupervisor>,
+    /// The supervisor, or what stands in for it in a unit test of a plug-in.
+    pub(crate) commands: Recipient<Command>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) subscribers: Arc<Subscribers>,
-    /// Where plug-ins run: never on the thread that supervises.
-    pub(crate) plug_ins: ArbiterHandle,
+    /// Where pumps run, and nothing else: not on the thread that supervises, and not where an actor may block.
+    pub(crate) pumps: ArbiterHandle,
 }
 
 impl ClusterHandle {
@@ -211,41 +212,14 @@ impl ClusterHandle {
         Ok(result)
     }
 
-    /// Every event from now on, with the default options.
-    pub fn events(&self) -> Events {
-        self.events_with(&SubscribeOptions::default())
-    }
-
-    /// Events from now on, with a queue and an interest of one's own.
-    pub fn events_with(&self, options: &SubscribeOptions) -> Events {
-        let queue = self.shared.subscribers.subscribe(options);
-        Events::new(queue, Arc::clone(&self.shared.subscribers))
-    }
-
-    /// Sends every event from now on to an actor. Its mailbox may be small and the actor slow: events wait in a bounded
-    /// queue, and what does not fit is announced by `Lagged`.
-    pub fn subscribe(&self, actor: Recipient<ClusterEvent>) {
-        self.subscribe_with(actor, &SubscribeOptions::default());
-    }
-
-    /// [`subscribe`](Self::subscribe) with a queue and an interest of one's own.
-    pub fn subscribe_with(&self, actor: Recipient<ClusterEvent>, options: &SubscribeOptions) {
-        let events = self.events_with(options);
-        // If the plug-ins' thread is gone the cluster has ended, and no event will follow.
-        self.shared.plug_ins.spawn(crate::master::pump(events, actor));
-    }
-
     /// Waits until every wanted slot holds a ready worker; at once if that is so. A slot that has failed is wanted
     /// still, and a cluster without slots is never ready, so put a limit around this.
     ///
     /// # Errors
     /// [`CommandError::Gone`] if the cluster ends before that.
     pub async fn all_ready(&self) -> Result<(), CommandError> {
-        let options = SubscribeOptions {
-            interest: Interest::Lifecycle,
-            ..SubscribeOptions::default()
-        };
-        let mut events = self.events_with(&options);
+        let only = EventFilter::kinds(Kind::AllReady);
+        let mut events = self.events_with(&SubscribeOptions::new().filter(only));
         let now = self.snapshot();
         if now.target > 0 && now.ready >= now.target {
             return Ok(());
@@ -270,7 +244,7 @@ impl ClusterHandle {
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, CommandError> {
         let (reply, answer) = oneshot::channel();
         self.shared
-            .supervisor
+            .commands
             .send(command(reply))
             .await
             .map_err(|_| CommandError::Gone)?;

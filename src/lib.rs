@@ -35,7 +35,7 @@
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
-//! | write a plug-in | [`ClusterBuilder::subscribe`], [`Interest`], the crate `actix-cluster-actors` |
+//! | write a plug-in | [`ClusterBuilder::subscribe`], [`SubscribeOptions`], `testing`, the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
 //! | talk between master and workers | [`Worker::send`], [`WorkerRef::send`], [`ClusterBuilder::on_message`] |
@@ -56,7 +56,7 @@
 //! - Messages arrive whole, in order and at most once, each with the descriptors that were sent with it.
 //! - What a worker sent before it ended by itself is delivered, also when it called `exit` right after.
 //! - Nothing is queued without bound. A side that does not read makes the other's [`send`](Worker::send) return
-//!   [`SendError::Full`]; messages are dropped for a subscriber only if its [`Interest`] allows that.
+//!   [`SendError::Full`]; messages are dropped for a subscriber unless it says [`WhenFull::HoldBack`].
 //! - A [`call`](Worker::call) ends: with the answer, a refusal, the other side's end, or its deadline.
 //!
 //! **Restarts.**
@@ -109,8 +109,11 @@ pub mod prelude;
 mod process;
 mod socket;
 mod spec;
+mod subscription;
 mod supervision;
 mod sys;
+#[cfg(feature = "test-util")]
+pub mod testing;
 mod worker;
 
 // The cluster and its remote control.
@@ -122,12 +125,13 @@ pub use handle::{Broadcast, ClusterHandle, WorkerRef};
 pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
-pub use master::{Interest, SubscribeOptions};
-pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
+pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
+pub use model::{EventFilter, Kind, Kinds};
 pub use model::{Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
 pub use model::{SpecFault, StartError};
+pub use subscription::{PlugInThread, SubscribeOptions, Subscription, WhenFull};
 // The cluster at one instant, and at its end.
 pub use model::{
     ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,

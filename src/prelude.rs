@@ -3,6 +3,6 @@
 //! At most twelve, and none that actix's own prelude has too, so that both can be imported together.
 
 pub use crate::{
-    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, Interest, RestartLimit, RestartType,
+    Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, EventFilter, EventKind, RestartLimit, RestartType,
     SubscribeOptions, Worker, WorkerId, WorkerRef,
 };

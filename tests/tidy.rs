@@ -477,9 +477,12 @@ fn the_workspace_is_tidy() {
     findings.extend(lists_are_complete(&workspace));
     findings.extend(papers_keep_up(&workspace));
     findings.extend(promises::promises_are_tested(&workspace));
+    findings.extend(diagrams::diagrams_match_the_machines(&workspace));
     expect_none(&findings);
 }
 
+#[path = "tidy/diagrams.rs"]
+mod diagrams;
 #[path = "tidy/promises.rs"]
 mod promises;
 #[path = "tidy/proofs.rs"]

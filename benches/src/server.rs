@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, Interest, ListenOptions, RestartDelay, RestartLimit, Scheduling, ServeError, SubscribeOptions, Worker,
+    Cluster, ListenOptions, RestartDelay, RestartLimit, Scheduling, ServeError, SubscribeOptions, Worker,
 };
 use actix_web::{App, HttpServer, web};
 
@@ -64,8 +64,7 @@ fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
         .restart_limit(RestartLimit::unlimited())
         .worker(serve);
     if std::env::var_os(EVENTS).is_some() {
-        let mut options = SubscribeOptions::default();
-        options.interest = Interest::Lifecycle;
+        let options = SubscribeOptions::lifecycle();
         builder = builder.on_event_with(options, |event, _| {
             println!("{}", serde_json::to_string(event).unwrap_or_default());
         });

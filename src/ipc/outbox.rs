@@ -218,6 +218,12 @@ impl Outbox {
         waiting.batch.bytes.len() + self.0.flying.load(Relaxed)
     }
 
+    /// The frames that wait, for whoever stands in for the peer.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn take_lines(&self) -> Vec<u8> {
+        mem::take(&mut self.waiting().batch).bytes
+    }
+
     /// Waits until everything pushed before is with the kernel, or never will be because the peer is gone.
     #[cfg(test)]
     pub(crate) async fn flushed(&self) {

@@ -13,6 +13,7 @@ use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::Newborn;
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::policy::ShutdownPolicy;
 use crate::process::{self, Contract, Image, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
@@ -20,6 +21,8 @@ use crate::supervision::{Lifecycle, LifecycleConfig};
 /// Which worker to start, where, and with what.
 pub(crate) struct Birth<'a> {
     pub(crate) config: &'a Config,
+    /// How the workers of this spec are stopped.
+    pub(crate) shutdown: ShutdownPolicy,
     pub(crate) settings: &'a Settings,
     pub(crate) image: Option<&'a Image>,
     pub(crate) env: &'a [(OsString, OsString)],
@@ -88,7 +91,7 @@ impl Birth<'_> {
             ready_when: self.config.ready_when,
             boot: self.config.boot,
             ask: self.config.ask,
-            shutdown: self.config.shutdown,
+            shutdown: self.shutdown,
         };
         Ok(Newborn {
             link: Arc::new(link),
@@ -97,7 +100,7 @@ impl Birth<'_> {
             process: child.handle,
             outputs,
             kill_tree: self.settings.kill_tree,
-            grace_ms: u64::try_from(self.config.grace().as_millis()).unwrap_or(u64::MAX),
+            grace_ms: u64::try_from(self.shutdown.longest().as_millis()).unwrap_or(u64::MAX),
         })
     }
 
@@ -116,7 +119,7 @@ impl Birth<'_> {
             channel: UNSET,
             listeners: listeners.collect(),
             restarts: self.restarts,
-            grace: self.config.grace(),
+            grace: self.shutdown.longest(),
             orphan_grace: self.config.orphan_grace,
             uid: None,
             gid: None,

@@ -10,7 +10,9 @@ use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::master::command::SpecReply;
 use crate::master::{ClusterSupervisor, Command, Link, SpecOrder};
-use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot};
+use crate::model::{
+    Generation, Phase, RecycleReason, ReloadError, Slot, SlotState, SpecName, WorkerId, WorkerSnapshot, bounded,
+};
 use crate::spec::WorkerSpec;
 use crate::supervision::{Input, Reconfiguration, RequestId, ScaleTarget, SpecRefused};
 
@@ -77,12 +79,16 @@ impl ClusterSupervisor {
         let input = Input::CanaryJudged {
             request,
             good: verdict.is_ok(),
-            why: verdict.err().unwrap_or_default(),
+            why: bounded(verdict.err().unwrap_or_default()),
         };
         self.step(input, ctx);
     }
 
     pub(super) fn recycle(&mut self, id: WorkerId, why: RecycleReason, ctx: &mut Context<Self>) {
+        let why = match why {
+            RecycleReason::Asked(text) => RecycleReason::Asked(bounded(text)),
+            RecycleReason::Age | RecycleReason::Requests | RecycleReason::Memory => why,
+        };
         self.step(Input::RecycleRequested { id, why }, ctx);
     }
 
@@ -116,6 +122,7 @@ impl ClusterSupervisor {
 
     /// Answers with the workers that the spec has at this moment.
     pub(super) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+        let asked = self.replies().spec_of(request).cloned();
         let workers = |spec: &SpecName| {
             // The answer may come with the exit of one that had nothing to do.
             let is_meant = |link: &&Arc<Link>| link.slot.spec == *spec && !link.view().state.is_dead();
@@ -123,7 +130,7 @@ impl ClusterSupervisor {
             workers.sort_by_key(|link| link.slot.index);
             workers.into_iter().map(|link| link.id).collect()
         };
-        let workers = self.replies_now().spec_of(request).map(workers).unwrap_or_default();
+        let workers = asked.as_ref().map(workers).unwrap_or_default();
         self.replies().spec_answered(request, result.map(|()| workers));
     }
 
@@ -142,6 +149,22 @@ impl ClusterSupervisor {
             Some(SpecSnapshot::new(status, self.settings_of(name)))
         };
         names.iter().filter_map(snapshot).collect()
+    }
+
+    pub(super) fn check(&self, worker: WorkerId) -> Result<(), CommandError> {
+        self.link(worker).map(|_| ()).ok_or(CommandError::UnknownWorker(worker))
+    }
+
+    pub(super) fn may_start(&self, slot: &Slot) -> Result<(), CommandError> {
+        match (self.machine().phase(), self.machine().slot_state(slot)) {
+            (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
+            (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
+            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped | SlotState::Declined)) => Ok(()),
+            (
+                Phase::Running,
+                Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),
+            ) => Err(CommandError::AlreadyRunning(slot.clone())),
+        }
     }
 
     pub(super) fn rules(&self) -> ClusterRules {

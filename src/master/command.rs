@@ -7,10 +7,13 @@ use tokio::sync::oneshot;
 use crate::administration::{ClusterRules, SpecSnapshot};
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
+use crate::events::Events;
 use crate::model::{
-    Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerId, WorkerSnapshot,
+    ClusterSnapshot, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal, Slot, SpecName,
+    SubscriberLoss, WorkerId, WorkerSnapshot,
 };
 use crate::spec::WorkerSpec;
+use crate::subscription::SubscribeOptions;
 use crate::supervision::{Reconfiguration, RequestId, ScaleTarget};
 
 /// A request of a [`ClusterHandle`](crate::ClusterHandle). Every one is answered exactly once, or its sender dropped,
@@ -99,6 +102,13 @@ pub(crate) enum Command {
         order: SpecOrder,
         reply: SpecReply,
     },
+    /// A snapshot and every event after it.
+    Follow {
+        options: Box<SubscribeOptions>,
+        reply: oneshot::Sender<(ClusterSnapshot, Events)>,
+    },
+    /// A subscriber is gone; everybody is to hear of it.
+    SubscriberLost { name: String, why: SubscriberLoss },
     /// Stop everything; answered when all is gone.
     Shutdown {
         urgency: Urgency,

@@ -79,6 +79,8 @@ impl Handler<Command> for ClusterSupervisor {
             Command::Specs { spec, reply } => answer(reply, self.specs(spec.as_ref())),
             Command::Rules { reply } => answer(reply, self.rules()),
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
+            Command::Follow { options, reply } => answer(reply, self.publisher().follow(&options)),
+            Command::SubscriberLost { name, why } => self.publish(None, EventKind::SubscriberLost { name, why }),
             Command::Shutdown { urgency, reply } => {
                 self.replies().await_end(reply);
                 self.note_urgency(urgency);

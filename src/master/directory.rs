@@ -76,6 +76,31 @@ impl Link {
         }
     }
 
+    /// A worker without a process, for unit tests of plug-ins: what is sent to it waits in its outbox.
+    #[cfg(feature = "test-util")]
+    fn unconnected(worker: &WorkerSnapshot) -> Self {
+        let (outbox, calls) = (Outbox::new(crate::ipc::Limits::default()), Calls::new());
+        let (slot, pid) = (worker.slot.clone(), worker.pid.unwrap_or_default());
+        Self::new(worker.id, slot, worker.generation, pid, worker.restarts, outbox, calls)
+    }
+
+    #[cfg(feature = "test-util")]
+    fn show(&self, worker: &WorkerSnapshot) {
+        *self.change() = View {
+            state: worker.state,
+            ready: worker.ready,
+            exited_after_disconnect: worker.exited_after_disconnect,
+            times: worker.times,
+            stats: worker.stats,
+            addresses: worker.addresses.clone(),
+            exit: None,
+            announced: worker
+                .announced
+                .as_ref()
+                .and_then(|value| Payload::from_value(value).ok()),
+        };
+    }
+
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,6 +220,33 @@ impl Directory {
         Self {
             table: RwLock::new(table),
         }
+    }
+
+    /// A view that nobody supervises, for unit tests of plug-ins: workers that are not connected.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn show(&self, shown: &ClusterSnapshot) {
+        let mut table = self.write();
+        table.phase = shown.phase;
+        table.counts = shown.counts;
+        table.reloading = shown.reloading;
+        table.target = shown.target;
+        table.seq = shown.seq;
+        table.listeners.clone_from(&shown.listeners);
+        table.slots = (0..).zip(shown.slots.iter().cloned()).collect();
+        let known = std::mem::take(&mut table.workers);
+        for worker in &shown.workers {
+            let link = known.get(&worker.id).cloned();
+            let link = link.unwrap_or_else(|| Arc::new(Link::unconnected(worker)));
+            link.show(worker);
+            table.workers.insert(worker.id, link);
+        }
+        table.departed.extend(known.into_values().filter(|link| {
+            let is_gone = shown.workers.iter().all(|worker| worker.id != link.id);
+            if is_gone {
+                link.change().state = WorkerState::Dead;
+            }
+            is_gone
+        }));
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Table> {

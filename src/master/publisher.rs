@@ -1,13 +1,19 @@
 //! The one sequencer: every event gets its number, its line in the log and its way to the subscribers here.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tracing::field::display;
 use tracing::{error, info, trace, warn};
 
 use crate::clock;
+use crate::events::Events;
 use crate::master::{Directory, Subscribers};
-use crate::model::{ClusterEvent, EventKind, GaveUp, Message, WorkerInfo};
+use crate::model::{
+    ClusterEvent, ClusterSnapshot, EventKind, GaveUp, Message, OneLine, Program, SubscriberLoss, WorkerInfo,
+};
+use crate::policy::RestartType;
+use crate::subscription::SubscribeOptions;
 
 /// Numbers events and fans them out. Owned by the supervisor, so there is one order.
 #[derive(Debug)]
@@ -27,9 +33,9 @@ impl Publisher {
     }
 
     /// Publishes `kind`. The directory must show the state after the event already.
-    pub(crate) fn publish(&mut self, worker: Option<WorkerInfo>, kind: EventKind) {
+    pub(crate) fn publish(&mut self, worker: Option<WorkerInfo>, origin: Option<&Origin>, kind: EventKind) {
         self.seq += 1;
-        log(worker.as_ref(), &kind);
+        log(worker.as_ref(), origin, &kind);
         self.directory.write().seq = self.seq;
         let event = ClusterEvent {
             seq: self.seq,
@@ -63,41 +69,84 @@ impl Publisher {
         self.subscribers.wants_messages()
     }
 
+    /// The state after the last event, and every later event. Both belong together only between two turns of the
+    /// supervisor: within one, the view runs ahead of the events.
+    pub(crate) fn follow(&self, options: &SubscribeOptions) -> (ClusterSnapshot, Events) {
+        (self.directory.snapshot(), Events::new(&self.subscribers, options))
+    }
+
     /// No event will follow.
     pub(crate) fn finish(&self) {
         self.subscribers.finish();
     }
 }
 
+/// What a worker was made of, for who reads its reports of beginning and end: OTP's start function and restart type.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) program: Program,
+    pub(crate) restart: RestartType,
+}
+
+impl Origin {
+    fn program(&self) -> Cow<'_, str> {
+        match &self.program {
+            Program::Same => Cow::Borrowed("same"),
+            Program::Path(path) => path.to_string_lossy(),
+        }
+    }
+
+    const fn restart(&self) -> &'static str {
+        match self.restart {
+            RestartType::Permanent => "permanent",
+            RestartType::Transient => "transient",
+            RestartType::Temporary => "temporary",
+        }
+    }
+}
+
 /// One line for each fact. Levels by who must act: error = given up, warn = lost and replaced, info = life cycle.
-fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
+fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
+    // Clusters in clusters share one log.
+    let master = std::process::id();
     let id = worker.map(|worker| worker.id.get());
     let slot = worker.map(|worker| display(&worker.slot));
     let pid = worker.and_then(|worker| worker.pid).unwrap_or_default();
+    let program = origin.map(|origin| display(OneLine(origin.program())));
+    let restart = origin.map(Origin::restart);
     match kind {
         EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),
-        EventKind::Fork => info!(worker = id, slot, pid, "worker forked"),
+        EventKind::Fork => info!(master, worker = id, slot, pid, program, restart, "worker forked"),
         EventKind::Online => info!(worker = id, pid, "worker online"),
         EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
         EventKind::Ready => info!(worker = id, pid, "worker ready"),
         EventKind::AllReady { workers } => info!(workers, "all workers ready"),
         EventKind::Exiting => info!(worker = id, pid, "worker exiting"),
         EventKind::Disconnect => info!(worker = id, pid, "worker disconnected"),
-        EventKind::Exit(exit) if exit.is_orderly() => info!(worker = id, pid, %exit, "worker exited"),
-        EventKind::Exit(exit) => warn!(worker = id, slot, pid, %exit, "worker lost"),
-        EventKind::Error(err) => warn!(worker = id, slot, pid, %err, "worker error"),
+        EventKind::Exit(exit) if exit.is_orderly() => {
+            let exit = OneLine(exit);
+            info!(master, worker = id, slot, pid, program, restart, %exit, "worker exited");
+        }
+        EventKind::Exit(exit) => {
+            let exit = OneLine(exit);
+            warn!(master, worker = id, slot, pid, program, restart, %exit, "worker lost");
+        }
+        EventKind::Error(err) => {
+            let err = OneLine(err);
+            warn!(master, worker = id, slot, pid, program, restart, %err, "worker error");
+        }
         EventKind::RestartScheduled { slot, delay, attempt } => {
             let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             info!(%slot, delay_ms, attempt, "restart scheduled");
         }
         EventKind::GaveUp(GaveUp::Slot { slot, limit, period }) => {
-            error!(%slot, limit, ?period, "slot failed: too many restarts");
+            error!(master, %slot, limit, ?period, "slot failed: too many restarts");
         }
         EventKind::GaveUp(GaveUp::Spec { spec, limit, period }) => {
-            error!(%spec, limit, ?period, "spec failed: too many restarts");
+            error!(master, %spec, limit, ?period, "spec failed: too many restarts");
         }
         EventKind::GaveUp(GaveUp::Cluster { limit, period }) => {
-            error!(limit, ?period, "cluster failed: too many restarts");
+            error!(master, limit, ?period, "cluster failed: too many restarts");
         }
         EventKind::ReloadStarted { generation, spec } => {
             let spec = spec.as_ref().map_or("all", |spec| spec.as_str());
@@ -111,12 +160,21 @@ fn log(worker: Option<&WorkerInfo>, kind: &EventKind) {
             generation,
             result: Err(err),
         } => {
+            let err = OneLine(err);
             error!(%generation, %err, "reload failed: the old generation serves on");
         }
         EventKind::Scaled { spec, from, to } => info!(%spec, from, to, "scaled"),
-        EventKind::Recycling(why) => info!(worker = id, slot, pid, ?why, "worker is being replaced"),
+        EventKind::Recycling(why) => {
+            let why = OneLine(format_args!("{why:?}"));
+            info!(worker = id, slot, pid, %why, "worker is being replaced");
+        }
         EventKind::Setup(_) => info!("settings set"),
         EventKind::ShutdownStarted => info!("shutdown started"),
+        EventKind::SubscriberLost {
+            name,
+            why: SubscriberLoss::Stopped,
+        } => info!(what = name, "subscriber stopped"),
+        EventKind::SubscriberLost { name, why: err } => warn!(what = name, %err, "subscriber lost"),
         EventKind::Lagged { from, to } => warn!(from, to, "events dropped"),
     }
 }

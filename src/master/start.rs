@@ -1,10 +1,11 @@
 //! The master's start and end: listeners, signals, supervisor, plug-ins, in this order.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Context, Recipient};
+use actix::Context;
 use actix_rt::{Arbiter, System};
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,8 +17,9 @@ use crate::handle::{ClusterHandle, Shared};
 use crate::master::listening::{Listening, POLICY_VARIABLE};
 use crate::master::supervisor::Parts;
 use crate::master::{ClusterSupervisor, Directory, Subscribers, signals, vital};
-use crate::model::{ClusterEvent, ShutdownReport};
-use crate::plug_ins::PlugIn;
+use crate::model::{ShutdownReport, SubscriberLoss};
+use crate::plug_ins::{PlugIn, PlugInStart};
+use crate::subscription::PlugInThread;
 use crate::supervision::{SpecConfig, Supervision, SupervisionConfig};
 
 /// Runs the cluster on a `System` of its own until it ends.
@@ -48,44 +50,46 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         None
     };
     let directory = Arc::new(Directory::new(addresses));
-    let subscribers = Arc::new(Subscribers::default());
+    let subscribers = Arc::new(Subscribers::new(config.event_history));
     let (finished, end) = oneshot::channel();
-    let arbiter = Arbiter::new();
+    let (pumps, shared) = (new_thread()?, new_thread()?);
     // Subscribed before the first event, started once the handle exists.
-    let plug_ins: Vec<_> = plug_ins
-        .into_iter()
-        .map(|plug_in| (subscribers.subscribe(&plug_in.options), plug_in.start))
-        .collect();
+    let subscribe = |plug_in: PlugIn| (Events::new(&subscribers, &plug_in.options), plug_in);
+    let plug_ins: Vec<_> = plug_ins.into_iter().map(subscribe).collect();
     let parts = Parts {
         machine: Supervision::new(machine_config(&config)),
         config,
         listening,
-        plug_ins: arbiter.handle(),
+        plug_ins: shared.handle(),
         directory: Arc::clone(&directory),
         subscribers: Arc::clone(&subscribers),
         finished,
     };
     let context = Context::new();
     let supervisor = actix::AsyncContext::address(&context);
-    let shared = Shared {
-        supervisor: supervisor.clone(),
+    let handle = ClusterHandle::new(Shared {
+        commands: supervisor.clone().recipient(),
         directory,
-        subscribers: Arc::clone(&subscribers),
-        plug_ins: arbiter.handle(),
-    };
-    let handle = ClusterHandle::new(shared);
+        subscribers,
+        pumps: pumps.handle(),
+    });
     let (alive, consumers) = mpsc::channel::<()>(1);
-    for (queue, start) in plug_ins {
-        let events = Events::new(queue, Arc::clone(&subscribers));
+    let mut threads = vec![pumps];
+    for (events, PlugIn { options, start }) in plug_ins {
         let (handle, alive) = (handle.clone(), alive.clone());
-        arbiter.spawn_fn(move || {
-            let consumer = start(handle, events);
-            actix_rt::spawn(async move {
-                consumer.await;
-                drop(alive);
-            });
-        });
+        let run = move || start_plug_in(start, handle, events, alive);
+        match options.thread {
+            PlugInThread::Shared => {
+                shared.spawn_fn(run);
+            }
+            PlugInThread::Own => {
+                let own = new_thread()?;
+                own.spawn_fn(run);
+                threads.push(own);
+            }
+        }
     }
+    threads.push(shared);
     vital::run("the supervisor", context, ClusterSupervisor::new(parts));
     if let Some(signals) = signals {
         actix_rt::spawn(vital::vital("the ear for signals", signals.run(supervisor)));
@@ -95,9 +99,33 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         finished: Finished {
             end,
             consumers,
-            arbiter,
+            threads,
         },
     })
+}
+
+/// A thread for plug-ins.
+fn new_thread() -> Result<Arbiter, RunError> {
+    Arbiter::try_new().map_err(|source| RunError::Io {
+        what: "start a thread for plug-ins",
+        source,
+    })
+}
+
+/// Starts a plug-in on this thread; `alive` is dropped when it has seen the last event, or is gone.
+fn start_plug_in(start: PlugInStart, cluster: ClusterHandle, events: Events, alive: mpsc::Sender<()>) {
+    let name = events.name().to_owned();
+    let consumer = catch_unwind(AssertUnwindSafe(|| start(cluster.clone(), events)));
+    actix_rt::spawn(async move {
+        let loss = match consumer {
+            Ok(consumer) => consumer.await,
+            Err(_) => Some(SubscriberLoss::NotStarted),
+        };
+        if let Some(why) = loss {
+            cluster.tell_lost(name, why).await;
+        }
+        drop(alive);
+    });
 }
 
 fn machine_config(config: &Config) -> SupervisionConfig {
@@ -129,7 +157,7 @@ pub(crate) struct Finished {
     end: oneshot::Receiver<Result<ShutdownReport, RunError>>,
     /// Closed when every plug-in that was given to the builder has seen the last event.
     consumers: mpsc::Receiver<()>,
-    arbiter: Arbiter,
+    threads: Vec<Arbiter>,
 }
 
 impl Finished {
@@ -139,17 +167,10 @@ impl Finished {
         if tokio::time::timeout(LAST_EVENTS, self.consumers.recv()).await.is_err() {
             tracing::warn!("a plug-in did not finish with the last events in time");
         }
-        self.arbiter.stop();
-        result
-    }
-}
-
-/// Feeds an actor from a queue until either ends.
-pub(crate) async fn pump(mut events: Events, actor: Recipient<ClusterEvent>) {
-    while let Some(event) = events.next().await {
-        if actor.send(event).await.is_err() {
-            return;
+        for thread in self.threads {
+            thread.stop();
         }
+        result
     }
 }
 

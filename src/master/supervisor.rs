@@ -1,8 +1,8 @@
 //! `ClusterSupervisor`: the actor that owns the cluster's state machine and carries out what it decides.
 //!
-//! One door: [`ClusterSupervisor::step`] is the only caller of the machine. Handlers translate, and decide nothing.
+//! One door: `step` (in `turns`) is the only caller of the machine. Handlers translate, and decide nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,26 +14,28 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::config::Config;
-use crate::error::{CommandError, RunError};
+use crate::error::RunError;
 use crate::master::birth::Birth;
 use crate::master::images::Images;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
+use crate::master::publisher::Origin;
 use crate::master::replies::Replies;
+use crate::master::turns::Turns;
 use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
-    EventKind, Exit, Generation, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
-    SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
+    EventKind, Exit, Generation, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SpawnFailure, SpawnStep,
+    SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
 };
+use crate::policy::RestartType;
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
 
 /// The supervisor of the cluster.
 pub(crate) struct ClusterSupervisor {
     machine: Supervision,
-    /// Facts that came up while actions were being carried out; they wait for their turn.
-    inputs: VecDeque<Input>,
+    pub(super) turns: Turns,
     config: Config,
     settings: Settings,
     /// Environment of slots that were forked with one.
@@ -44,13 +46,12 @@ pub(crate) struct ClusterSupervisor {
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
-    /// The worker whose start is being carried out, for the event of a failed start.
-    unborn: Option<WorkerInfo>,
+    /// Workers whose start has failed, until that is told.
+    unborn: HashMap<WorkerId, (WorkerInfo, Program)>,
     directory: Arc<Directory>,
     subscribers: Arc<Subscribers>,
     publisher: Publisher,
     replies: Replies,
-    deadline: Option<(Mono, SpawnHandle)>,
     report: ShutdownReport,
     shutdown_began: Option<Mono>,
     interrupted_by: Option<Signal>,
@@ -61,6 +62,8 @@ pub(crate) struct ClusterSupervisor {
 struct Hand {
     actor: Addr<WorkerActor>,
     link: Arc<Link>,
+    /// What it was started with, whatever the settings say now.
+    program: Program,
 }
 
 /// What a supervisor is made of.
@@ -91,7 +94,7 @@ impl ClusterSupervisor {
         let spec_settings = specs.map(|spec| (spec.config.name.clone(), spec.clone())).collect();
         Self {
             machine,
-            inputs: VecDeque::new(),
+            turns: Turns::default(),
             settings,
             config,
             slot_env: HashMap::new(),
@@ -100,12 +103,11 @@ impl ClusterSupervisor {
             plug_ins,
             listening,
             workers: HashMap::new(),
-            unborn: None,
+            unborn: HashMap::new(),
             publisher: Publisher::new(Arc::clone(&directory), Arc::clone(&subscribers)),
             directory,
             subscribers,
             replies: Replies::default(),
-            deadline: None,
             report: ShutdownReport::default(),
             shutdown_began: None,
             interrupted_by: None,
@@ -113,14 +115,27 @@ impl ClusterSupervisor {
         }
     }
 
-    /// The one door: passes the fact and the clock to the machine, carries out what it decides, re-arms its timer.
-    pub(super) fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
-        self.inputs.push_back(input);
-        while let Some(input) = self.inputs.pop_front() {
-            self.machine.handle(input, clock::now());
-            self.carry_out_all(ctx);
+    /// What follows from one fact.
+    pub(super) fn take(&mut self, input: Input, ctx: &mut Context<Self>) {
+        let ended = if let Input::WorkerExited { id, .. } = &input {
+            Some(*id)
+        } else {
+            None
+        };
+        self.machine.handle(input, clock::now());
+        self.carry_out_all(ctx);
+        if let Some(id) = ended {
+            self.unborn.remove(&id);
         }
-        self.arm(ctx);
+    }
+
+    pub(super) fn time_passed(&mut self, ctx: &mut Context<Self>) {
+        self.machine.handle_deadline(clock::now());
+        self.carry_out_all(ctx);
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Mono> {
+        self.machine.next_deadline()
     }
 
     /// The view first: whoever learns of an event must find the state after it.
@@ -140,7 +155,7 @@ impl ClusterSupervisor {
                 restarts,
             } => {
                 let input = self.spawn(id, slot, generation, restarts, ctx);
-                self.inputs.push_back(input);
+                self.turns.add(input);
             }
             Action::Stop { id, policy } => self.order(id, WorkerOrder::Stop(policy), ctx),
             Action::Publish { worker, kind } => self.publish(worker, kind),
@@ -180,28 +195,29 @@ impl ClusterSupervisor {
         restarts: u32,
         ctx: &mut Context<Self>,
     ) -> Input {
-        let info = WorkerInfo {
-            id,
-            slot: slot.clone(),
-            generation,
-            pid: None,
-            state: WorkerState::Dead,
-            exited_after_disconnect: Some(false),
-        };
-        self.unborn = Some(info);
-        match self.deliver(id, slot, generation, restarts) {
+        let program = self.next_program(&slot.spec);
+        match self.deliver(id, slot.clone(), generation, restarts) {
             Ok(newborn) => {
                 let link = Arc::clone(&newborn.link);
                 self.listening.born(&link);
                 self.directory.write().workers.insert(id, Arc::clone(&link));
                 let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
-                self.workers.insert(id, Hand { actor, link });
+                self.workers.insert(id, Hand { actor, link, program });
                 Input::WorkerForked { id }
             }
-            Err(failure) => Input::WorkerExited {
-                id,
-                exit: Exit::not_started(failure),
-            },
+            Err(failure) => {
+                let info = WorkerInfo {
+                    id,
+                    slot,
+                    generation,
+                    pid: None,
+                    state: WorkerState::Dead,
+                    exited_after_disconnect: Some(false),
+                };
+                self.unborn.insert(id, (info, program));
+                let exit = Exit::not_started(failure);
+                Input::WorkerExited { id, exit }
+            }
         }
     }
 
@@ -218,10 +234,11 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = self.spec_settings.contains_key(&slot.spec);
-        let own = own.then(|| self.settings_of(&slot.spec));
+        let spec = self.spec_settings.get(&slot.spec);
+        let own = spec.map(|spec| spec.settings(&self.settings));
         let birth = Birth {
             config: &self.config,
+            shutdown: spec.map_or(self.config.shutdown, |spec| spec.config.shutdown),
             settings: own.as_ref().unwrap_or(&self.settings),
             image: self.images.of(generation)?,
             env,
@@ -239,12 +256,28 @@ impl ClusterSupervisor {
             self.shutdown_began = Some(clock::now());
         }
         let info = worker.and_then(|id| self.info(id));
-        self.publisher.publish(info, kind);
+        let program = worker.and_then(|id| self.program(id)).cloned();
+        let restart = info.as_ref().and_then(|info| self.restart_type(&info.slot.spec));
+        let origin = program
+            .zip(restart)
+            .map(|(program, restart)| Origin { program, restart });
+        self.publisher.publish(info, origin.as_ref(), kind);
     }
 
     fn info(&self, id: WorkerId) -> Option<WorkerInfo> {
-        let unborn = || self.unborn.clone().filter(|unborn| unborn.id == id);
-        self.workers.get(&id).map(|hand| hand.link.info()).or_else(unborn)
+        let hand = self.workers.get(&id).map(|hand| hand.link.info());
+        hand.or_else(|| self.unborn.get(&id).map(|(info, _)| info.clone()))
+    }
+
+    fn program(&self, id: WorkerId) -> Option<&Program> {
+        let hand = self.workers.get(&id).map(|hand| &hand.program);
+        hand.or_else(|| self.unborn.get(&id).map(|(_, program)| program))
+    }
+
+    /// What the next workers of this spec run.
+    fn next_program(&self, spec: &SpecName) -> Program {
+        let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
+        own.map_or_else(|| self.settings.exec.clone(), Program::Path)
     }
 
     /// Passes an order to a worker's actor. A full mailbox is asked again in a moment; a closed one means that the
@@ -272,7 +305,7 @@ impl ClusterSupervisor {
             }
             Report::Line(stream, line) => {
                 self.publisher
-                    .publish(Some(link.info()), EventKind::Output { stream, line });
+                    .publish(Some(link.info()), None, EventKind::Output { stream, line });
             }
             Report::Announced(payload) => link.change().announced = Some(payload),
             Report::Stats(stats) => link.change().stats = stats,
@@ -353,29 +386,6 @@ impl ClusterSupervisor {
         }
     }
 
-    fn arm(&mut self, ctx: &mut Context<Self>) {
-        let next = self.machine.next_deadline();
-        if self.deadline.as_ref().map(|(at, _)| *at) == next {
-            return;
-        }
-        if let Some((_, handle)) = self.deadline.take() {
-            ctx.cancel_future(handle);
-        }
-        if let Some(at) = next {
-            let handle = ctx.run_later(clock::now().until(at), |supervisor, ctx| {
-                supervisor.deadline = None;
-                supervisor.machine.handle_deadline(clock::now());
-                supervisor.carry_out_all(ctx);
-                if let Some(input) = supervisor.inputs.pop_front() {
-                    supervisor.step(input, ctx);
-                } else {
-                    supervisor.arm(ctx);
-                }
-            });
-            self.deadline = Some((at, handle));
-        }
-    }
-
     fn finish(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
         self.listening.close_all();
         self.directory.write().phase = Phase::Stopped;
@@ -405,10 +415,6 @@ impl ClusterSupervisor {
         &self.settings
     }
 
-    pub(super) const fn replies_now(&self) -> &Replies {
-        &self.replies
-    }
-
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
     }
@@ -425,6 +431,10 @@ impl ClusterSupervisor {
         self.workers.get(&worker).map(|hand| &hand.link)
     }
 
+    pub(super) const fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
     pub(super) const fn plug_ins(&self) -> &ArbiterHandle {
         &self.plug_ins
     }
@@ -438,6 +448,12 @@ impl ClusterSupervisor {
         self.spec_settings.insert(spec.config.name.clone(), spec);
     }
 
+    /// Of one that the machine has forgotten too, until `SpecGone`: what happened before that is told with it.
+    fn restart_type(&self, spec: &SpecName) -> Option<RestartType> {
+        let own = (*spec == self.config.spec).then_some(self.config.restart);
+        self.spec_settings.get(spec).map(|spec| spec.config.restart).or(own)
+    }
+
     /// How the next workers of a spec are started.
     pub(super) fn settings_of(&self, spec: &SpecName) -> Settings {
         let own = self.spec_settings.get(spec);
@@ -446,25 +462,6 @@ impl ClusterSupervisor {
 
     pub(super) fn actor(&self, worker: WorkerId) -> Option<Addr<WorkerActor>> {
         self.workers.get(&worker).map(|hand| hand.actor.clone())
-    }
-
-    pub(super) fn check(&self, worker: WorkerId) -> Result<(), CommandError> {
-        self.workers
-            .get(&worker)
-            .map(|_| ())
-            .ok_or(CommandError::UnknownWorker(worker))
-    }
-
-    pub(super) fn may_start(&self, slot: &Slot) -> Result<(), CommandError> {
-        match (self.machine.phase(), self.machine.slot_state(slot)) {
-            (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
-            (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
-            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped | SlotState::Declined)) => Ok(()),
-            (
-                Phase::Running,
-                Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),
-            ) => Err(CommandError::AlreadyRunning(slot.clone())),
-        }
     }
 
     /// Changes the settings for the next workers, and tells everybody.

@@ -16,7 +16,7 @@ use crate::master::life::Life;
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
-use crate::model::{Message, Mono, OutputStream, Reply};
+use crate::model::{Message, Mono, OutputStream, Reply, bounded};
 use crate::policy::ShutdownPolicy;
 use crate::process::{Lines, ProcessHandle};
 use crate::supervision::{LifeInput, Lifecycle, Order, Output};
@@ -216,7 +216,8 @@ impl WorkerActor {
                 let what = format!("it announced more than {ANNOUNCEMENT_MAX} bytes");
                 reports.extend(self.step(LifeInput::ProtocolBroken(what), ctx));
             }
-            ToMaster::Failed(text) => reports.push(Report::Failed(text)),
+            // A worker in another language may send as much as fits into a frame.
+            ToMaster::Failed(text) => reports.push(Report::Failed(bounded(text))),
             ToMaster::Bind { id, key, cwd, options } => {
                 reports.push(Report::WantsListener {
                     request: id,

@@ -128,42 +128,20 @@ pub enum EventKind {
     Recycling(RecycleReason),
     /// An orderly shutdown began; nothing is started any more.
     ShutdownStarted,
-    /// Events were dropped because this subscriber was too slow.
+    /// A subscriber is gone without having been asked to go; its subscription is ended.
+    SubscriberLost {
+        /// Its name, as the subscription was called.
+        name: String,
+        /// What became of it.
+        why: SubscriberLoss,
+    },
+    /// Events were dropped because this subscriber was too slow. Has the number of the last event it stands for.
     Lagged {
         /// The first missing sequence number.
         from: u64,
         /// The last missing sequence number.
         to: u64,
     },
-}
-
-impl EventKind {
-    /// The kind as one word, the same as in the JSON form.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Setup(_) => "setup",
-            Self::Fork => "fork",
-            Self::Online => "online",
-            Self::Listening(_) => "listening",
-            Self::Ready => "ready",
-            Self::AllReady { .. } => "all_ready",
-            Self::Message(_) => "message",
-            Self::Output { .. } => "output",
-            Self::Exiting => "exiting",
-            Self::Disconnect => "disconnect",
-            Self::Exit(_) => "exit",
-            Self::Error(_) => "error",
-            Self::RestartScheduled { .. } => "restart_scheduled",
-            Self::GaveUp(_) => "gave_up",
-            Self::ReloadStarted { .. } => "reload_started",
-            Self::ReloadFinished { .. } => "reload_finished",
-            Self::Scaled { .. } => "scaled",
-            Self::Recycling(_) => "recycling",
-            Self::ShutdownStarted => "shutdown_started",
-            Self::Lagged { .. } => "lagged",
-        }
-    }
 }
 
 /// What went wrong with a worker, short of its end.
@@ -228,6 +206,41 @@ pub enum GaveUp {
         #[serde(rename = "period_ms", with = "json::millis")]
         period: Duration,
     },
+}
+
+/// What became of a subscriber that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum SubscriberLoss {
+    /// It could not be started: its start function panicked.
+    #[error("its start function panicked")]
+    NotStarted,
+    /// It ended before it was done with this event: its handler panicked, or it was stopped at that moment.
+    #[error("it ended before it was done with event {seq}: its handler panicked, or it was stopped at that moment")]
+    Broken {
+        /// The number of the event.
+        seq: u64,
+    },
+    /// Its actor was stopped before, and the next event found nobody.
+    #[error("its actor was stopped")]
+    Stopped,
+}
+
+impl ClusterEvent {
+    /// How many bytes of a worker's making it holds on to beside its own size: they bound queues besides their length.
+    /// Everything else in an event is short, or the user's own.
+    pub(crate) fn held_bytes(&self) -> usize {
+        if let EventKind::Message(message) = &self.kind {
+            return message.payload().len();
+        }
+        if let EventKind::Output { line: text, .. }
+        | EventKind::Error(WorkerError::Protocol(text) | WorkerError::Failed(text)) = &self.kind
+        {
+            return text.len();
+        }
+        0
+    }
 }
 
 /// A standard stream of a worker.

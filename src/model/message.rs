@@ -32,6 +32,11 @@ impl Payload {
         Self(text)
     }
 
+    /// Length of the text in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {

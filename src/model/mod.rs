@@ -6,8 +6,10 @@
 mod address;
 mod event;
 mod exit;
+mod filter;
 mod id;
 pub(crate) mod json;
+mod kind;
 mod listen;
 mod message;
 mod reload;
@@ -16,12 +18,15 @@ mod signal;
 mod snapshot;
 mod spec;
 mod state;
+mod text;
 mod time;
 
 pub use address::{AddressType, BoundAddress};
-pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, WorkerError, WorkerInfo};
+pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
 pub use exit::{Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
+pub use filter::EventFilter;
 pub use id::{Generation, Slot, SpecName, WorkerId};
+pub use kind::{Kind, Kinds};
 pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};
 pub(crate) use message::ReplySink;
@@ -35,4 +40,5 @@ pub use snapshot::{
 };
 pub use spec::{SpecFault, StartError};
 pub use state::WorkerState;
+pub(crate) use text::{OneLine, bounded};
 pub use time::Mono;

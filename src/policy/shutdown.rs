@@ -24,6 +24,17 @@ pub enum ShutdownPolicy {
     Brutal,
 }
 
+impl ShutdownPolicy {
+    /// How long a worker may take to end, as it is told: for ever if there is no limit.
+    pub(crate) const fn longest(self) -> Duration {
+        match self {
+            Self::Grace(grace) => grace,
+            Self::Infinity => Duration::MAX,
+            Self::Brutal => Duration::ZERO,
+        }
+    }
+}
+
 impl Default for ShutdownPolicy {
     fn default() -> Self {
         Self::Grace(Duration::from_secs(30))

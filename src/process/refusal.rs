@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, access, getegid, geteuid, getgid, getuid};
 
-use crate::model::{SpawnFailure, SpawnStep};
+use crate::model::{SpawnFailure, SpawnStep, bounded};
 use crate::sys::process::errno_text;
 
 /// A failure with the errno's text and, where there is one, the way out.
@@ -17,6 +17,7 @@ pub(crate) fn failure(step: SpawnStep, errno: Option<i32>, what: &str) -> SpawnF
     if let Some(errno) = errno {
         detail = format!("{detail}: {}{}", errno_text(errno), way_out(step, errno));
     }
+    let detail = bounded(detail);
     SpawnFailure { step, errno, detail }
 }
 

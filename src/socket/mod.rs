@@ -17,7 +17,7 @@ use std::fmt::Display;
 
 use nix::errno::Errno;
 
-use crate::model::ListenError;
+use crate::model::{ListenError, bounded};
 
 /// The error of a system call that refused: which step, which errno, and `way_out` where there is one.
 fn failed(address: &dyn Display, step: &str, errno: Errno, way_out: &str) -> ListenError {
@@ -27,7 +27,7 @@ fn failed(address: &dyn Display, step: &str, errno: Errno, way_out: &str) -> Lis
         detail.push_str(way_out);
     }
     ListenError {
-        address: address.to_string(),
+        address: bounded(address.to_string()),
         errno: Some(errno as i32),
         detail,
     }
@@ -36,9 +36,9 @@ fn failed(address: &dyn Display, step: &str, errno: Errno, way_out: &str) -> Lis
 /// The error of a request that was refused before any system call.
 fn refused(address: &dyn Display, detail: String) -> ListenError {
     ListenError {
-        address: address.to_string(),
+        address: bounded(address.to_string()),
         errno: None,
-        detail,
+        detail: bounded(detail),
     }
 }
 

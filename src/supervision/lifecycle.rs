@@ -323,7 +323,12 @@ impl Lifecycle {
 
     /// It is going already: one more order can only make it faster.
     fn stop_again(&mut self, policy: ShutdownPolicy, now: Mono) {
-        self.cause.get_or_insert(ExitReason::Ordered);
+        // A channel that closed unasked is the beginning of a crash, whose report may come after the order: then the order is
+        // not the reason.
+        let was_first = matches!(self.state, State::Disconnected(_)) && self.exited_after_disconnect == Some(false);
+        if !was_first {
+            self.cause.get_or_insert(ExitReason::Ordered);
+        }
         self.exited_after_disconnect.get_or_insert(true);
         self.ladder.kill_by(policy, now);
         self.climb(now);

@@ -3,6 +3,8 @@
 //! Not here: its doors (in `mod.rs`), what handles order ([`super::orders`]), what comes true by all this together
 //! ([`super::settle`]).
 
+use std::time::Duration;
+
 use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, WorkerError, WorkerId};
 use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart, has_nothing_to_do};
 
@@ -146,7 +148,10 @@ impl Supervision {
         }
         let seat = self.roster.seat_mut(key);
         seat.streak = seat.streak.saturating_add(1);
-        let delay = self.specs[&key.spec].config.delay.delay(seat.streak, &mut self.random);
+        let mut delay = self.specs[&key.spec].config.delay.delay(seat.streak, &mut self.random);
+        if seat.streak > 1 && matches!(exit.reason, ExitReason::SpawnFailed(_)) {
+            delay = delay.max(RETRY_OF_START);
+        }
         let scheduled = EventKind::RestartScheduled {
             slot: seat.slot.clone(),
             delay,
@@ -307,3 +312,8 @@ impl Supervision {
         self.actions.push_back(super::Action::SlotGone { slot });
     }
 }
+
+/// In a row of failures a start that failed is tried again only after this, even without a delay: its failure is known in
+/// the instant of the try, so tries at once would follow each other within one turn of the master, and nobody could be
+/// heard who wants them to end. (OTP sends itself a message for each try.)
+const RETRY_OF_START: Duration = Duration::from_millis(10);

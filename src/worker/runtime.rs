@@ -15,7 +15,7 @@ use crate::cluster::WorkerMain;
 use crate::config::Config;
 use crate::error::RunError;
 use crate::ipc::{CallReply, Channel, Decoder, Incoming, PROTOCOL, ReadOutcome, ToMaster, ToWorker};
-use crate::model::{Message, Reply, exit_code};
+use crate::model::{Message, Reply, bounded, exit_code};
 use crate::process::Contract;
 use crate::sys::boot;
 use crate::worker::context::Worker;
@@ -70,11 +70,11 @@ pub(crate) async fn run_here<T>(
             exit_code::SUCCESS
         }
         Ok(Err(text)) => {
-            worker.tell(&ToMaster::Failed(text));
+            worker.tell(&ToMaster::Failed(bounded(text)));
             exit_code::FAILED
         }
         Err(error) if error.is_panic() => {
-            worker.tell(&ToMaster::Failed(format!("panicked: {error}")));
+            worker.tell(&ToMaster::Failed(bounded(format!("panicked: {error}"))));
             exit_code::PANICKED
         }
         // The task was cancelled: the runtime is being torn down around us.
@@ -269,7 +269,7 @@ fn exit_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         previous(panic);
         if let Some(worker) = LAST_WORDS.get() {
-            worker.tell(&ToMaster::Failed(panic.to_string()));
+            worker.tell(&ToMaster::Failed(bounded(panic.to_string())));
         }
         end(exit_code::PANICKED)
     }));

@@ -3,7 +3,7 @@
 //! Every scenario has a good worker, number 1; a bad one is started beside it. Whatever the bad one does, the good one
 //! serves, the master's memory and descriptors stay, and the cluster stops in order.
 
-use actix_cluster::{ClusterEvent, ClusterHandle, Interest, SubscribeOptions};
+use actix_cluster::{ClusterEvent, ClusterHandle, SubscribeOptions, WhenFull};
 use actix_cluster_tests::fault::{self, Fault, Good, attack};
 use actix_cluster_tests::leftovers::{open_fds, rss_kib};
 use actix_cluster_tests::master::Master;
@@ -184,8 +184,7 @@ fn unheard() -> ExitCode {
 
 /// Somebody wants every event and takes a millisecond for each.
 fn slow_listener() -> ExitCode {
-    let mut options = SubscribeOptions::default();
-    options.interest = Interest::AllReliable;
+    let options = SubscribeOptions::new().when_full(WhenFull::HoldBack);
     let slow = |_: &ClusterEvent, _: &ClusterHandle| {
         poll(&mut [], PollTimeout::from(1_u8)).ok();
     };

@@ -24,6 +24,10 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod otp_races;
+mod otp_records;
+mod otp_restarts;
+mod otp_stops;
 mod panics;
 mod promises;
 mod reconfiguration;
@@ -62,6 +66,10 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        otp_races::SCENARIOS,
+        otp_records::SCENARIOS,
+        otp_restarts::SCENARIOS,
+        otp_stops::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
         reconfiguration::SCENARIOS,

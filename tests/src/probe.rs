@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_cluster::{
-    Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RecycleReason, ReloadOptions,
-    RestartDelay, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
+    Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, PlugInThread, Program, RecycleReason,
+    ReloadOptions, RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, StdioMode, SubscribeOptions,
+    Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -33,12 +34,17 @@ pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
         .restart_delay(RestartDelay::AtOnce)
         .boot_limit(BOOT)
         .grace(GRACE)
-        .on_event(move |event, _| {
+        .on_event_with(beside("probe"), move |event, _| {
             if shown(event) {
                 print(event);
             }
         })
-        .on_event(obey_from_the_first_event())
+        .on_event_with(beside("ear"), obey_from_the_first_event())
+}
+
+/// Both on one thread: what an order brought about is shown before its answer.
+fn beside(name: &str) -> SubscribeOptions {
+    SubscribeOptions::new().name(name).thread(PlugInThread::Shared)
 }
 
 /// A line that the test can wait for with `expect_said`. From any process of the scenario.
@@ -97,6 +103,9 @@ pub enum Order {
     Scale(u32),
     /// `handle.recycle` for this reason, answered by `said: "recycle"`.
     Recycle(u64, String),
+    /// `handle.stop_spec`, `start_spec`, `restart_spec` or `delete_spec`, or `add_spec` of one temporary worker, by its
+    /// first word; answered by `said: "<word> done"` or `said: "<word> error …"`.
+    Spec(String, String),
 }
 
 /// How a test reloads: what is `None` or false stays at its default.
@@ -297,6 +306,20 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Recycle(id, why) => {
             let why = RecycleReason::Asked(why);
             outcome("recycle", handle.recycle(WorkerId::new(id), why).await)
+        }
+        Order::Spec(word, name) => {
+            let result = match word.as_str() {
+                "stop" => handle.stop_spec(name).await,
+                "start" => handle.start_spec(name).await.map(drop),
+                "restart" => handle.restart_spec(name).await.map(drop),
+                "delete" => handle.delete_spec(name).await,
+                "add" => {
+                    let spec = WorkerSpec::new(name, 1).restart(RestartType::Temporary);
+                    handle.add_spec(spec).await.map(drop)
+                }
+                other => panic!("no order {other:?}"),
+            };
+            format!("{word} {}", outcome("done", result))
         }
     };
     say(&said);

@@ -5,6 +5,8 @@ mod auto_end;
 mod cluster;
 mod driver;
 mod meddle;
+mod otp;
+mod otp_limits;
 mod process;
 mod reload;
 mod script;

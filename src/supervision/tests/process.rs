@@ -255,6 +255,16 @@ fn f_051_o_053_a_worker_that_closes_its_channel_but_lives_is_ended() {
 }
 
 #[test]
+fn o_021_an_order_that_comes_between_the_closed_channel_and_the_death_is_not_the_reason() {
+    let mut life = ready();
+    life.handle(LifeInput::ChannelClosed, ms(1_000));
+    stop(&mut life, ms(1_001));
+    let exit = exit(&mut life, ExitStatus::Code(0), ms(1_002));
+    assert_eq!((exit.reason, exit.forced), (ExitReason::Crash, false));
+    assert_eq!(life.exited_after_disconnect(), Some(false));
+}
+
+#[test]
 fn n_039_a_crash_whose_channel_closes_first_is_still_a_crash() {
     for status in [
         ExitStatus::Code(101),

@@ -80,9 +80,13 @@ fn o_040_o_042_rest_for_one_spares_the_earlier_ones() {
     assert_eq!(cluster.ordered(3), ["exit 3", "spawn 4 b.0"]);
     assert_eq!(
         cluster.tell(spawn_failed(4)),
-        ["error 4", "restart b.0 in 0ns #2", "spawn 5 b.0"]
+        ["error 4", "restart b.0 in 10ms #2"],
+        "the second failure in a row"
     );
-    cluster.boot();
+    assert_eq!((cluster.slot(1), cluster.slot(2)), (SlotState::Held, SlotState::Held));
+    assert_eq!(cluster.wait(), ["spawn 5 b.0"], "and nobody else is touched");
+    let words = cluster.boot();
+    assert!(words.contains(&"spawn 6 c.0".to_owned()), "{words:?}");
     assert_eq!(cluster.machine.slots()[0].worker, Some(WorkerId::new(1)));
 }
 
