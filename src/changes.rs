@@ -1,14 +1,15 @@
-//! The handle's commands that change what the cluster is: reload, scale, recycle, and the administration of specs.
+//! The handle's commands that change what the cluster is: reload, scale, recycle.
+//!
+//! Not here: the administration of specs ([`crate::administration`]).
 
 use crate::error::CommandError;
 use crate::handle::ClusterHandle;
-use crate::master::{Command, SpecOrder, Verdict};
+use crate::master::{Command, Verdict};
 use crate::model::{
     Announcement, EndCause, Generation, RecycleReason, ReloadError, ReloadFailure, Signal, SpecName, WorkerId,
     WorkerSnapshot,
 };
 use crate::policy::RolloutOptions;
-use crate::spec::WorkerSpec;
 use crate::supervision::ScaleTarget;
 
 /// How a reload is done; see [`ClusterHandle::reload_with`].
@@ -149,55 +150,5 @@ impl ClusterHandle {
             reply,
         })
         .await?
-    }
-
-    /// Adds a spec at the end of the order and starts it (OTP's `start_child`).
-    ///
-    /// # Errors
-    /// [`CommandError::AlreadyStarted`], [`CommandError::AlreadyPresent`], [`CommandError::InvalidSpec`],
-    /// [`CommandError::TooManySlots`], [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn add_spec(&self, spec: WorkerSpec) -> Result<(), CommandError> {
-        let spec = Box::new(spec);
-        self.ask(|reply| Command::AddSpec { spec, reply }).await?
-    }
-
-    /// Stops every worker of a spec (OTP's `terminate_child`) and waits until they are gone.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::Gone`].
-    pub async fn stop_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Stop).await
-    }
-
-    /// Starts every slot of a stopped spec again (OTP's `restart_child`) and waits until each has a process.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::SpecRunning`], [`CommandError::SpecRestarting`],
-    /// [`CommandError::Spawn`], [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn restart_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Restart).await
-    }
-
-    /// Starts every slot of a stopped spec and waits until each has a process; one that runs is told by
-    /// [`CommandError::AlreadyStarted`].
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::AlreadyStarted`], [`CommandError::Spawn`],
-    /// [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn start_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Start).await
-    }
-
-    /// Removes a stopped spec (OTP's `delete_child`).
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::SpecRunning`], [`CommandError::SpecRestarting`],
-    /// [`CommandError::Gone`].
-    pub async fn delete_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Delete).await
-    }
-
-    async fn spec_order(&self, spec: SpecName, order: SpecOrder) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Spec { spec, order, reply }).await?
     }
 }

@@ -1,12 +1,14 @@
 //! `Cluster`: am I the master or a worker? Running goes one way or the other.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 
 use crate::builder::ClusterBuilder;
 use crate::config::Config;
 use crate::error::RunError;
+use crate::guard;
 use crate::handle::ClusterHandle;
 use crate::master;
 use crate::model::ShutdownReport;
@@ -23,7 +25,19 @@ pub struct Cluster {
     pub(crate) config: Config,
     pub(crate) main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
+    pub(crate) before_start: Option<BeforeStartHook>,
 }
+
+/// Is the cluster to run? See [`ClusterBuilder::before_start`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BeforeStart {
+    /// Yes.
+    Proceed,
+    /// No, there is nothing to do: [`RunError::Ignored`].
+    Ignore,
+}
+
+pub(crate) type BeforeStartHook = Box<dyn FnOnce() -> Result<BeforeStart, String>>;
 
 impl Cluster {
     /// A new description with the defaults.
@@ -41,7 +55,10 @@ impl Cluster {
     /// [`RunError`] tells why the cluster could not start or ended in another way than in order.
     pub fn run(self) -> Result<ShutdownReport, RunError> {
         match process::role() {
-            Role::Master => master::run(self.config, self.plug_ins),
+            Role::Master => {
+                ask_whether_to_run(self.before_start)?;
+                master::run(self.config, self.plug_ins)
+            }
             Role::Worker(contract) => worker::run(contract, &self.config, main_of(contract, &self.config, self.main)),
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
@@ -56,7 +73,7 @@ impl Cluster {
 
     pub(crate) fn exit_code(result: Result<ShutdownReport, RunError>) -> ExitCode {
         match result {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(_) | Err(RunError::Ignored) => ExitCode::SUCCESS,
             Err(error) => {
                 // Standard error may be closed or full; the exit code says it all the same.
                 std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {error}\n")).ok();
@@ -75,7 +92,10 @@ impl Cluster {
     /// [`RunError`] if the cluster could not start.
     pub async fn start(self) -> Result<RunningCluster, RunError> {
         match process::role() {
-            Role::Master => master::start(self.config, self.plug_ins),
+            Role::Master => {
+                ask_whether_to_run(self.before_start)?;
+                master::start(self.config, self.plug_ins)
+            }
             Role::Worker(contract) => {
                 let main = main_of(contract, &self.config, self.main);
                 worker::run_here(contract, &self.config, main).await
@@ -90,6 +110,20 @@ impl fmt::Debug for Cluster {
         f.debug_struct("Cluster")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+/// A panic of the hook is its author's mistake and ends nothing else.
+fn ask_whether_to_run(hook: Option<BeforeStartHook>) -> Result<(), RunError> {
+    let Some(hook) = hook else { return Ok(()) };
+    match catch_unwind(AssertUnwindSafe(hook)) {
+        Ok(Ok(BeforeStart::Proceed)) => Ok(()),
+        Ok(Ok(BeforeStart::Ignore)) => Err(RunError::Ignored),
+        Ok(Err(text)) => Err(RunError::BeforeStart(text)),
+        Err(panic) => Err(RunError::BeforeStart(format!(
+            "`before_start` panicked: {}",
+            guard::text_of(&*panic)
+        ))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::CommandError;
-use crate::model::{ListenAddr, ListenOptions, Program, Settings, SpecName};
+use crate::model::{ListenAddr, ListenOptions, Program, Settings, SpecFault, SpecName};
 use crate::policy::{
     AutoShutdown, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
@@ -101,12 +101,12 @@ impl Config {
     }
 
     /// What contradicts itself in a spec, beside its rules of restart.
-    pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<&'static str> {
+    pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<SpecFault> {
         let Terms { boot, lame_duck, .. } = self.terms(Some(spec));
         if boot.is_zero() {
-            Some("its boot limit is 0, so no worker ever gets ready; give it more, or leave it out")
+            Some(SpecFault::NoBootTime)
         } else if lame_duck > LAME_DUCK_MAX {
-            Some("its lame-duck time is more than one hour; give it less")
+            Some(SpecFault::LongLameDuck)
         } else {
             None
         }
@@ -131,9 +131,9 @@ impl Config {
                 .find(|built| built.config.name == spec.config.name)
         };
         let why = if spec.main.is_some() && built().is_none_or(|built| built.main.is_none()) {
-            Some("its worker function is not known to the builder, which is where its workers would look for it")
+            Some(SpecFault::UnknownFunction)
         } else if !self.has_main && self.settings.exec == Program::Same && spec.main.is_none() && spec.exec.is_none() {
-            Some("it has nothing to run; give it a program with `exec`")
+            Some(SpecFault::NothingToRun)
         } else {
             self.fault(spec)
         };

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, WorkerMain};
+use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
 use crate::model::{
@@ -36,6 +36,7 @@ pub struct ClusterBuilder {
     listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
+    before_start: Option<BeforeStartHook>,
 }
 
 impl ClusterBuilder {
@@ -82,6 +83,7 @@ impl ClusterBuilder {
             listeners: Vec::new(),
             main: None,
             plug_ins: Vec::new(),
+            before_start: None,
         }
     }
 
@@ -363,6 +365,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Decides in the master whether the cluster is to run, before anything is bound or started: OTP's `init`, which may
+    /// say `ignore`. A hook that fails or panics is [`RunError::BeforeStart`]. Never called in a worker. Default: it runs.
+    pub fn before_start<E: fmt::Display>(mut self, hook: impl FnOnce() -> Result<BeforeStart, E> + 'static) -> Self {
+        self.before_start = Some(Box::new(|| hook().map_err(|error| error.to_string())));
+        self
+    }
+
     /// Validates the description.
     ///
     /// # Errors
@@ -375,6 +384,7 @@ impl ClusterBuilder {
             listeners,
             main,
             plug_ins,
+            before_start,
         } = self;
         config.has_main = main.is_some();
         let has_worker = config.has_main || config.settings.exec != Program::Same;
@@ -409,7 +419,12 @@ impl ClusterBuilder {
         if config.seed == 0 {
             config.seed = u64::from(std::process::id());
         }
-        Ok(Cluster { config, main, plug_ins })
+        Ok(Cluster {
+            config,
+            main,
+            plug_ins,
+            before_start,
+        })
     }
 
     /// [`build`](Self::build) and [`Cluster::run`].

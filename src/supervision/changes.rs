@@ -262,9 +262,12 @@ impl Supervision {
                 state: SeatState::Filled(newcomer),
                 beside: leaving,
                 awaited: false,
+                declined: false,
             };
         });
         self.actions.extend(order);
+        // Whoever waited for the predecessor to be ready has a ready worker now.
+        self.start_succeeded(key);
         self.set_progress(key, Progress::Leaving);
     }
 

@@ -4,6 +4,7 @@
     reason = "a scenario that panics is a test that fails, with its trace"
 )]
 
+mod administration;
 mod bus;
 mod bus_order;
 mod channel_faults;
@@ -35,6 +36,7 @@ mod otp_restarts;
 mod otp_stops;
 mod panics;
 mod promises;
+mod reconfiguration;
 mod recycling;
 mod reload;
 mod scaling;
@@ -52,6 +54,7 @@ use actix_cluster_tests::scenario;
 
 fn main() -> ExitCode {
     scenario::main(&[
+        administration::SCENARIOS,
         bus::SCENARIOS,
         bus_order::SCENARIOS,
         channel_faults::SCENARIOS,
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        reconfiguration::SCENARIOS,
         recycling::SCENARIOS,
         reload::SCENARIOS,
         scaling::SCENARIOS,

@@ -317,12 +317,12 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Spec(word, name) => {
             let result = match word.as_str() {
                 "stop" => handle.stop_spec(name).await,
-                "start" => handle.start_spec(name).await,
-                "restart" => handle.restart_spec(name).await,
+                "start" => handle.start_spec(name).await.map(drop),
+                "restart" => handle.restart_spec(name).await.map(drop),
                 "delete" => handle.delete_spec(name).await,
                 "add" => {
                     let spec = WorkerSpec::new(name, 1).restart(RestartType::Temporary);
-                    handle.add_spec(spec).await
+                    handle.add_spec(spec).await.map(drop)
                 }
                 other => panic!("no order {other:?}"),
             };

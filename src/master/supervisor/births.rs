@@ -7,6 +7,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use super::{ClusterSupervisor, Hand};
+use crate::config::Terms;
 use crate::master::birth::Birth;
 use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::model::{
@@ -82,9 +83,14 @@ impl ClusterSupervisor {
         birth.deliver()
     }
 
+    /// What the next workers of this spec are told, and held to.
+    pub(in crate::master) fn terms_of(&self, spec: &SpecName) -> Terms<'_> {
+        self.config.terms(self.spec_settings.get(spec))
+    }
+
     /// Does a worker of this slot get this listener? What it asks for at run time, it does.
     pub(super) fn gets(&self, slot: &Slot, key: &ListenKey) -> bool {
-        let terms = self.config.terms(self.spec_settings.get(&slot.spec));
+        let terms = self.terms_of(&slot.spec);
         match key {
             ListenKey::Named(name) => terms.include(name) || !self.config.declares(name),
             ListenKey::Asked { .. } => true,
