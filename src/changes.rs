@@ -8,10 +8,14 @@ use crate::policy::RolloutOptions;
 use crate::spec::WorkerSpec;
 use crate::supervision::ScaleTarget;
 
-/// How a reload is done; see [`ClusterHandle::reload_with`].
+/// How a reload is done; see [`ClusterHandle::reload_with`]. The default is all specs, with the care that the cluster was
+/// built with ([`ClusterBuilder::reload_options`](crate::ClusterBuilder::reload_options)), refused while another reload
+/// runs.
 #[must_use = "options do nothing until they are given to `reload_with`"]
+#[derive(Default)]
 pub struct ReloadOptions {
-    pub(crate) rollout: RolloutOptions,
+    /// `None` for the cluster's own.
+    pub(crate) rollout: Option<RolloutOptions>,
     pub(crate) spec: Option<SpecName>,
     pub(crate) queue: bool,
     pub(crate) verdict: Option<Verdict>,
@@ -21,10 +25,8 @@ impl ReloadOptions {
     /// All specs, with the given care, refused while another reload runs.
     pub fn new(rollout: RolloutOptions) -> Self {
         Self {
-            rollout,
-            spec: None,
-            queue: false,
-            verdict: None,
+            rollout: Some(rollout),
+            ..Self::default()
         }
     }
 
@@ -59,13 +61,14 @@ impl std::fmt::Debug for ReloadOptions {
 }
 
 impl ClusterHandle {
-    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the default
-    /// care: one at a time, each successor ready before its predecessor is stopped. Answers when all are replaced.
+    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the care that
+    /// the cluster was built with, by default one at a time, each successor ready before its predecessor is stopped.
+    /// Answers when all are replaced.
     ///
     /// # Errors
     /// [`ReloadError`] with the reason; the old generation serves on then, whatever the reason.
     pub async fn reload(&self) -> Result<Generation, ReloadError> {
-        self.reload_with(ReloadOptions::new(RolloutOptions::default())).await
+        self.reload_with(ReloadOptions::default()).await
     }
 
     /// [`reload`](Self::reload) with a care of one's own.

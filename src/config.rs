@@ -21,6 +21,8 @@ pub(crate) struct Config {
     pub(crate) strategy: Arc<dyn RestartStrategy>,
     pub(crate) auto_shutdown: AutoShutdown,
     pub(crate) recycle: RolloutOptions,
+    /// For reloads that name no care of their own.
+    pub(crate) reload: RolloutOptions,
     pub(crate) max_age: Option<Duration>,
     pub(crate) listeners: Vec<DeclaredListener>,
     pub(crate) settings: Settings,

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -27,6 +28,8 @@ pub(crate) struct Birth<'a> {
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
     pub(crate) restarts: u32,
+    /// How long it lives beside its predecessor before it is trusted.
+    pub(crate) probation: Duration,
     pub(crate) listeners: Vec<(String, Handout)>,
 }
 
@@ -118,6 +121,7 @@ impl Birth<'_> {
             restarts: self.restarts,
             grace: self.config.grace(),
             orphan_grace: self.config.orphan_grace,
+            probation: self.probation,
             uid: None,
             gid: None,
             shim: false,

@@ -46,7 +46,7 @@ impl ClusterSupervisor {
         let input = Input::ReloadRequested {
             request,
             spec,
-            options: rollout,
+            options: rollout.unwrap_or(self.reload_options()),
             queue,
         };
         self.step(input, ctx);

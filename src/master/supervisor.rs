@@ -26,6 +26,7 @@ use crate::model::{
     EventKind, Exit, Generation, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
     SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
 };
+use crate::policy::RolloutOptions;
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
 
@@ -227,6 +228,7 @@ impl ClusterSupervisor {
             slot,
             generation,
             restarts,
+            probation: self.machine.probation_of(id),
             listeners,
         };
         birth.deliver()
@@ -404,6 +406,10 @@ impl ClusterSupervisor {
 
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
+    }
+
+    pub(super) const fn reload_options(&self) -> RolloutOptions {
+        self.config.reload
     }
 
     pub(super) fn spec(&self) -> SpecName {

@@ -33,6 +33,9 @@ pub(crate) struct Contract {
     pub grace: Duration,
     /// How long it may drain when the master is gone.
     pub orphan_grace: Duration,
+    /// How long after it got its listeners the worker leaves their queues to its predecessor. Absent in older contracts.
+    #[serde(default)]
+    pub probation: Duration,
     /// The user to become before `main`.
     pub uid: Option<u32>,
     /// The group to become before `main`.

@@ -26,12 +26,14 @@ mod messages;
 mod panics;
 mod promises;
 mod reload;
+mod reload_faults;
 mod scaling;
 mod scheduling;
 mod setup;
 mod signals;
 mod spawn_failures;
 mod stop_orders;
+mod storms;
 mod syscall_faults;
 
 use std::process::ExitCode;
@@ -62,12 +64,14 @@ fn main() -> ExitCode {
         panics::SCENARIOS,
         promises::SCENARIOS,
         reload::SCENARIOS,
+        reload_faults::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         stop_orders::SCENARIOS,
+        storms::SCENARIOS,
         syscall_faults::SCENARIOS,
     ])
 }

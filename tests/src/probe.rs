@@ -5,11 +5,13 @@
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_cluster::{
     Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, Program, RecycleReason, ReloadOptions,
-    RestartDelay, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef,
+    RestartDelay, RolloutOptions, Settings, Signal, Slot, StdioMode, Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -97,6 +99,15 @@ pub enum Order {
     Scale(u32),
     /// `handle.recycle` for this reason, answered by `said: "recycle"`.
     Recycle(u64, String),
+    /// `handle.add_spec` of so many workers, answered by `said: "added"`.
+    AddSpec(String, u32),
+    /// `handle.stop_spec`, answered by `said: "stopped"`.
+    StopSpec(String),
+    /// `handle.delete_spec`, answered by `said: "deleted"`.
+    DeleteSpec(String),
+    /// Another order whose future is polled at most so often and then dropped, answered by `said: "dropped"` or, if it
+    /// came to its end, besides its own answer, by `said: "not dropped"`.
+    Dropped(Box<Self>, u32),
 }
 
 /// How a test reloads: what is `None` or false stays at its default.
@@ -113,6 +124,8 @@ pub struct Care {
     pub max_unavailable: Option<u32>,
     /// How long a successor must live, in milliseconds.
     pub probation_ms: u64,
+    /// From one batch to the next, in milliseconds.
+    pub pause_ms: u64,
     /// How long a successor may take, in milliseconds.
     pub step_ms: Option<u64>,
     /// The canary: how many, and for how many milliseconds.
@@ -123,7 +136,9 @@ pub struct Care {
 
 impl Care {
     fn options(self) -> ReloadOptions {
-        let mut rollout = RolloutOptions::new().probation(Duration::from_millis(self.probation_ms));
+        let mut rollout = RolloutOptions::new()
+            .probation(Duration::from_millis(self.probation_ms))
+            .pause(Duration::from_millis(self.pause_ms));
         if let Some(surge) = self.surge {
             rollout = rollout.surge(surge);
         }
@@ -298,8 +313,35 @@ async fn obey(order: Order, handle: &ClusterHandle) {
             let why = RecycleReason::Asked(why);
             outcome("recycle", handle.recycle(WorkerId::new(id), why).await)
         }
+        Order::AddSpec(name, workers) => {
+            let spec = WorkerSpec::new(name.as_str(), workers).restart_delay(RestartDelay::AtOnce);
+            outcome("added", handle.add_spec(spec).await)
+        }
+        Order::StopSpec(name) => outcome("stopped", handle.stop_spec(name.as_str()).await),
+        Order::DeleteSpec(name) => outcome("deleted", handle.delete_spec(name.as_str()).await),
+        Order::Dropped(order, polls) => match polled(Box::pin(obey(*order, handle)), polls).await {
+            Some(()) => "not dropped".to_owned(),
+            None => "dropped".to_owned(),
+        },
     };
     say(&said);
+}
+
+/// Polls a future whenever it asks for it, but at most so often.
+async fn polled<F: Future + Unpin>(mut future: F, polls: u32) -> Option<F::Output> {
+    let mut left = polls;
+    std::future::poll_fn(move |cx| {
+        let Some(less) = left.checked_sub(1) else {
+            return Poll::Ready(None);
+        };
+        left = less;
+        match Pin::new(&mut future).poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Sets a soft limit of this process.

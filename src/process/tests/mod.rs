@@ -40,6 +40,7 @@ pub(super) fn contract() -> Contract {
         restarts: 4,
         grace: Duration::from_secs(30),
         orphan_grace: Duration::from_millis(500),
+        probation: Duration::ZERO,
         uid: None,
         gid: None,
         shim: false,
