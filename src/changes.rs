@@ -1,5 +1,7 @@
 //! The handle's commands that change what the cluster is: reload, scale, recycle, and the administration of specs.
 
+use std::path::PathBuf;
+
 use crate::error::CommandError;
 use crate::handle::ClusterHandle;
 use crate::master::{Command, SpecOrder, Verdict};
@@ -17,6 +19,7 @@ pub struct ReloadOptions {
     /// `None` for the cluster's own.
     pub(crate) rollout: Option<RolloutOptions>,
     pub(crate) spec: Option<SpecName>,
+    pub(crate) exec: Option<PathBuf>,
     pub(crate) queue: bool,
     pub(crate) verdict: Option<Verdict>,
 }
@@ -33,6 +36,14 @@ impl ReloadOptions {
     /// Only this spec.
     pub fn spec(mut self, spec: impl Into<SpecName>) -> Self {
         self.spec = Some(spec.into());
+        self
+    }
+
+    /// The new generation of the spec (of the builder's own, if none is named) runs this program, with the arguments and
+    /// the environment of before. When the reload has succeeded, the settings say so; until then, and after a failure,
+    /// every restart of the old generation runs the old program.
+    pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
+        self.exec = Some(program.into());
         self
     }
 
@@ -55,6 +66,7 @@ impl std::fmt::Debug for ReloadOptions {
         f.debug_struct("ReloadOptions")
             .field("rollout", &self.rollout)
             .field("spec", &self.spec)
+            .field("exec", &self.exec)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
     }

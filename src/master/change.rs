@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
+use crate::master::images::NewProgram;
 use crate::master::{ClusterSupervisor, Command, SpecOrder};
 use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot};
 use crate::spec::WorkerSpec;
@@ -39,10 +40,15 @@ impl ClusterSupervisor {
         let ReloadOptions {
             rollout,
             spec,
+            exec,
             queue,
             verdict,
         } = options;
-        let request = self.replies().await_reload(verdict, reply);
+        let program = exec.map(|path| NewProgram {
+            spec: spec.clone().unwrap_or_else(|| self.spec()),
+            path,
+        });
+        let request = self.replies().await_reload(verdict, program, reply);
         let input = Input::ReloadRequested {
             request,
             spec,

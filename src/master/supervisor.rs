@@ -23,7 +23,7 @@ use crate::master::replies::Replies;
 use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
-    EventKind, Exit, Generation, Mono, Phase, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
+    EventKind, Exit, Generation, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
     SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
 };
 use crate::policy::RolloutOptions;
@@ -36,12 +36,12 @@ pub(crate) struct ClusterSupervisor {
     /// Facts that came up while actions were being carried out; they wait for their turn.
     inputs: VecDeque<Input>,
     config: Config,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// Environment of slots that were forked with one.
     slot_env: HashMap<Slot, Vec<(OsString, OsString)>>,
     /// Settings of specs that have some of their own.
-    spec_settings: HashMap<SpecName, WorkerSpec>,
-    images: Images,
+    pub(super) spec_settings: HashMap<SpecName, WorkerSpec>,
+    pub(super) images: Images,
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
@@ -152,12 +152,16 @@ impl ClusterSupervisor {
             }
             Action::Scaled { request, result } => self.replies.scaled(request, result),
             Action::GenerationAdded { request, generation } => {
-                tracing::debug!(?request, %generation, "generation added");
-                self.images.add(generation);
+                self.generation_added(request, generation);
             }
             Action::GenerationGone { generation } => self.images.remove(generation),
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
-            Action::ReloadFinished { request, result } => self.replies.reloaded(request, result),
+            Action::ReloadFinished { request, result } => {
+                if result.is_ok() {
+                    self.program_is_good(request);
+                }
+                self.replies.reloaded(request, result);
+            }
             Action::SpecAnswered { request, result } => self.replies.spec_answered(request, result),
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
@@ -215,14 +219,16 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = self
-            .spec_settings
-            .get(&slot.spec)
-            .map(|spec| spec.settings(&self.settings));
+        let own = self.spec_settings.get(&slot.spec);
+        let mut settings = own.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings));
+        if let Some(path) = self.images.exec_of(generation, &slot.spec) {
+            settings.exec = Program::Path(path.to_owned());
+        }
+        self.images.keep_specs(|spec| self.machine.has_spec(spec));
         let birth = Birth {
             config: &self.config,
-            settings: own.as_ref().unwrap_or(&self.settings),
-            image: self.images.of(generation)?,
+            settings: &settings,
+            image: self.images.of(generation, &slot, &settings)?,
             env,
             id,
             slot,

@@ -27,6 +27,7 @@ mod panics;
 mod promises;
 mod reload;
 mod reload_faults;
+mod rollout;
 mod scaling;
 mod scheduling;
 mod setup;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         promises::SCENARIOS,
         reload::SCENARIOS,
         reload_faults::SCENARIOS,
+        rollout::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
