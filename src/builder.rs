@@ -328,7 +328,14 @@ impl ClusterBuilder {
             main,
             plug_ins,
         } = self;
-        if main.is_none() && config.settings.exec == Program::Same {
+        // Without a function of their own, only foreign programs and clusters can be run.
+        let is_without_own = workers == Some(0) && !config.more_specs.is_empty();
+        let needs_main = !is_without_own
+            || config
+                .more_specs
+                .iter()
+                .any(|spec| spec.exec.is_none() && !spec.cluster);
+        if main.is_none() && config.settings.exec == Program::Same && needs_main {
             return Err(BuildError::NoWorker);
         }
         for (place, spec) in config.more_specs.iter().enumerate() {

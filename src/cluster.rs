@@ -10,6 +10,7 @@ use crate::error::RunError;
 use crate::handle::ClusterHandle;
 use crate::master;
 use crate::model::ShutdownReport;
+use crate::nested;
 use crate::plug_ins::PlugIn;
 use crate::process::{self, Role};
 use crate::worker::{self, Worker};
@@ -42,6 +43,7 @@ impl Cluster {
     pub fn run(self) -> Result<ShutdownReport, RunError> {
         match process::role() {
             Role::Master => master::run(self.config, self.plug_ins),
+            Role::Nested(contract) => nested::run(contract, self.config, self.plug_ins),
             Role::Worker(contract) => worker::run(contract, &self.config, self.main),
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
@@ -76,6 +78,7 @@ impl Cluster {
     pub async fn start(self) -> Result<RunningCluster, RunError> {
         match process::role() {
             Role::Master => master::start(self.config, self.plug_ins),
+            Role::Nested(contract) => nested::start(contract, self.config, self.plug_ins),
             Role::Worker(contract) => worker::run_here(contract, &self.config, self.main).await,
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
@@ -96,6 +99,8 @@ impl fmt::Debug for Cluster {
 pub struct RunningCluster {
     pub(crate) handle: ClusterHandle,
     pub(crate) finished: master::Finished,
+    /// What this master is to the cluster it is nested in.
+    pub(crate) above: Option<Worker>,
 }
 
 impl RunningCluster {
@@ -110,28 +115,32 @@ impl RunningCluster {
     /// # Errors
     /// As [`Cluster::run`].
     pub async fn wait(self) -> Result<ShutdownReport, RunError> {
-        self.finished.wait().await
+        let result = self.finished.wait().await;
+        if let Some(above) = &self.above {
+            nested::tell_end(above, &result);
+        }
+        result
     }
 }
 
-/// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.
+/// Is this process a worker of a cluster, and no master? Known from the first line of `main` on, before any runtime is started.
 #[must_use]
 pub fn is_worker() -> bool {
     matches!(process::role(), Role::Worker(_))
 }
 
-/// Is this process a master, or no part of a cluster yet? A process that was started as a worker and cannot read its
+/// Is this process a master, nested or not, or no part of a cluster yet? A process that was started as a worker and cannot read its
 /// contract is neither, and [`Cluster::run`] tells why.
 #[must_use]
 pub fn is_master() -> bool {
-    matches!(process::role(), Role::Master)
+    matches!(process::role(), Role::Master | Role::Nested(_))
 }
 
-/// The id of the worker this process is; `None` in the master.
+/// The id of the worker this process is; `None` in the master. A nested master is a worker of the cluster above it.
 #[must_use]
 pub fn worker_id() -> Option<crate::model::WorkerId> {
     match process::role() {
-        Role::Worker(contract) => Some(contract.id),
+        Role::Worker(contract) | Role::Nested(contract) => Some(contract.id),
         Role::Master | Role::Broken(_) => None,
     }
 }

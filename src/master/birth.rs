@@ -14,6 +14,7 @@ use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::Newborn;
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::policy::ReadyWhen;
 use crate::process::{self, Contract, Image, InheritedListener, Lines, ProcessHandle, SpawnPlan, WatchMode, failure};
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
@@ -30,6 +31,8 @@ pub(crate) struct Birth<'a> {
     pub(crate) restarts: u32,
     /// How long it lives beside its predecessor before it is trusted.
     pub(crate) probation: Duration,
+    /// Is the program a cluster itself?
+    pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
 }
 
@@ -88,7 +91,12 @@ impl Birth<'_> {
             Calls::new(),
         );
         let lifecycle = LifecycleConfig {
-            ready_when: self.config.ready_when,
+            // A master within says so when its workers are.
+            ready_when: if self.cluster {
+                ReadyWhen::Called
+            } else {
+                self.config.ready_when
+            },
             boot: self.config.boot,
             ask: self.config.ask,
             shutdown: self.config.shutdown,
@@ -122,6 +130,7 @@ impl Birth<'_> {
             grace: self.config.grace(),
             orphan_grace: self.config.orphan_grace,
             probation: self.probation,
+            cluster: self.cluster,
             uid: None,
             gid: None,
             shim: false,

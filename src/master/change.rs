@@ -52,7 +52,7 @@ impl ClusterSupervisor {
         let input = Input::ReloadRequested {
             request,
             spec,
-            options: rollout.unwrap_or(self.reload_options()),
+            options: rollout.unwrap_or(self.config.reload),
             queue,
         };
         self.step(input, ctx);

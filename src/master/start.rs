@@ -97,6 +97,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
             consumers,
             arbiter,
         },
+        above: None,
     })
 }
 

@@ -26,7 +26,7 @@ use crate::model::{
     EventKind, Exit, Generation, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SlotState, SpawnFailure,
     SpawnStep, SpecName, WorkerEnd, WorkerError, WorkerId, WorkerInfo, WorkerState,
 };
-use crate::policy::RolloutOptions;
+use crate::process::failure;
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Supervision};
 
@@ -35,7 +35,7 @@ pub(crate) struct ClusterSupervisor {
     machine: Supervision,
     /// Facts that came up while actions were being carried out; they wait for their turn.
     inputs: VecDeque<Input>,
-    config: Config,
+    pub(super) config: Config,
     pub(super) settings: Settings,
     /// Environment of slots that were forked with one.
     slot_env: HashMap<Slot, Vec<(OsString, OsString)>>,
@@ -213,13 +213,15 @@ impl ClusterSupervisor {
         generation: Generation,
         restarts: u32,
     ) -> Result<Newborn, SpawnFailure> {
-        let listeners = self.listening.hand_out_declared(&slot).map_err(|error| SpawnFailure {
-            step: SpawnStep::Listeners,
-            errno: error.errno,
-            detail: error.to_string(),
-        })?;
-        let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
         let own = self.spec_settings.get(&slot.spec);
+        let cluster = own.is_some_and(|spec| spec.cluster);
+        let listeners = if cluster {
+            Vec::new()
+        } else {
+            let handed_out = self.listening.hand_out_declared(&slot);
+            handed_out.map_err(|error| failure(SpawnStep::Listeners, error.errno, &error.to_string()))?
+        };
+        let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
         let mut settings = own.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings));
         if let Some(path) = self.images.exec_of(generation, &slot.spec) {
             settings.exec = Program::Path(path.to_owned());
@@ -235,6 +237,7 @@ impl ClusterSupervisor {
             generation,
             restarts,
             probation: self.machine.probation_of(id),
+            cluster,
             listeners,
         };
         birth.deliver()
@@ -412,10 +415,6 @@ impl ClusterSupervisor {
 
     pub(super) const fn replies(&mut self) -> &mut Replies {
         &mut self.replies
-    }
-
-    pub(super) const fn reload_options(&self) -> RolloutOptions {
-        self.config.reload
     }
 
     pub(super) fn spec(&self) -> SpecName {

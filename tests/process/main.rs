@@ -23,6 +23,7 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod nested;
 mod panics;
 mod promises;
 mod reload;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        nested::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
         reload::SCENARIOS,

@@ -41,6 +41,7 @@ pub(super) fn contract() -> Contract {
         grace: Duration::from_secs(30),
         orphan_grace: Duration::from_millis(500),
         probation: Duration::ZERO,
+        cluster: false,
         uid: None,
         gid: None,
         shim: false,
@@ -151,7 +152,7 @@ fn is_root() -> bool {
 fn child_body() {
     let Ok(body) = std::env::var(BODY) else { return };
     let contract = match role() {
-        Role::Worker(contract) => contract,
+        Role::Worker(contract) | Role::Nested(contract) => contract,
         Role::Broken(message) => return println!("refused: {message}"),
         Role::Master => return println!("master"),
     };
