@@ -58,7 +58,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             inner_workers(master, 2);
             master.signal(Signal::SIGTERM);
             assert_eq!(master.wait().code(), Some(0));
-            assert_eq!(master.count_said("drained"), 2);
+            // The one that is added afterwards may have come too.
+            assert_eq!(master.count_said("drained"), master.said("inner ").len());
+            assert!(master.count_said("drained") >= 2);
             let exit = master.once(1, "exit");
             assert_eq!((exit.code(), exit.reason()), (Some(0), &"ordered".into()));
             assert_eq!(
