@@ -2,6 +2,8 @@
 //!
 //! Not here: the administration of specs ([`crate::administration`]).
 
+use std::path::PathBuf;
+
 use crate::error::CommandError;
 use crate::handle::ClusterHandle;
 use crate::master::{Command, Verdict};
@@ -12,11 +14,16 @@ use crate::model::{
 use crate::policy::RolloutOptions;
 use crate::supervision::ScaleTarget;
 
-/// How a reload is done; see [`ClusterHandle::reload_with`].
+/// How a reload is done; see [`ClusterHandle::reload_with`]. The default is all specs, with the care that the cluster was
+/// built with ([`ClusterBuilder::reload_options`](crate::ClusterBuilder::reload_options)), refused while another reload
+/// runs.
 #[must_use = "options do nothing until they are given to `reload_with`"]
+#[derive(Default)]
 pub struct ReloadOptions {
-    pub(crate) rollout: RolloutOptions,
+    /// `None` for the cluster's own.
+    pub(crate) rollout: Option<RolloutOptions>,
     pub(crate) spec: Option<SpecName>,
+    pub(crate) exec: Option<PathBuf>,
     pub(crate) queue: bool,
     pub(crate) verdict: Option<Verdict>,
 }
@@ -25,16 +32,22 @@ impl ReloadOptions {
     /// All specs, with the given care, refused while another reload runs.
     pub fn new(rollout: RolloutOptions) -> Self {
         Self {
-            rollout,
-            spec: None,
-            queue: false,
-            verdict: None,
+            rollout: Some(rollout),
+            ..Self::default()
         }
     }
 
     /// Only this spec.
     pub fn spec(mut self, spec: impl Into<SpecName>) -> Self {
         self.spec = Some(spec.into());
+        self
+    }
+
+    /// The new generation of the spec (of the builder's own, if none is named) runs this program, with the arguments and
+    /// the environment of before. When the reload has succeeded, the settings say so; until then, and after a failure,
+    /// every restart of the old generation runs the old program.
+    pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
+        self.exec = Some(program.into());
         self
     }
 
@@ -57,19 +70,21 @@ impl std::fmt::Debug for ReloadOptions {
         f.debug_struct("ReloadOptions")
             .field("rollout", &self.rollout)
             .field("spec", &self.spec)
+            .field("exec", &self.exec)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
     }
 }
 
 impl ClusterHandle {
-    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the default
-    /// care: one at a time, each successor ready before its predecessor is stopped. Answers when all are replaced.
+    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the care that
+    /// the cluster was built with, by default one at a time, each successor ready before its predecessor is stopped.
+    /// Answers when all are replaced.
     ///
     /// # Errors
     /// [`ReloadError`] with the reason; the old generation serves on then, whatever the reason.
     pub async fn reload(&self) -> Result<Generation, ReloadError> {
-        self.reload_with(ReloadOptions::new(RolloutOptions::default())).await
+        self.reload_with(ReloadOptions::default()).await
     }
 
     /// [`reload`](Self::reload) with a care of one's own.

@@ -12,6 +12,7 @@ use crate::guard;
 use crate::handle::ClusterHandle;
 use crate::master;
 use crate::model::ShutdownReport;
+use crate::nested;
 use crate::plug_ins::PlugIn;
 use crate::process::{self, Role};
 use crate::worker::{self, Worker};
@@ -59,6 +60,10 @@ impl Cluster {
                 ask_whether_to_run(self.before_start)?;
                 master::run(self.config, self.plug_ins)
             }
+            Role::Nested(contract) => {
+                ask_whether_to_run(self.before_start)?;
+                nested::run(contract, self.config, self.plug_ins)
+            }
             Role::Worker(contract) => worker::run(contract, &self.config, main_of(contract, &self.config, self.main)),
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
@@ -95,6 +100,10 @@ impl Cluster {
             Role::Master => {
                 ask_whether_to_run(self.before_start)?;
                 master::start(self.config, self.plug_ins)
+            }
+            Role::Nested(contract) => {
+                ask_whether_to_run(self.before_start)?;
+                nested::start(contract, self.config, self.plug_ins)
             }
             Role::Worker(contract) => {
                 let main = main_of(contract, &self.config, self.main);
@@ -133,6 +142,8 @@ fn ask_whether_to_run(hook: Option<BeforeStartHook>) -> Result<(), RunError> {
 pub struct RunningCluster {
     pub(crate) handle: ClusterHandle,
     pub(crate) finished: master::Finished,
+    /// What this master is to the cluster it is nested in.
+    pub(crate) above: Option<Worker>,
 }
 
 impl RunningCluster {
@@ -147,7 +158,11 @@ impl RunningCluster {
     /// # Errors
     /// As [`Cluster::run`].
     pub async fn wait(self) -> Result<ShutdownReport, RunError> {
-        self.finished.wait().await
+        let result = self.finished.wait().await;
+        if let Some(above) = &self.above {
+            nested::tell_end(above, &result);
+        }
+        result
     }
 }
 
@@ -162,23 +177,24 @@ fn main_of(contract: &process::Contract, config: &Config, main: Option<WorkerMai
 }
 
 /// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.
+/// Is this process a worker of a cluster, and no master? Known from the first line of `main` on, before any runtime is started.
 #[must_use]
 pub fn is_worker() -> bool {
     matches!(process::role(), Role::Worker(_))
 }
 
-/// Is this process a master, or no part of a cluster yet? A process that was started as a worker and cannot read its
+/// Is this process a master, nested or not, or no part of a cluster yet? A process that was started as a worker and cannot read its
 /// contract is neither, and [`Cluster::run`] tells why.
 #[must_use]
 pub fn is_master() -> bool {
-    matches!(process::role(), Role::Master)
+    matches!(process::role(), Role::Master | Role::Nested(_))
 }
 
-/// The id of the worker this process is; `None` in the master.
+/// The id of the worker this process is; `None` in the master. A nested master is a worker of the cluster above it.
 #[must_use]
 pub fn worker_id() -> Option<crate::model::WorkerId> {
     match process::role() {
-        Role::Worker(contract) => Some(contract.id),
+        Role::Worker(contract) | Role::Nested(contract) => Some(contract.id),
         Role::Master | Role::Broken(_) => None,
     }
 }

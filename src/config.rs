@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) strategy: Arc<dyn RestartStrategy>,
     pub(crate) auto_shutdown: AutoShutdown,
     pub(crate) recycle: RolloutOptions,
+    /// For reloads that name no care of their own.
+    pub(crate) reload: RolloutOptions,
     pub(crate) max_age: Option<Duration>,
     /// 0 for never.
     pub(crate) max_requests: u64,
@@ -66,7 +68,13 @@ impl Config {
 
     /// The terms for the workers of a spec; `None` for the builder's own.
     pub(crate) fn terms<'a>(&'a self, spec: Option<&'a WorkerSpec>) -> Terms<'a> {
-        let listeners = spec.map_or(&self.own_listeners, |spec| &spec.listeners).as_deref();
+        // A master within says that it is ready when its workers are, and binds for itself.
+        let is_cluster = spec.is_some_and(|spec| spec.cluster);
+        let listeners = if is_cluster {
+            Some(&[][..])
+        } else {
+            spec.map_or(&self.own_listeners, |spec| &spec.listeners).as_deref()
+        };
         let listens = listeners.map_or(!self.listeners.is_empty(), |names| !names.is_empty());
         let is_foreign = spec.is_none_or(|spec| spec.main.is_none())
             && (!self.has_main || spec.is_some_and(|spec| spec.exec.is_some()));
@@ -79,10 +87,12 @@ impl Config {
         };
         Terms {
             listeners,
-            ready_when: spec
-                .and_then(|spec| spec.ready_when)
-                .or(self.ready_when)
-                .unwrap_or(usual),
+            ready_when: if is_cluster {
+                ReadyWhen::Called
+            } else {
+                let chosen = spec.and_then(|spec| spec.ready_when).or(self.ready_when);
+                chosen.unwrap_or(usual)
+            },
             boot: spec.and_then(|spec| spec.boot).unwrap_or(self.boot),
             shutdown: spec.and_then(|spec| spec.shutdown).unwrap_or(self.shutdown),
             lame_duck: spec.and_then(|spec| spec.lame_duck).unwrap_or(self.lame_duck),
@@ -132,7 +142,12 @@ impl Config {
         };
         let why = if spec.main.is_some() && built().is_none_or(|built| built.main.is_none()) {
             Some(SpecFault::UnknownFunction)
-        } else if !self.has_main && self.settings.exec == Program::Same && spec.main.is_none() && spec.exec.is_none() {
+        } else if !self.has_main
+            && self.settings.exec == Program::Same
+            && spec.main.is_none()
+            && spec.exec.is_none()
+            && !spec.cluster
+        {
             Some(SpecFault::NothingToRun)
         } else {
             self.fault(spec)

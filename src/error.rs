@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::model::{GaveUp, ListenAddrError, ListenError, Signal, Slot, SpecFault, SpecName, StartError, WorkerId};
+use crate::model::{
+    GaveUp, ListenAddrError, ListenError, ReloadError, Signal, Slot, SpecFault, SpecName, StartError, WorkerId,
+};
 
 /// The configuration contradicts itself. Nothing has happened yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +130,13 @@ impl RunError {
 impl From<RunError> for ExitCode {
     fn from(error: RunError) -> Self {
         Self::from(error.exit_code())
+    }
+}
+
+/// The exit code of a program whose whole business was this reload: 1.
+impl From<ReloadError> for ExitCode {
+    fn from(_: ReloadError) -> Self {
+        Self::FAILURE
     }
 }
 

@@ -106,6 +106,7 @@ mod handle;
 mod ipc;
 mod master;
 mod model;
+mod nested;
 mod plug_ins;
 mod policy;
 pub mod prelude;

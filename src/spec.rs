@@ -34,6 +34,8 @@ pub struct WorkerSpec {
     pub(crate) args: Option<Vec<OsString>>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// Is its program a cluster itself?
+    pub(crate) cluster: bool,
     pub(crate) listeners: Option<Vec<String>>,
     pub(crate) ready_when: Option<ReadyWhen>,
     pub(crate) boot: Option<Duration>,
@@ -77,6 +79,7 @@ impl WorkerSpec {
             boot: None,
             shutdown: None,
             lame_duck: None,
+            cluster: false,
         }
     }
 
@@ -192,6 +195,23 @@ impl WorkerSpec {
     /// Runs another program in its workers; see [`ClusterBuilder::exec`](crate::ClusterBuilder::exec).
     pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
         self.exec = Some(program.into());
+        self
+    }
+
+    /// Its program is a cluster itself: each of its processes is a *nested master* with workers of its own (OTP's
+    /// supervisor under a supervisor).
+    ///
+    /// The program is any cluster program, given by [`exec`](Self::exec), or this one, told apart by an
+    /// [`env`](Self::env) of its own, which its workers inherit. In it [`is_master`](crate::is_master) is true. Towards
+    /// this cluster it is a worker: ready when all of its own workers are; stopped in order when it is told to stop; gone
+    /// with this master, and its workers within the orphan grace after it. Its exit code tells how its cluster ended: 0 in
+    /// order, by [`AutoShutdown`](crate::AutoShutdown) for instance, which counts as an end of its own will, and 1 when it
+    /// gave up, which counts as a crash. What comes back then is what its program describes; workers that were added to it
+    /// at run time do not.
+    ///
+    /// It gets none of this cluster's listeners, and binds its own. Give it more time to stop than it gives its workers.
+    pub const fn cluster(mut self) -> Self {
+        self.cluster = true;
         self
     }
 

@@ -76,7 +76,7 @@ pub(super) fn check_specs(config: &Config, has_worker: bool) -> Result<(), Build
         if *name == config.spec || taken.any(|taken| taken == name) {
             return Err(BuildError::DuplicateSpec(name.clone()));
         }
-        if !has_worker && spec.main.is_none() && spec.exec.is_none() {
+        if !has_worker && spec.main.is_none() && spec.exec.is_none() && !spec.cluster {
             return Err(BuildError::NoWorkerIn(name.clone()));
         }
         if let Some(listener) = config.unknown_listener(spec) {

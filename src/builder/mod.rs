@@ -48,6 +48,7 @@ impl ClusterBuilder {
             strategy: Arc::new(OneForOne),
             auto_shutdown: AutoShutdown::default(),
             recycle: RolloutOptions::default(),
+            reload: RolloutOptions::default(),
             max_age: None,
             max_requests: 0,
             listeners: Vec::new(),
@@ -335,6 +336,13 @@ impl ClusterBuilder {
     /// How careful workers are recycled. Default: one at a time, each successor ready first.
     pub const fn recycle_options(mut self, options: RolloutOptions) -> Self {
         self.config.recycle = options;
+        self
+    }
+
+    /// How careful a reload is that names no care of its own: one by `HUP` or `USR2`, and
+    /// [`ClusterHandle::reload`](crate::ClusterHandle::reload). Default: one at a time, each successor ready first.
+    pub const fn reload_options(mut self, options: RolloutOptions) -> Self {
+        self.config.reload = options;
         self
     }
 

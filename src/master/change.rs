@@ -10,6 +10,7 @@ use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::master::command::SpecReply;
 use crate::master::commands::answer;
+use crate::master::images::NewProgram;
 use crate::master::{ClusterSupervisor, Command, Link, SpecOrder};
 use crate::model::{
     Generation, Phase, RecycleReason, ReloadError, Slot, SlotState, SpecName, WorkerId, WorkerSnapshot, bounded,
@@ -46,14 +47,19 @@ impl ClusterSupervisor {
         let ReloadOptions {
             rollout,
             spec,
+            exec,
             queue,
             verdict,
         } = options;
-        let request = self.replies().await_reload(verdict, reply);
+        let program = exec.map(|path| NewProgram {
+            spec: spec.clone().unwrap_or_else(|| self.spec()),
+            path,
+        });
+        let request = self.replies().await_reload(verdict, program, reply);
         let input = Input::ReloadRequested {
             request,
             spec,
-            options: rollout,
+            options: rollout.unwrap_or(self.config.reload),
             queue,
         };
         self.step(input, ctx);

@@ -9,6 +9,7 @@ use crate::error::CommandError;
 use crate::master::Verdict;
 use crate::master::command::SpecReply;
 use crate::master::commands::answer;
+use crate::master::images::NewProgram;
 use crate::model::{Generation, ReloadError, ShutdownReport, Slot, SpecName, WorkerId};
 use crate::spec::WorkerSpec;
 use crate::supervision::{ForkRefused, RequestId, ScaleRefused, Scaled, SpecRefused};
@@ -32,9 +33,10 @@ struct Fork {
     reply: oneshot::Sender<Result<WorkerId, CommandError>>,
 }
 
-/// A reload that was asked for: who judges its canary, and who asked (a signal waits for no answer).
+/// A reload that was asked for: who judges its canary, what it brings, and who asked (a signal waits for no answer).
 struct Reload {
     verdict: Option<Verdict>,
+    program: Option<NewProgram>,
     reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
 }
 
@@ -72,11 +74,22 @@ impl Replies {
     pub(crate) fn await_reload(
         &mut self,
         verdict: Option<Verdict>,
+        program: Option<NewProgram>,
         reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
     ) -> RequestId {
         let request = self.next_request();
-        self.reloads.insert(request, Reload { verdict, reply });
+        let reload = Reload {
+            verdict,
+            program,
+            reply,
+        };
+        self.reloads.insert(request, reload);
         request
+    }
+
+    /// The program that this reload brings, if it brings one.
+    pub(crate) fn program_of(&self, request: RequestId) -> Option<NewProgram> {
+        self.reloads.get(&request)?.program.clone()
     }
 
     /// Who judges the canary of this reload; asked once.

@@ -236,7 +236,10 @@ impl StandIn {
                 let generation = self.reload();
                 reply.into_iter().for_each(|reply| tell(reply, generation.clone()));
                 let (spec, rollout) = (options.spec, options.rollout);
-                RecordedCommand::Reload { spec, rollout }
+                RecordedCommand::Reload {
+                    spec,
+                    rollout: rollout.unwrap_or_default(),
+                }
             }
             // Only the supervisor gives this one, to itself.
             Command::Judged { .. } => return None,

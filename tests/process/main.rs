@@ -30,6 +30,7 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod nested;
 mod otp_races;
 mod otp_records;
 mod otp_restarts;
@@ -39,6 +40,8 @@ mod promises;
 mod reconfiguration;
 mod recycling;
 mod reload;
+mod reload_faults;
+mod rollout;
 mod scaling;
 mod scheduling;
 mod setup;
@@ -46,6 +49,7 @@ mod signals;
 mod spawn_failures;
 mod specs;
 mod stop_orders;
+mod storms;
 mod syscall_faults;
 
 use std::process::ExitCode;
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        nested::SCENARIOS,
         otp_races::SCENARIOS,
         otp_records::SCENARIOS,
         otp_restarts::SCENARIOS,
@@ -89,6 +94,8 @@ fn main() -> ExitCode {
         reconfiguration::SCENARIOS,
         recycling::SCENARIOS,
         reload::SCENARIOS,
+        reload_faults::SCENARIOS,
+        rollout::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
@@ -96,6 +103,7 @@ fn main() -> ExitCode {
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
+        storms::SCENARIOS,
         syscall_faults::SCENARIOS,
     ])
 }

@@ -67,12 +67,17 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = spec.map(|spec| spec.settings(&self.settings));
+        let mut settings = spec.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings));
+        if let Some(path) = self.images.exec_of(generation, &slot.spec) {
+            settings.exec = Program::Path(path.to_owned());
+        }
         let birth = Birth {
             config: &self.config,
             terms,
-            settings: own.as_ref().unwrap_or(&self.settings),
-            image: self.images.of(generation)?,
+            probation: self.machine.probation_of(id),
+            cluster: spec.is_some_and(|spec| spec.cluster),
+            settings: &settings,
+            image: self.images.of(generation, &slot, &settings)?,
             env,
             id,
             slot,

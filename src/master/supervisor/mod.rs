@@ -37,13 +37,13 @@ use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 pub(crate) struct ClusterSupervisor {
     machine: Supervision,
     pub(super) turns: Turns,
-    config: Config,
-    settings: Settings,
+    pub(super) config: Config,
+    pub(super) settings: Settings,
     /// Environment of slots that were forked with one.
     slot_env: HashMap<Slot, Vec<(OsString, OsString)>>,
     /// Settings of specs that have some of their own.
-    spec_settings: HashMap<SpecName, WorkerSpec>,
-    images: Images,
+    pub(super) spec_settings: HashMap<SpecName, WorkerSpec>,
+    pub(super) images: Images,
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
@@ -175,15 +175,20 @@ impl ClusterSupervisor {
                 self.replies.scaled(request, result);
             }
             Action::GenerationAdded { request, generation } => {
-                tracing::debug!(?request, %generation, "generation added");
-                self.images.add(generation);
+                self.generation_added(request, generation);
             }
             Action::GenerationGone { generation } => self.images.remove(generation),
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
-            Action::ReloadFinished { request, result } => self.replies.reloaded(request, result),
+            Action::ReloadFinished { request, result } => {
+                if result.is_ok() {
+                    self.program_is_good(request);
+                }
+                self.replies.reloaded(request, result);
+            }
             Action::SpecAnswered { request, result } => self.spec_answered(request, result),
             Action::SpecsTaken { request } => self.specs_taken(request),
             Action::SpecGone { spec } => {
+                self.images.forget(&spec);
                 self.spec_settings.remove(&spec);
             }
             Action::Forked { request, result } => self.replies.forked(request, result),
