@@ -196,7 +196,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 ("name", "\"b\""),
                 ("workers", "3"),
                 ("restart", "\"permanent\""),
-                ("shutdown", "{\"grace_ms\":30000.0}"),
+                ("shutdown", "{\"grace_ms\":2000.0}"),
                 ("restart_limit", "{\"max\":5,\"period_ms\":60000.0}"),
                 ("restart_intensity", "null"),
                 ("escalation", "\"fail_spec\""),
