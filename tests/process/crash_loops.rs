@@ -9,6 +9,7 @@ use actix_cluster::{Backoff, ListenError, ReadyWhen, RestartDelay, RestartLimit,
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::wait_at_gate;
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::reports::reporting;
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -73,7 +74,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || {
             let hour = Backoff::new().first_at_once(false).base(Duration::from_secs(3_600));
             let cluster = probe::cluster().restart_delay(RestartDelay::Backoff(hour));
-            cluster.workers(3).worker(idle).main()
+            reporting(cluster.workers(3).worker(idle))
         },
         check: |master| {
             master.expect_ready();
@@ -82,9 +83,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             }
             master.expect_count("restart_scheduled", 2);
             master.order(&Order::Shutdown);
-            let report: Value = serde_json::from_str(&master.expect_said("report ")).unwrap();
+            let report = master.report();
             assert_eq!(report["workers"].as_array().unwrap().len(), 1);
-            assert_eq!(master.wait().code(), Some(0));
             assert_eq!(master.seen("fork").len(), 3);
         },
     },
