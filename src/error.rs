@@ -83,8 +83,13 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// Too many restarts.
-    #[error("gave up: {}", describe(.0))]
-    GaveUp(GaveUp),
+    #[error("gave up: {}{}", describe(what), after(last))]
+    GaveUp {
+        /// Who was restarted too often.
+        what: GaveUp,
+        /// The failure after which it was too often.
+        last: Option<Box<LastFailure>>,
+    },
     /// The hook [`before_start`](crate::ClusterBuilder::before_start) said that there is nothing to do: nothing was bound or
     /// started. Its exit code is 0.
     #[error("not started: there is nothing to do")]
@@ -93,8 +98,11 @@ pub enum RunError {
     #[error("not started: {0}")]
     BeforeStart(String),
     /// Every slot has failed.
-    #[error("every slot has failed; the error and exit events before this tell why")]
-    AllFailed,
+    #[error("every slot has failed{}", after(last))]
+    AllFailed {
+        /// The last failure.
+        last: Option<Box<LastFailure>>,
+    },
     /// An immediate stop was asked for by a signal.
     #[error("stopped at once by {0}")]
     Interrupted(Signal),
@@ -118,9 +126,9 @@ impl RunError {
             Self::Listen { .. }
             | Self::Contract(_)
             | Self::Io { .. }
-            | Self::GaveUp(_)
+            | Self::GaveUp { .. }
             | Self::BeforeStart(_)
-            | Self::AllFailed
+            | Self::AllFailed { .. }
             | Self::Unkillable(_)
             | Self::SupervisorLost => 1,
         }
@@ -138,6 +146,26 @@ impl From<ReloadError> for ExitCode {
     fn from(_: ReloadError) -> Self {
         Self::FAILURE
     }
+}
+
+/// The worker that failed last before a cluster ended for its failures: the end of the chain "the cluster could not go on: this
+/// worker: its own reason" (OTP's error of a supervisor that does not start).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {worker} in {slot}: {why}")]
+#[non_exhaustive]
+pub struct LastFailure {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its place.
+    pub slot: Slot,
+    /// How it ended, or why it could not be started, and what it said about that itself.
+    pub why: String,
+}
+
+fn after(last: &Option<Box<LastFailure>>) -> String {
+    last.as_ref()
+        .map(|last| format!("; the last failure: {last}"))
+        .unwrap_or_default()
 }
 
 fn describe(gave_up: &GaveUp) -> String {

@@ -162,7 +162,7 @@ pub use worker::{
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};
 // Errors, one for each moment at which somebody can act.
-pub use error::{BuildError, CommandError, RunError};
+pub use error::{BuildError, CommandError, LastFailure, RunError};
 pub use ipc::{CallError, SendError};
 pub use model::ListenError;
 

@@ -10,6 +10,7 @@ mod commands;
 mod directory;
 mod images;
 mod lag;
+mod last_failure;
 mod life;
 mod listening;
 mod liveness;

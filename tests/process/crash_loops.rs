@@ -70,6 +70,27 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "o_049_a_cluster_that_cannot_run_ends_with_the_chain_down_to_the_workers_own_words",
+        app: || {
+            let limit = RestartLimit::new(1, Duration::from_secs(60));
+            let cluster = probe::cluster().workers(1).restart_limit(limit);
+            match cluster.worker(async |_| Err::<(), _>("no database")).run() {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(error) => {
+                    probe::say(&format!("ended {error}"));
+                    error.into()
+                }
+            }
+        },
+        check: |master| {
+            assert_eq!(master.wait().code(), Some(1));
+            let told = &master.said("ended ")[0].0;
+            let expected =
+                "every slot has failed; the last failure: worker 2 in worker.0: exit code 1 (crash): no database";
+            assert_eq!(told, expected);
+        },
+    },
+    Scenario {
         name: "f_182_a_stop_waits_for_no_slot_in_its_back_off",
         app: || {
             let hour = Backoff::new().first_at_once(false).base(Duration::from_secs(3_600));

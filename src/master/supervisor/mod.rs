@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::error::RunError;
 use crate::master::images::Images;
+use crate::master::last_failure::Failures;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
 use crate::master::publisher::Origin;
@@ -54,6 +55,7 @@ pub(crate) struct ClusterSupervisor {
     publisher: Publisher,
     replies: Replies,
     report: ShutdownReport,
+    failures: Failures,
     shutdown_began: Option<Mono>,
     interrupted_by: Option<Signal>,
     finished: Option<oneshot::Sender<Result<ShutdownReport, RunError>>>,
@@ -110,6 +112,7 @@ impl ClusterSupervisor {
             subscribers,
             replies: Replies::default(),
             report: ShutdownReport::default(),
+            failures: Failures::default(),
             shutdown_began: None,
             interrupted_by: None,
             finished: Some(finished),
@@ -205,6 +208,9 @@ impl ClusterSupervisor {
             self.shutdown_began = Some(clock::now());
         }
         let info = worker.and_then(|id| self.info(id));
+        if let Some(info) = &info {
+            self.failures.see(info, &kind);
+        }
         let program = worker.and_then(|id| self.program(id)).cloned();
         let restart = info.as_ref().and_then(|info| self.restart_type(&info.slot.spec));
         let origin = program
@@ -359,8 +365,13 @@ impl ClusterSupervisor {
                 Some(signal) => Err(RunError::Interrupted(signal)),
                 None => Ok(self.report.clone()),
             },
-            Outcome::GaveUp(gave_up) => Err(RunError::GaveUp(gave_up)),
-            Outcome::AllFailed => Err(RunError::AllFailed),
+            Outcome::GaveUp(what) => Err(RunError::GaveUp {
+                what,
+                last: self.failures.take(),
+            }),
+            Outcome::AllFailed => Err(RunError::AllFailed {
+                last: self.failures.take(),
+            }),
             Outcome::Unkillable(workers) => Err(RunError::Unkillable(workers)),
         };
         self.replies.finished(&self.report);
