@@ -4,6 +4,7 @@
     reason = "a scenario that panics is a test that fails, with its trace"
 )]
 
+mod autoscale;
 mod bus;
 mod bus_order;
 mod channel_faults;
@@ -52,6 +53,7 @@ use actix_cluster_tests::scenario;
 
 fn main() -> ExitCode {
     scenario::main(&[
+        autoscale::SCENARIOS,
         bus::SCENARIOS,
         bus_order::SCENARIOS,
         channel_faults::SCENARIOS,

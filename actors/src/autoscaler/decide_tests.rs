@@ -267,7 +267,7 @@ fn a_steady_load_ends_at_one_number_whatever_it_is() {
 
 /// Whatever comes, in 200 lives of 300 looks: bounds, cool-down, no change without a load or beside another change.
 #[test]
-fn i_039_f_179_f_180_whatever_comes_bounds_and_cool_down_hold() {
+fn i_39_f_179_f_180_whatever_comes_bounds_and_cool_down_hold() {
     let mut state = 7_u64;
     let mut below = |limit: u64| {
         state = state
