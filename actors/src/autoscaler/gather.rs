@@ -30,7 +30,7 @@ impl Sources {
         let now = snapshot.now();
         Facts {
             now,
-            workers: count(|state| *state != SlotState::Stopped),
+            workers: count(is_wanted),
             ready: to_u32(able.len()),
             failed: count(|state| *state == SlotState::Failed),
             course: course(snapshot, &config.spec),
@@ -63,6 +63,14 @@ impl Sources {
             })
             .collect()
     }
+}
+
+/// Is it among those that the spec's number counts? Not those that were stopped, or that want nothing to do.
+const fn is_wanted(state: &SlotState) -> bool {
+    matches!(
+        state,
+        SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Failed | SlotState::Held
+    )
 }
 
 /// What forbids a judgement now.
