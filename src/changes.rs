@@ -1,21 +1,29 @@
-//! The handle's commands that change what the cluster is: reload, scale, recycle, and the administration of specs.
+//! The handle's commands that change what the cluster is: reload, scale, recycle.
+//!
+//! Not here: the administration of specs ([`crate::administration`]).
+
+use std::path::PathBuf;
 
 use crate::error::CommandError;
 use crate::handle::ClusterHandle;
-use crate::master::{Command, SpecOrder, Verdict};
+use crate::master::{Command, Verdict};
 use crate::model::{
     Announcement, EndCause, Generation, RecycleReason, ReloadError, ReloadFailure, Signal, SpecName, WorkerId,
     WorkerSnapshot,
 };
 use crate::policy::RolloutOptions;
-use crate::spec::WorkerSpec;
 use crate::supervision::ScaleTarget;
 
-/// How a reload is done; see [`ClusterHandle::reload_with`].
+/// How a reload is done; see [`ClusterHandle::reload_with`]. The default is all specs, with the care that the cluster was
+/// built with ([`ClusterBuilder::reload_options`](crate::ClusterBuilder::reload_options)), refused while another reload
+/// runs.
 #[must_use = "options do nothing until they are given to `reload_with`"]
+#[derive(Default)]
 pub struct ReloadOptions {
-    pub(crate) rollout: RolloutOptions,
+    /// `None` for the cluster's own.
+    pub(crate) rollout: Option<RolloutOptions>,
     pub(crate) spec: Option<SpecName>,
+    pub(crate) exec: Option<PathBuf>,
     pub(crate) queue: bool,
     pub(crate) verdict: Option<Verdict>,
 }
@@ -24,16 +32,22 @@ impl ReloadOptions {
     /// All specs, with the given care, refused while another reload runs.
     pub fn new(rollout: RolloutOptions) -> Self {
         Self {
-            rollout,
-            spec: None,
-            queue: false,
-            verdict: None,
+            rollout: Some(rollout),
+            ..Self::default()
         }
     }
 
     /// Only this spec.
     pub fn spec(mut self, spec: impl Into<SpecName>) -> Self {
         self.spec = Some(spec.into());
+        self
+    }
+
+    /// The new generation of the spec (of the builder's own, if none is named) runs this program, with the arguments and
+    /// the environment of before. When the reload has succeeded, the settings say so; until then, and after a failure,
+    /// every restart of the old generation runs the old program.
+    pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
+        self.exec = Some(program.into());
         self
     }
 
@@ -56,19 +70,21 @@ impl std::fmt::Debug for ReloadOptions {
         f.debug_struct("ReloadOptions")
             .field("rollout", &self.rollout)
             .field("spec", &self.spec)
+            .field("exec", &self.exec)
             .field("queue", &self.queue)
             .finish_non_exhaustive()
     }
 }
 
 impl ClusterHandle {
-    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the default
-    /// care: one at a time, each successor ready before its predecessor is stopped. Answers when all are replaced.
+    /// Replaces every worker by one of a new generation, which runs the program that is on disk *now*, with the care that
+    /// the cluster was built with, by default one at a time, each successor ready before its predecessor is stopped.
+    /// Answers when all are replaced.
     ///
     /// # Errors
     /// [`ReloadError`] with the reason; the old generation serves on then, whatever the reason.
     pub async fn reload(&self) -> Result<Generation, ReloadError> {
-        self.reload_with(ReloadOptions::new(RolloutOptions::default())).await
+        self.reload_with(ReloadOptions::default()).await
     }
 
     /// [`reload`](Self::reload) with a care of one's own.
@@ -149,55 +165,5 @@ impl ClusterHandle {
             reply,
         })
         .await?
-    }
-
-    /// Adds a spec at the end of the order and starts it (OTP's `start_child`).
-    ///
-    /// # Errors
-    /// [`CommandError::AlreadyStarted`], [`CommandError::AlreadyPresent`], [`CommandError::InvalidSpec`],
-    /// [`CommandError::TooManySlots`], [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn add_spec(&self, spec: WorkerSpec) -> Result<(), CommandError> {
-        let spec = Box::new(spec);
-        self.ask(|reply| Command::AddSpec { spec, reply }).await?
-    }
-
-    /// Stops every worker of a spec (OTP's `terminate_child`) and waits until they are gone.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::Gone`].
-    pub async fn stop_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Stop).await
-    }
-
-    /// Starts every slot of a stopped spec again (OTP's `restart_child`) and waits until each has a process.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::SpecRunning`], [`CommandError::SpecRestarting`],
-    /// [`CommandError::Spawn`], [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn restart_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Restart).await
-    }
-
-    /// Starts every slot of a stopped spec and waits until each has a process; one that runs is told by
-    /// [`CommandError::AlreadyStarted`].
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::AlreadyStarted`], [`CommandError::Spawn`],
-    /// [`CommandError::ShuttingDown`], [`CommandError::Gone`].
-    pub async fn start_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Start).await
-    }
-
-    /// Removes a stopped spec (OTP's `delete_child`).
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSpec`], [`CommandError::SpecRunning`], [`CommandError::SpecRestarting`],
-    /// [`CommandError::Gone`].
-    pub async fn delete_spec(&self, spec: impl Into<SpecName>) -> Result<(), CommandError> {
-        self.spec_order(spec.into(), SpecOrder::Delete).await
-    }
-
-    async fn spec_order(&self, spec: SpecName, order: SpecOrder) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Spec { spec, order, reply }).await?
     }
 }

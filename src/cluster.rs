@@ -1,15 +1,18 @@
 //! `Cluster`: am I the master or a worker? Running goes one way or the other.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::process::ExitCode;
 
 use crate::builder::ClusterBuilder;
 use crate::config::Config;
 use crate::error::RunError;
+use crate::guard;
 use crate::handle::ClusterHandle;
 use crate::master;
 use crate::model::ShutdownReport;
+use crate::nested;
 use crate::plug_ins::PlugIn;
 use crate::process::{self, Role};
 use crate::worker::{self, Worker};
@@ -23,7 +26,19 @@ pub struct Cluster {
     pub(crate) config: Config,
     pub(crate) main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
+    pub(crate) before_start: Option<BeforeStartHook>,
 }
+
+/// Is the cluster to run? See [`ClusterBuilder::before_start`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BeforeStart {
+    /// Yes.
+    Proceed,
+    /// No, there is nothing to do: [`RunError::Ignored`].
+    Ignore,
+}
+
+pub(crate) type BeforeStartHook = Box<dyn FnOnce() -> Result<BeforeStart, String>>;
 
 impl Cluster {
     /// A new description with the defaults.
@@ -41,7 +56,14 @@ impl Cluster {
     /// [`RunError`] tells why the cluster could not start or ended in another way than in order.
     pub fn run(self) -> Result<ShutdownReport, RunError> {
         match process::role() {
-            Role::Master => master::run(self.config, self.plug_ins),
+            Role::Master => {
+                ask_whether_to_run(self.before_start)?;
+                master::run(self.config, self.plug_ins)
+            }
+            Role::Nested(contract) => {
+                ask_whether_to_run(self.before_start)?;
+                nested::run(contract, self.config, self.plug_ins)
+            }
             Role::Worker(contract) => worker::run(contract, &self.config, main_of(contract, &self.config, self.main)),
             Role::Broken(why) => Err(RunError::Contract(why.to_string())),
         }
@@ -56,7 +78,7 @@ impl Cluster {
 
     pub(crate) fn exit_code(result: Result<ShutdownReport, RunError>) -> ExitCode {
         match result {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(_) | Err(RunError::Ignored) => ExitCode::SUCCESS,
             Err(error) => {
                 // Standard error may be closed or full; the exit code says it all the same.
                 std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("error: {error}\n")).ok();
@@ -75,7 +97,14 @@ impl Cluster {
     /// [`RunError`] if the cluster could not start.
     pub async fn start(self) -> Result<RunningCluster, RunError> {
         match process::role() {
-            Role::Master => master::start(self.config, self.plug_ins),
+            Role::Master => {
+                ask_whether_to_run(self.before_start)?;
+                master::start(self.config, self.plug_ins)
+            }
+            Role::Nested(contract) => {
+                ask_whether_to_run(self.before_start)?;
+                nested::start(contract, self.config, self.plug_ins)
+            }
             Role::Worker(contract) => {
                 let main = main_of(contract, &self.config, self.main);
                 worker::run_here(contract, &self.config, main).await
@@ -93,12 +122,28 @@ impl fmt::Debug for Cluster {
     }
 }
 
+/// A panic of the hook is its author's mistake and ends nothing else.
+fn ask_whether_to_run(hook: Option<BeforeStartHook>) -> Result<(), RunError> {
+    let Some(hook) = hook else { return Ok(()) };
+    match catch_unwind(AssertUnwindSafe(hook)) {
+        Ok(Ok(BeforeStart::Proceed)) => Ok(()),
+        Ok(Ok(BeforeStart::Ignore)) => Err(RunError::Ignored),
+        Ok(Err(text)) => Err(RunError::BeforeStart(text)),
+        Err(panic) => Err(RunError::BeforeStart(format!(
+            "`before_start` panicked: {}",
+            guard::text_of(&*panic)
+        ))),
+    }
+}
+
 /// A cluster that was started inside a running `System`.
 #[derive(Debug)]
 #[must_use = "wait for the cluster's end with `wait`"]
 pub struct RunningCluster {
     pub(crate) handle: ClusterHandle,
     pub(crate) finished: master::Finished,
+    /// What this master is to the cluster it is nested in.
+    pub(crate) above: Option<Worker>,
 }
 
 impl RunningCluster {
@@ -113,7 +158,11 @@ impl RunningCluster {
     /// # Errors
     /// As [`Cluster::run`].
     pub async fn wait(self) -> Result<ShutdownReport, RunError> {
-        self.finished.wait().await
+        let result = self.finished.wait().await;
+        if let Some(above) = &self.above {
+            nested::tell_end(above, &result);
+        }
+        result
     }
 }
 
@@ -128,23 +177,24 @@ fn main_of(contract: &process::Contract, config: &Config, main: Option<WorkerMai
 }
 
 /// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.
+/// Is this process a worker of a cluster, and no master? Known from the first line of `main` on, before any runtime is started.
 #[must_use]
 pub fn is_worker() -> bool {
     matches!(process::role(), Role::Worker(_))
 }
 
-/// Is this process a master, or no part of a cluster yet? A process that was started as a worker and cannot read its
+/// Is this process a master, nested or not, or no part of a cluster yet? A process that was started as a worker and cannot read its
 /// contract is neither, and [`Cluster::run`] tells why.
 #[must_use]
 pub fn is_master() -> bool {
-    matches!(process::role(), Role::Master)
+    matches!(process::role(), Role::Master | Role::Nested(_))
 }
 
-/// The id of the worker this process is; `None` in the master.
+/// The id of the worker this process is; `None` in the master. A nested master is a worker of the cluster above it.
 #[must_use]
 pub fn worker_id() -> Option<crate::model::WorkerId> {
     match process::role() {
-        Role::Worker(contract) => Some(contract.id),
+        Role::Worker(contract) | Role::Nested(contract) => Some(contract.id),
         Role::Master | Role::Broken(_) => None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::CommandError;
-use crate::model::{ListenAddr, ListenOptions, Program, Settings, SpecName};
+use crate::model::{ListenAddr, ListenOptions, Program, Settings, SpecFault, SpecName};
 use crate::policy::{
     AutoShutdown, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) strategy: Arc<dyn RestartStrategy>,
     pub(crate) auto_shutdown: AutoShutdown,
     pub(crate) recycle: RolloutOptions,
+    /// For reloads that name no care of their own.
+    pub(crate) reload: RolloutOptions,
     pub(crate) max_age: Option<Duration>,
     /// 0 for never.
     pub(crate) max_requests: u64,
@@ -66,7 +68,13 @@ impl Config {
 
     /// The terms for the workers of a spec; `None` for the builder's own.
     pub(crate) fn terms<'a>(&'a self, spec: Option<&'a WorkerSpec>) -> Terms<'a> {
-        let listeners = spec.map_or(&self.own_listeners, |spec| &spec.listeners).as_deref();
+        // A master within says that it is ready when its workers are, and binds for itself.
+        let is_cluster = spec.is_some_and(|spec| spec.cluster);
+        let listeners = if is_cluster {
+            Some(&[][..])
+        } else {
+            spec.map_or(&self.own_listeners, |spec| &spec.listeners).as_deref()
+        };
         let listens = listeners.map_or(!self.listeners.is_empty(), |names| !names.is_empty());
         let is_foreign = spec.is_none_or(|spec| spec.main.is_none())
             && (!self.has_main || spec.is_some_and(|spec| spec.exec.is_some()));
@@ -79,10 +87,12 @@ impl Config {
         };
         Terms {
             listeners,
-            ready_when: spec
-                .and_then(|spec| spec.ready_when)
-                .or(self.ready_when)
-                .unwrap_or(usual),
+            ready_when: if is_cluster {
+                ReadyWhen::Called
+            } else {
+                let chosen = spec.and_then(|spec| spec.ready_when).or(self.ready_when);
+                chosen.unwrap_or(usual)
+            },
             boot: spec.and_then(|spec| spec.boot).unwrap_or(self.boot),
             shutdown: spec.and_then(|spec| spec.shutdown).unwrap_or(self.shutdown),
             lame_duck: spec.and_then(|spec| spec.lame_duck).unwrap_or(self.lame_duck),
@@ -101,12 +111,12 @@ impl Config {
     }
 
     /// What contradicts itself in a spec, beside its rules of restart.
-    pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<&'static str> {
+    pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<SpecFault> {
         let Terms { boot, lame_duck, .. } = self.terms(Some(spec));
         if boot.is_zero() {
-            Some("its boot limit is 0, so no worker ever gets ready; give it more, or leave it out")
+            Some(SpecFault::NoBootTime)
         } else if lame_duck > LAME_DUCK_MAX {
-            Some("its lame-duck time is more than one hour; give it less")
+            Some(SpecFault::LongLameDuck)
         } else {
             None
         }
@@ -131,9 +141,14 @@ impl Config {
                 .find(|built| built.config.name == spec.config.name)
         };
         let why = if spec.main.is_some() && built().is_none_or(|built| built.main.is_none()) {
-            Some("its worker function is not known to the builder, which is where its workers would look for it")
-        } else if !self.has_main && self.settings.exec == Program::Same && spec.main.is_none() && spec.exec.is_none() {
-            Some("it has nothing to run; give it a program with `exec`")
+            Some(SpecFault::UnknownFunction)
+        } else if !self.has_main
+            && self.settings.exec == Program::Same
+            && spec.main.is_none()
+            && spec.exec.is_none()
+            && !spec.cluster
+        {
+            Some(SpecFault::NothingToRun)
         } else {
             self.fault(spec)
         };

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::model::{GaveUp, ListenAddrError, ListenError, Signal, Slot, SpecName, WorkerId};
+use crate::model::{
+    GaveUp, ListenAddrError, ListenError, ReloadError, Signal, Slot, SpecFault, SpecName, StartError, WorkerId,
+};
 
 /// The configuration contradicts itself. Nothing has happened yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +43,7 @@ pub enum BuildError {
     },
     /// A spec contradicts itself.
     #[error("spec {0}: {1}")]
-    Spec(SpecName, String),
+    Spec(SpecName, SpecFault),
     /// A number or duration is out of range.
     #[error("{what} is {value}: {rule}")]
     OutOfRange {
@@ -83,6 +85,13 @@ pub enum RunError {
     /// Too many restarts.
     #[error("gave up: {}", describe(.0))]
     GaveUp(GaveUp),
+    /// The hook [`before_start`](crate::ClusterBuilder::before_start) said that there is nothing to do: nothing was bound or
+    /// started. Its exit code is 0.
+    #[error("not started: there is nothing to do")]
+    Ignored,
+    /// The hook [`before_start`](crate::ClusterBuilder::before_start) failed or panicked: nothing was bound or started.
+    #[error("not started: {0}")]
+    BeforeStart(String),
     /// Every slot has failed.
     #[error("every slot has failed; the error and exit events before this tell why")]
     AllFailed,
@@ -99,16 +108,18 @@ pub enum RunError {
 
 impl RunError {
     /// The exit code for a program that ends with this error: 2 for wrong usage, 128 + n for an immediate stop by
-    /// signal n (as shells do it), else 1.
+    /// signal n (as shells do it), 0 if there was nothing to do, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Build(_) => 2,
+            Self::Ignored => 0,
             Self::Interrupted(signal) => u8::try_from(128 + signal.number()).unwrap_or(1),
             Self::Listen { .. }
             | Self::Contract(_)
             | Self::Io { .. }
             | Self::GaveUp(_)
+            | Self::BeforeStart(_)
             | Self::AllFailed
             | Self::Unkillable(_)
             | Self::SupervisorLost => 1,
@@ -119,6 +130,13 @@ impl RunError {
 impl From<RunError> for ExitCode {
     fn from(error: RunError) -> Self {
         Self::from(error.exit_code())
+    }
+}
+
+/// The exit code of a program whose whole business was this reload: 1.
+impl From<ReloadError> for ExitCode {
+    fn from(_: ReloadError) -> Self {
+        Self::FAILURE
     }
 }
 
@@ -176,7 +194,8 @@ pub enum CommandError {
         /// The spec.
         spec: SpecName,
         /// Why.
-        why: &'static str,
+        #[source]
+        why: SpecFault,
     },
     /// The spec names a listener that the builder did not declare.
     #[error("spec {spec} wants the listener {listener:?}, but none of this name is declared; declared: {declared}")]
@@ -188,12 +207,18 @@ pub enum CommandError {
         /// The names there are.
         declared: String,
     },
+    /// What is to hold for the whole cluster contradicts itself.
+    #[error("{0}")]
+    InvalidRules(&'static str),
     /// There are as many slots as one master keeps.
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),
     /// The worker could not be started.
     #[error("could not start: {0}")]
     Spawn(crate::model::SpawnFailure),
+    /// One of the spec's workers ended before it was ready; nothing of the spec runs.
+    #[error("spec {spec} could not start: {0}", spec = .0.spec)]
+    NotStarted(#[source] Box<StartError>),
     /// The kernel refused to deliver the signal.
     #[error("cannot send {signal} to worker {worker}: errno {errno}")]
     Signal {

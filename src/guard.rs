@@ -15,6 +15,14 @@ pub(crate) fn call(what: &'static str, handler: impl FnOnce()) {
     }
 }
 
+/// What a panic said, if it said a text.
+pub(crate) fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

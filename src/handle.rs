@@ -244,6 +244,10 @@ impl ClusterHandle {
         ready.map(|_| ()).ok_or(CommandError::Gone)
     }
 
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.shared.directory
+    }
+
     fn refer(&self, link: Arc<Link>) -> WorkerRef {
         WorkerRef {
             link,
@@ -356,6 +360,12 @@ impl WorkerRef {
     #[must_use]
     pub fn snapshot(&self) -> WorkerSnapshot {
         self.link.snapshot()
+    }
+
+    /// What it announced about itself; see [`Worker::announce`](crate::Worker::announce).
+    #[must_use]
+    pub fn announced(&self) -> Option<Payload> {
+        self.link.view().announced.clone()
     }
 
     /// Sends a message. Returns at once: the message waits in a bounded queue until the kernel takes it. A message sent

@@ -93,6 +93,7 @@
 //! Linux 5.10 or newer, as an ordinary user. On other systems the crate is empty.
 #![cfg(target_os = "linux")]
 
+mod administration;
 mod builder;
 mod changes;
 mod clock;
@@ -105,6 +106,7 @@ mod handle;
 mod ipc;
 mod master;
 mod model;
+mod nested;
 mod plug_ins;
 mod policy;
 pub mod prelude;
@@ -119,9 +121,10 @@ pub mod testing;
 mod worker;
 
 // The cluster and its remote control.
+pub use administration::{ClusterChanges, ClusterRules, SpecSnapshot};
 pub use builder::ClusterBuilder;
 pub use changes::ReloadOptions;
-pub use cluster::{Cluster, RunningCluster, is_master, is_worker, worker_id};
+pub use cluster::{BeforeStart, Cluster, RunningCluster, is_master, is_worker, worker_id};
 pub use handle::{Broadcast, ClusterHandle, WorkerRef};
 pub use spec::WorkerSpec;
 // What happens, and who hears of it.
@@ -133,6 +136,7 @@ pub use model::{EventFilter, Kind, Kinds};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
 pub use model::{Heartbeat, Lag, LoopBeat};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
+pub use model::{SpecFault, StartError};
 pub use subscription::{PlugInThread, SubscribeOptions, Subscription, WhenFull};
 // The cluster at one instant, and at its end.
 pub use model::{

@@ -5,13 +5,16 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Program, Settings, SpecName};
-use crate::policy::{Escalation, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy};
+use crate::model::{Program, Settings, SpecFault, SpecName};
+use crate::policy::{
+    AutoShutdown, Escalation, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy,
+};
 use crate::supervision::SpecConfig;
 use crate::worker::{Worker, WorkerOutput};
 
@@ -31,6 +34,8 @@ pub struct WorkerSpec {
     pub(crate) args: Option<Vec<OsString>>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// Is its program a cluster itself?
+    pub(crate) cluster: bool,
     pub(crate) listeners: Option<Vec<String>>,
     pub(crate) ready_when: Option<ReadyWhen>,
     pub(crate) boot: Option<Duration>,
@@ -74,6 +79,7 @@ impl WorkerSpec {
             boot: None,
             shutdown: None,
             lame_duck: None,
+            cluster: false,
         }
     }
 
@@ -192,6 +198,23 @@ impl WorkerSpec {
         self
     }
 
+    /// Its program is a cluster itself: each of its processes is a *nested master* with workers of its own (OTP's
+    /// supervisor under a supervisor).
+    ///
+    /// The program is any cluster program, given by [`exec`](Self::exec), or this one, told apart by an
+    /// [`env`](Self::env) of its own, which its workers inherit. In it [`is_master`](crate::is_master) is true. Towards
+    /// this cluster it is a worker: ready when all of its own workers are; stopped in order when it is told to stop; gone
+    /// with this master, and its workers within the orphan grace after it. Its exit code tells how its cluster ended: 0 in
+    /// order, by [`AutoShutdown`](crate::AutoShutdown) for instance, which counts as an end of its own will, and 1 when it
+    /// gave up, which counts as a crash. What comes back then is what its program describes; workers that were added to it
+    /// at run time do not.
+    ///
+    /// It gets none of this cluster's listeners, and binds its own. Give it more time to stop than it gives its workers.
+    pub const fn cluster(mut self) -> Self {
+        self.cluster = true;
+        self
+    }
+
     /// Its workers' arguments, without the program's name.
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args = Some(args.into_iter().map(Into::into).collect());
@@ -210,6 +233,27 @@ impl WorkerSpec {
         self
     }
 
+    /// Is it a description that can be, in a cluster with this rule?
+    pub(crate) fn check(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecFault> {
+        self.config.check(auto_shutdown)?;
+        self.check_program()
+    }
+
+    /// The part of it that supervision never sees.
+    pub(crate) fn check_program(&self) -> Result<(), SpecFault> {
+        let has_zero = |text: &OsString| text.as_bytes().contains(&0);
+        let is_bad_key = |key: &OsString| key.is_empty() || has_zero(key) || key.as_bytes().contains(&b'=');
+        if self.exec.as_ref().is_some_and(|program| program.as_os_str().is_empty()) {
+            Err(SpecFault::NoProgram)
+        } else if self.args.iter().flatten().any(has_zero) {
+            Err(SpecFault::BadArgument)
+        } else if self.env.iter().any(|(key, value)| is_bad_key(key) || has_zero(value)) {
+            Err(SpecFault::BadVariable)
+        } else {
+            Ok(())
+        }
+    }
+
     /// The cluster's settings with what this spec has of its own laid over.
     pub(crate) fn settings(&self, common: &Settings) -> Settings {
         let mut settings = common.clone();
@@ -224,5 +268,57 @@ impl WorkerSpec {
         }
         settings.env.extend(self.env.iter().cloned());
         settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o_015_o_026_what_the_kernel_would_refuse_is_refused_before_with_a_name() {
+        let spec = || WorkerSpec::new("web", 1);
+        for (bad, fault) in [
+            (spec().exec(""), SpecFault::NoProgram),
+            (spec().args(["fine", "a\0b"]), SpecFault::BadArgument),
+            (spec().env("", "value"), SpecFault::BadVariable),
+            (spec().env("A=B", "value"), SpecFault::BadVariable),
+            (spec().env("A\0", "value"), SpecFault::BadVariable),
+            (spec().env("A", "b\0"), SpecFault::BadVariable),
+            (WorkerSpec::new("", 1), SpecFault::NoName),
+        ] {
+            assert_eq!(bad.check(AutoShutdown::Never), Err(fault), "{bad:?}");
+        }
+        let good = spec().exec("program").args(["", "a=b"]).env("A", "").env("B", "c=d");
+        assert_eq!(good.check(AutoShutdown::Never), Ok(()));
+    }
+
+    #[test]
+    fn o_015_o_026_o_028_a_builder_refuses_each_by_its_name() {
+        use crate::error::BuildError;
+        let build = |spec: WorkerSpec| {
+            let cluster = crate::Cluster::builder().worker(|_| async {}).spec(spec);
+            cluster.build().map(drop).map_err(|error| error.to_string())
+        };
+        let build_error = |name: &str, fault: SpecFault| Err(BuildError::Spec(name.into(), fault).to_string());
+        assert_eq!(build(WorkerSpec::new("b", 1)), Ok(()));
+        assert_eq!(build(WorkerSpec::new("", 1)), build_error("", SpecFault::NoName));
+        assert_eq!(
+            build(WorkerSpec::new("b", 1).exec("")),
+            build_error("b", SpecFault::NoProgram)
+        );
+        assert_eq!(
+            build(WorkerSpec::new("b", 1).significant(true)),
+            build_error("b", SpecFault::SignificantPermanent)
+        );
+        assert!(build(WorkerSpec::new("worker", 1)).is_err_and(|text| text.contains("two specs are named worker")));
+        let never = RestartIntensity::new(1, Duration::ZERO);
+        assert_eq!(
+            build(WorkerSpec::new("b", 1).restart_intensity(never, Escalation::FailSpec)),
+            build_error("b", SpecFault::NoPeriod)
+        );
+        let cluster = crate::Cluster::builder().worker(|_| async {}).restart_intensity(never);
+        let text = cluster.build().map(drop).map_err(|error| error.to_string());
+        assert!(text.is_err_and(|text| text.contains("restart_intensity")));
     }
 }

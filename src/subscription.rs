@@ -211,7 +211,7 @@ impl ClusterHandle {
 
     /// Sends every event from now on to an actor. Its mailbox may be small and the actor slow: events wait in a bounded
     /// queue, and what does not fit is announced by `Lagged`.
-    /// An actor that panics or is stopped is no longer fed, and [`SubscriberLost`](EventKind::SubscriberLost) tells.
+    /// An actor that panics or is stopped is no longer fed, and [`SubscriberLost`](crate::EventKind::SubscriberLost) tells.
     pub fn subscribe(&self, actor: Recipient<ClusterEvent>) -> Subscription {
         self.subscribe_with(actor, &SubscribeOptions::default())
     }

@@ -80,13 +80,25 @@ pub fn ask(address: SocketAddr) -> io::Result<u32> {
 /// # Errors
 /// The runtime does not start.
 pub fn run(address: SocketAddr, load: Load) -> Result<Outcome, Failure> {
+    let end = now() + load.time;
+    run_until(address, load, move |now| now >= end)
+}
+
+/// Runs the load on this thread until `is_over`, whatever its time says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(
+    address: SocketAddr,
+    load: Load,
+    is_over: impl Fn(Instant) -> bool + Clone + 'static,
+) -> Result<Outcome, Failure> {
     let tally = Rc::new(RefCell::new(Tally::default()));
     let begun = now();
-    let end = begun + load.time;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let clients = tokio::task::LocalSet::new();
     for _ in 0..load.connections {
-        clients.spawn_local(client(address, load.connection, end, Rc::clone(&tally)));
+        clients.spawn_local(client(address, load.connection, is_over.clone(), Rc::clone(&tally)));
     }
     runtime.block_on(clients);
     let mut tally = tally.take();
@@ -134,10 +146,15 @@ struct Tally {
     shares: BTreeMap<u32, u64>,
 }
 
-async fn client(address: SocketAddr, connection: Connection, end: Instant, tally: Rc<RefCell<Tally>>) {
+async fn client(
+    address: SocketAddr,
+    connection: Connection,
+    is_over: impl Fn(Instant) -> bool,
+    tally: Rc<RefCell<Tally>>,
+) {
     let mut kept = None;
     let mut begun = now();
-    while begun < end {
+    while !is_over(begun) {
         let answer = exchange(address, connection, &mut kept).await;
         let done = now();
         let mut tally = tally.borrow_mut();
@@ -174,7 +191,8 @@ async fn exchange(
             // The end of a connection is part of its cost.
             Some((pid, _)) if connection == Connection::New && read == 0 => return Ok(pid),
             Some((pid, true)) if connection == Connection::KeepAlive => {
-                *kept = Some(stream);
+                // A server that stops says so in its last response.
+                *kept = Some(stream).filter(|_| !says_close(&answer[..len]));
                 return Ok(pid);
             }
             _ if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -188,6 +206,12 @@ const fn request(connection: Connection) -> &'static [u8] {
         Connection::New => b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         Connection::KeepAlive => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     }
+}
+
+fn says_close(answer: &[u8]) -> bool {
+    let head = answer.to_ascii_lowercase();
+    head.windows(b"connection: close".len())
+        .any(|part| part == b"connection: close")
 }
 
 /// The process id in the body of a successful answer, and whether the body is whole.

@@ -9,7 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ListenOptions, RestartDelay, RestartLimit, Scheduling, ServeError, SubscribeOptions, Worker,
+    Cluster, ListenOptions, RestartDelay, RestartLimit, RolloutOptions, Scheduling, ServeError, SubscribeOptions,
+    Worker,
 };
 use actix_web::{App, HttpServer, web};
 
@@ -57,8 +58,10 @@ pub fn play() -> Option<ExitCode> {
 fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
+    let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
     let mut builder = Cluster::builder()
         .workers(u32::try_from(workers).unwrap_or(1))
+        .reload_options(RolloutOptions::new().surge(surge))
         .listen_with("http", address, options)
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
@@ -121,6 +124,14 @@ impl Server {
     /// # Errors
     /// It does not start, or does not answer within five seconds.
     pub fn start(role: Role, workers: usize, events: Events) -> Result<Self, Failure> {
+        Self::start_with(role, workers, events, 1)
+    }
+
+    /// [`start`](Self::start) of one that reloads with so many processes more than wanted; a foreign one does as it likes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
         let address = free_address()?;
         let mut command = match std::env::var_os(FOREIGN).filter(|_| role != Role::Threads) {
             Some(program) => {
@@ -136,7 +147,7 @@ impl Server {
             None => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.env(ROLE, role.name()).env(ADDRESS, address.to_string());
-                command.env(WORKERS, workers.to_string());
+                command.env(WORKERS, workers.to_string()).env(SURGE, surge.to_string());
                 if events == Events::On {
                     command.env(EVENTS, "1");
                 }
@@ -164,6 +175,12 @@ impl Server {
         Ok(server)
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time of all its processes, in clock ticks of 10 ms.
     #[must_use]
     pub fn cpu_ticks(&self) -> u64 {
@@ -187,5 +204,6 @@ fn free_address() -> Result<SocketAddr, Failure> {
 const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";
 const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
 const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";
+const SURGE: &str = "ACTIX_CLUSTER_BENCH_SURGE";
 const EVENTS: &str = "ACTIX_CLUSTER_BENCH_EVENTS";
 const FOREIGN: &str = "ACTIX_CLUSTER_BENCH_SERVER";

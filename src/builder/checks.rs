@@ -15,6 +15,14 @@ pub(super) fn check_ranges(config: &Config) -> Result<(), BuildError> {
     if config.workers > WORKERS_MAX {
         return Err(out_of_range("workers", config.workers, "at most 10000"));
     }
+    if config.intensity.is_some_and(|intensity| intensity.period.is_zero()) {
+        let value = "a period of 0";
+        return Err(out_of_range(
+            "restart_intensity",
+            value,
+            "more than zero, or nothing is ever too often",
+        ));
+    }
     if config.orphan_grace > ORPHAN_GRACE_MAX {
         return Err(out_of_range(
             "orphan_grace",
@@ -68,17 +76,17 @@ pub(super) fn check_specs(config: &Config, has_worker: bool) -> Result<(), Build
         if *name == config.spec || taken.any(|taken| taken == name) {
             return Err(BuildError::DuplicateSpec(name.clone()));
         }
-        if !has_worker && spec.main.is_none() && spec.exec.is_none() {
+        if !has_worker && spec.main.is_none() && spec.exec.is_none() && !spec.cluster {
             return Err(BuildError::NoWorkerIn(name.clone()));
         }
         if let Some(listener) = config.unknown_listener(spec) {
             return Err(unknown(name, listener));
         }
         if let Some(why) = config.fault(spec) {
-            return Err(BuildError::Spec(name.clone(), why.to_owned()));
+            return Err(BuildError::Spec(name.clone(), why));
         }
-        let checked = spec.config.check(config.auto_shutdown);
-        checked.map_err(|why| BuildError::Spec(name.clone(), why.to_string()))?;
+        let checked = spec.check(config.auto_shutdown);
+        checked.map_err(|why| BuildError::Spec(name.clone(), why))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, WorkerMain};
+use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
 use crate::model::{
@@ -36,6 +36,7 @@ pub struct ClusterBuilder {
     listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
+    before_start: Option<BeforeStartHook>,
 }
 
 impl ClusterBuilder {
@@ -47,6 +48,7 @@ impl ClusterBuilder {
             strategy: Arc::new(OneForOne),
             auto_shutdown: AutoShutdown::default(),
             recycle: RolloutOptions::default(),
+            reload: RolloutOptions::default(),
             max_age: None,
             max_requests: 0,
             listeners: Vec::new(),
@@ -82,6 +84,7 @@ impl ClusterBuilder {
             listeners: Vec::new(),
             main: None,
             plug_ins: Vec::new(),
+            before_start: None,
         }
     }
 
@@ -336,6 +339,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// How careful a reload is that names no care of its own: one by `HUP` or `USR2`, and
+    /// [`ClusterHandle::reload`](crate::ClusterHandle::reload). Default: one at a time, each successor ready first.
+    pub const fn reload_options(mut self, options: RolloutOptions) -> Self {
+        self.config.reload = options;
+        self
+    }
+
     /// What to do when no worker is left and none will come by itself. Default: end.
     pub const fn when_empty(mut self, rule: WhenEmpty) -> Self {
         self.config.when_empty = rule;
@@ -363,6 +373,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// Decides in the master whether the cluster is to run, before anything is bound or started: OTP's `init`, which may
+    /// say `ignore`. A hook that fails or panics is [`RunError::BeforeStart`]. Never called in a worker. Default: it runs.
+    pub fn before_start<E: fmt::Display>(mut self, hook: impl FnOnce() -> Result<BeforeStart, E> + 'static) -> Self {
+        self.before_start = Some(Box::new(|| hook().map_err(|error| error.to_string())));
+        self
+    }
+
     /// Validates the description.
     ///
     /// # Errors
@@ -375,6 +392,7 @@ impl ClusterBuilder {
             listeners,
             main,
             plug_ins,
+            before_start,
         } = self;
         config.has_main = main.is_some();
         let has_worker = config.has_main || config.settings.exec != Program::Same;
@@ -409,7 +427,12 @@ impl ClusterBuilder {
         if config.seed == 0 {
             config.seed = u64::from(std::process::id());
         }
-        Ok(Cluster { config, main, plug_ins })
+        Ok(Cluster {
+            config,
+            main,
+            plug_ins,
+            before_start,
+        })
     }
 
     /// [`build`](Self::build) and [`Cluster::run`].

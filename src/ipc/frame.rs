@@ -21,6 +21,9 @@ use crate::model::{
 /// The version both sides must speak.
 pub(crate) const PROTOCOL: u32 = 1;
 
+/// The most that a worker may announce about itself: the master keeps it for as long as the worker's record.
+pub(crate) const ANNOUNCEMENT_MAX: usize = 16 << 10;
+
 /// The most descriptors one frame may carry.
 pub(crate) const FRAME_FDS_MAX: usize = 64;
 
@@ -39,6 +42,8 @@ pub(crate) enum ToMaster {
     Ready,
     /// The worker stops of its own will.
     Leaving,
+    /// What it says about itself, at most [`ANNOUNCEMENT_MAX`] bytes.
+    Announce(Payload),
     /// Its counters.
     Stats(WorkerStats),
     /// Its future failed, in words.
@@ -156,6 +161,7 @@ impl Wire for ToMaster {
             }
             "ready" => Self::Ready,
             "leaving" => Self::Leaving,
+            "announce" => Self::Announce(raw.payload()),
             "stats" => Self::Stats(raw.parse()?),
             "failed" => Self::Failed(raw.parse()?),
             "bind" => {
@@ -208,6 +214,7 @@ impl Wire for ToMaster {
             }
             Self::Ready => encode_frame("ready", None, fds, None, out),
             Self::Leaving => encode_frame("leaving", None, fds, None, out),
+            Self::Announce(payload) => put("announce", None, payload),
             Self::Stats(stats) => put("stats", None, stats),
             Self::Failed(why) => put("failed", None, why),
             Self::Bind { id, key, cwd, options } => {
@@ -243,6 +250,7 @@ impl Wire for ToMaster {
             | Self::Listening { .. }
             | Self::Ready
             | Self::Leaving
+            | Self::Announce(_)
             | Self::Stats(_)
             | Self::Failed(_)
             | Self::Bind { .. }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::calls::{Calls, NoAnswer};
-use super::frame::Wire;
+use super::frame::{ANNOUNCEMENT_MAX, ToMaster, Wire};
 use super::outbox::{Outbox, PushError};
 use crate::model::{Payload, PayloadError, ReplySink};
 
@@ -81,6 +81,19 @@ pub enum CallError {
 /// Sends a message.
 pub(crate) fn send<T: Serialize + ?Sized>(outbox: &Outbox, message: &T, fds: Vec<OwnedFd>) -> Result<(), SendError> {
     outbox.push_message(message, fds).map_err(refused)
+}
+
+/// Says something about this worker that the master keeps.
+pub(crate) fn announce<T: Serialize + ?Sized>(outbox: &Outbox, value: &T) -> Result<(), SendError> {
+    let unfit = |reason: String| SendError::Unfit {
+        reason,
+        fds: Vec::new(),
+    };
+    let payload = Payload::from_value(value).map_err(|error| unfit(error.to_string()))?;
+    if payload.as_str().len() > ANNOUNCEMENT_MAX {
+        return Err(unfit(format!("an announcement has at most {ANNOUNCEMENT_MAX} bytes")));
+    }
+    outbox.push(&ToMaster::Announce(payload), Vec::new()).map_err(refused)
 }
 
 /// Asks a question and waits for its answer.

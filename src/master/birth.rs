@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
@@ -31,6 +32,10 @@ pub(crate) struct Birth<'a> {
     pub(crate) slot: Slot,
     pub(crate) generation: Generation,
     pub(crate) restarts: u32,
+    /// How long it lives beside its predecessor before it is trusted.
+    pub(crate) probation: Duration,
+    /// Is the program a cluster itself?
+    pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
 }
 
@@ -132,6 +137,8 @@ impl Birth<'_> {
             },
             heartbeat: self.config.heartbeat,
             orphan_grace: self.config.orphan_grace,
+            probation: self.probation,
+            cluster: self.cluster,
             uid: None,
             gid: None,
             shim: false,

@@ -1,14 +1,22 @@
 //! The supervisor's part in changes of the cluster: reloads, scaling, recycling, specs. Translations, like all of it.
 
+use std::sync::Arc;
+
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use crate::administration::{ClusterRules, SpecSnapshot};
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
-use crate::master::{ClusterSupervisor, Command, SpecOrder};
-use crate::model::{Generation, RecycleReason, ReloadError, SpecName, WorkerId, WorkerSnapshot, bounded};
+use crate::master::command::SpecReply;
+use crate::master::commands::answer;
+use crate::master::images::NewProgram;
+use crate::master::{ClusterSupervisor, Command, Link, SpecOrder};
+use crate::model::{
+    Generation, Phase, RecycleReason, ReloadError, Slot, SlotState, SpecName, WorkerId, WorkerSnapshot, bounded,
+};
 use crate::spec::WorkerSpec;
-use crate::supervision::{Input, RequestId, ScaleTarget};
+use crate::supervision::{Input, Reconfiguration, RequestId, ScaleTarget, SpecRefused};
 
 impl ClusterSupervisor {
     pub(super) fn scale(
@@ -39,14 +47,19 @@ impl ClusterSupervisor {
         let ReloadOptions {
             rollout,
             spec,
+            exec,
             queue,
             verdict,
         } = options;
-        let request = self.replies().await_reload(verdict, reply);
+        let program = exec.map(|path| NewProgram {
+            spec: spec.clone().unwrap_or_else(|| self.spec()),
+            path,
+        });
+        let request = self.replies().await_reload(verdict, program, reply);
         let input = Input::ReloadRequested {
             request,
             spec,
-            options: rollout,
+            options: rollout.unwrap_or(self.config.reload),
             queue,
         };
         self.step(input, ctx);
@@ -86,26 +99,29 @@ impl ClusterSupervisor {
         self.step(Input::RecycleRequested { id, why }, ctx);
     }
 
-    pub(super) fn add_spec(
-        &mut self,
-        spec: &WorkerSpec,
-        reply: oneshot::Sender<Result<(), CommandError>>,
-        ctx: &mut Context<Self>,
-    ) {
-        self.keep_settings_of_new(spec);
-        let request = self.replies().await_spec(reply);
-        let config = Box::new(spec.config.clone());
+    pub(super) fn add_spec(&mut self, spec: WorkerSpec, reply: SpecReply, ctx: &mut Context<Self>) {
+        let (name, config) = (spec.config.name.clone(), Box::new(spec.config.clone()));
+        let request = self.replies().await_spec(Some(name), vec![spec], reply);
         self.step(Input::SpecAddRequested { request, config }, ctx);
     }
 
-    pub(super) fn spec_order(
+    pub(super) fn reconfigure(
         &mut self,
-        spec: SpecName,
-        order: SpecOrder,
-        reply: oneshot::Sender<Result<(), CommandError>>,
+        mut changes: Box<Reconfiguration>,
+        mut specs: Vec<WorkerSpec>,
+        reply: SpecReply,
         ctx: &mut Context<Self>,
     ) {
-        let request = self.replies().await_spec(reply);
+        if let Err(error) = specs.iter_mut().try_for_each(|spec| self.config().admit(spec)) {
+            return answer(reply, Err(error));
+        }
+        changes.specs = specs.iter().map(|spec| spec.config.clone()).collect();
+        let request = self.replies().await_spec(None, specs, reply);
+        self.step(Input::ReconfigureRequested { request, changes }, ctx);
+    }
+
+    pub(super) fn spec_order(&mut self, spec: SpecName, order: SpecOrder, reply: SpecReply, ctx: &mut Context<Self>) {
+        let request = self.replies().await_spec(Some(spec.clone()), Vec::new(), reply);
         let input = match order {
             SpecOrder::Stop => Input::SpecStopRequested { request, spec },
             SpecOrder::Start => Input::SpecStartRequested { request, spec },
@@ -113,5 +129,59 @@ impl ClusterSupervisor {
             SpecOrder::Delete => Input::SpecDeleteRequested { request, spec },
         };
         self.step(input, ctx);
+    }
+
+    /// Answers with the workers that the spec has at this moment.
+    pub(super) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+        let asked = self.replies().spec_of(request).cloned();
+        let workers = |spec: &SpecName| {
+            // The answer may come with the exit of one that had nothing to do.
+            let is_meant = |link: &&Arc<Link>| link.slot.spec == *spec && !link.view().state.is_dead();
+            let mut workers: Vec<_> = self.links().filter(is_meant).collect();
+            workers.sort_by_key(|link| link.slot.index);
+            workers.into_iter().map(|link| link.id).collect()
+        };
+        let workers = asked.as_ref().map(workers).unwrap_or_default();
+        self.replies().spec_answered(request, result.map(|()| workers));
+    }
+
+    /// How the workers of these specs are started from here on.
+    pub(super) fn specs_taken(&mut self, request: RequestId) {
+        for spec in self.replies().descriptions(request) {
+            self.keep_settings(spec);
+        }
+    }
+
+    /// One spec as it is, or all of them in start order.
+    pub(super) fn specs(&self, spec: Option<&SpecName>) -> Vec<SpecSnapshot> {
+        let names = spec.map_or_else(|| self.machine().spec_names(), |name| vec![name.clone()]);
+        let snapshot = |name: &SpecName| {
+            let status = self.machine().spec(name)?;
+            let terms = self.terms_of(name);
+            let declared = self.config().listeners.iter().map(|declared| &declared.name);
+            let listeners = declared.filter(|name| terms.include(name)).cloned().collect();
+            Some(SpecSnapshot::new(status, self.settings_of(name), terms, listeners))
+        };
+        names.iter().filter_map(snapshot).collect()
+    }
+
+    pub(super) fn check(&self, worker: WorkerId) -> Result<(), CommandError> {
+        self.link(worker).map(|_| ()).ok_or(CommandError::UnknownWorker(worker))
+    }
+
+    pub(super) fn may_start(&self, slot: &Slot) -> Result<(), CommandError> {
+        match (self.machine().phase(), self.machine().slot_state(slot)) {
+            (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
+            (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
+            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped | SlotState::Declined)) => Ok(()),
+            (
+                Phase::Running,
+                Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),
+            ) => Err(CommandError::AlreadyRunning(slot.clone())),
+        }
+    }
+
+    pub(super) fn rules(&self) -> ClusterRules {
+        self.machine().rules().into()
     }
 }

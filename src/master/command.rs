@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use tokio::sync::oneshot;
 
+use crate::administration::{ClusterRules, SpecSnapshot};
 use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::events::Events;
@@ -13,7 +14,7 @@ use crate::model::{
 };
 use crate::spec::WorkerSpec;
 use crate::subscription::SubscribeOptions;
-use crate::supervision::{RequestId, ScaleTarget};
+use crate::supervision::{Reconfiguration, RequestId, ScaleTarget};
 
 /// A request of a [`ClusterHandle`](crate::ClusterHandle). Every one is answered exactly once, or its sender dropped,
 /// which the handle reports as a stopped cluster.
@@ -87,15 +88,26 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<(), CommandError>>,
     },
     /// One more spec.
-    AddSpec {
-        spec: Box<WorkerSpec>,
-        reply: oneshot::Sender<Result<(), CommandError>>,
+    AddSpec { spec: Box<WorkerSpec>, reply: SpecReply },
+    /// Other rules, other descriptions.
+    Reconfigure {
+        changes: Box<Reconfiguration>,
+        /// How the workers of the specs in it are started.
+        specs: Vec<WorkerSpec>,
+        reply: SpecReply,
     },
+    /// Descriptions in force: of one spec, or of all.
+    Specs {
+        spec: Option<SpecName>,
+        reply: oneshot::Sender<Vec<SpecSnapshot>>,
+    },
+    /// The rules in force.
+    Rules { reply: oneshot::Sender<ClusterRules> },
     /// Something to do with a whole spec.
     Spec {
         spec: SpecName,
         order: SpecOrder,
-        reply: oneshot::Sender<Result<(), CommandError>>,
+        reply: SpecReply,
     },
     /// A snapshot and every event after it.
     Follow {
@@ -110,6 +122,9 @@ pub(crate) enum Command {
         reply: Option<oneshot::Sender<ShutdownReport>>,
     },
 }
+
+/// The way back to who wants something done to a spec; the workers that it has then.
+pub(crate) type SpecReply = oneshot::Sender<Result<Vec<WorkerId>, CommandError>>;
 
 /// What to do with a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -85,9 +85,12 @@ impl Handler<Command> for ClusterSupervisor {
                 self.recycle(worker, why, ctx);
             }
             Command::AddSpec { mut spec, reply } => match self.config().admit(&mut spec) {
-                Ok(()) => self.add_spec(&spec, reply, ctx),
+                Ok(()) => self.add_spec(*spec, reply, ctx),
                 Err(error) => answer(reply, Err(error)),
             },
+            Command::Reconfigure { changes, specs, reply } => self.reconfigure(changes, specs, reply, ctx),
+            Command::Specs { spec, reply } => answer(reply, self.specs(spec.as_ref())),
+            Command::Rules { reply } => answer(reply, self.rules()),
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
             Command::Follow { options, reply } => answer(reply, self.publisher().follow(&options)),
             Command::SubscriberLost { name, why } => self.publish(None, EventKind::SubscriberLost { name, why }),

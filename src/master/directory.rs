@@ -11,8 +11,8 @@ use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Phase, Slot,
-    SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Payload, Phase,
+    Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 use crate::supervision::Fact;
 
@@ -44,6 +44,7 @@ pub(crate) struct View {
     pub(crate) loops: Vec<LoopBeat>,
     pub(crate) more_time_until: Option<Mono>,
     pub(crate) exit: Option<Exit>,
+    pub(crate) announced: Option<Payload>,
 }
 
 impl Link {
@@ -71,6 +72,7 @@ impl Link {
             loops: Vec::new(),
             more_time_until: None,
             exit: None,
+            announced: None,
         });
         Self {
             id,
@@ -106,6 +108,10 @@ impl Link {
             loops: worker.loops.clone(),
             more_time_until: worker.more_time_until,
             exit: None,
+            announced: worker
+                .announced
+                .as_ref()
+                .and_then(|value| Payload::from_value(value).ok()),
         };
     }
 
@@ -212,6 +218,7 @@ impl Link {
             last_heartbeat: view.last_heartbeat,
             loops: view.loops,
             more_time_until: view.more_time_until,
+            announced: view.announced.and_then(|announced| announced.parse().ok()),
         }
     }
 }

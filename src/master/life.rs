@@ -156,6 +156,7 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
         ToMaster::Online { .. }
         | ToMaster::Ready
         | ToMaster::Leaving
+        | ToMaster::Announce(_)
         | ToMaster::Stats(_)
         | ToMaster::Release { .. }
         // Of these only a few for each period become events.

@@ -7,7 +7,8 @@ use actix::Message as ActixMessage;
 use crate::ipc::{Incoming, ToMaster};
 use crate::master::Command;
 use crate::model::{
-    ClusterEvent, EndCause, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Signal, WorkerId, WorkerStats,
+    ClusterEvent, EndCause, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal, WorkerId,
+    WorkerStats,
 };
 use crate::policy::ShutdownPolicy;
 use crate::process::Reaped;
@@ -84,6 +85,8 @@ pub(crate) enum Report {
     Beat { heartbeat: Heartbeat, tell: bool },
     /// It will be silent for so long.
     MoreTime(Duration),
+    /// What it announces about itself.
+    Announced(Payload),
     /// Its counters.
     Stats(WorkerStats),
     /// Its future failed, in its own words.

@@ -26,7 +26,7 @@ mod turns;
 mod vital;
 mod worker_actor;
 
-pub(crate) use command::{Command, SpecOrder, Urgency, Verdict};
+pub(crate) use command::{Command, SpecOrder, SpecReply, Urgency, Verdict};
 pub(crate) use directory::{Directory, Link};
 pub(crate) use publisher::Publisher;
 pub(crate) use pump::{forward, pump};

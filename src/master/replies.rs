@@ -7,8 +7,11 @@ use tokio::sync::oneshot;
 
 use crate::error::CommandError;
 use crate::master::Verdict;
+use crate::master::command::SpecReply;
 use crate::master::commands::answer;
-use crate::model::{Generation, ReloadError, ShutdownReport, Slot, WorkerId};
+use crate::master::images::NewProgram;
+use crate::model::{Generation, ReloadError, ShutdownReport, Slot, SpecName, WorkerId};
+use crate::spec::WorkerSpec;
 use crate::supervision::{ForkRefused, RequestId, ScaleRefused, Scaled, SpecRefused};
 
 /// Everybody who waits.
@@ -17,7 +20,7 @@ pub(crate) struct Replies {
     forks: HashMap<RequestId, Fork>,
     scales: HashMap<RequestId, oneshot::Sender<Result<u32, CommandError>>>,
     reloads: HashMap<RequestId, Reload>,
-    specs: HashMap<RequestId, oneshot::Sender<Result<(), CommandError>>>,
+    specs: HashMap<RequestId, SpecRequest>,
     last_request: u64,
     empty: Vec<oneshot::Sender<()>>,
     end: Vec<oneshot::Sender<ShutdownReport>>,
@@ -30,10 +33,20 @@ struct Fork {
     reply: oneshot::Sender<Result<WorkerId, CommandError>>,
 }
 
-/// A reload that was asked for: who judges its canary, and who asked (a signal waits for no answer).
+/// A reload that was asked for: who judges its canary, what it brings, and who asked (a signal waits for no answer).
 struct Reload {
     verdict: Option<Verdict>,
+    program: Option<NewProgram>,
     reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
+}
+
+/// Something that was asked of a spec.
+#[derive(Debug)]
+struct SpecRequest {
+    spec: Option<SpecName>,
+    /// What came along, until it is in force.
+    descriptions: Vec<WorkerSpec>,
+    reply: SpecReply,
 }
 
 impl Replies {
@@ -61,11 +74,22 @@ impl Replies {
     pub(crate) fn await_reload(
         &mut self,
         verdict: Option<Verdict>,
+        program: Option<NewProgram>,
         reply: Option<oneshot::Sender<Result<Generation, ReloadError>>>,
     ) -> RequestId {
         let request = self.next_request();
-        self.reloads.insert(request, Reload { verdict, reply });
+        let reload = Reload {
+            verdict,
+            program,
+            reply,
+        };
+        self.reloads.insert(request, reload);
         request
+    }
+
+    /// The program that this reload brings, if it brings one.
+    pub(crate) fn program_of(&self, request: RequestId) -> Option<NewProgram> {
+        self.reloads.get(&request)?.program.clone()
     }
 
     /// Who judges the canary of this reload; asked once.
@@ -79,15 +103,38 @@ impl Replies {
         }
     }
 
-    pub(crate) fn await_spec(&mut self, reply: oneshot::Sender<Result<(), CommandError>>) -> RequestId {
+    /// `spec` is the one whose workers the answer names.
+    pub(crate) fn await_spec(
+        &mut self,
+        spec: Option<SpecName>,
+        descriptions: Vec<WorkerSpec>,
+        reply: SpecReply,
+    ) -> RequestId {
         let request = self.next_request();
-        self.specs.insert(request, reply);
+        let asked = SpecRequest {
+            spec,
+            descriptions,
+            reply,
+        };
+        self.specs.insert(request, asked);
         request
     }
 
-    pub(crate) fn spec_answered(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
-        if let Some(reply) = self.specs.remove(&request) {
-            answer(reply, result.map_err(refused));
+    /// The descriptions that came with a request, which are in force now.
+    pub(crate) fn descriptions(&mut self, request: RequestId) -> Vec<WorkerSpec> {
+        let asked = self.specs.get_mut(&request);
+        asked
+            .map(|asked| std::mem::take(&mut asked.descriptions))
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn spec_of(&self, request: RequestId) -> Option<&SpecName> {
+        self.specs.get(&request)?.spec.as_ref()
+    }
+
+    pub(crate) fn spec_answered(&mut self, request: RequestId, result: Result<Vec<WorkerId>, SpecRefused>) {
+        if let Some(asked) = self.specs.remove(&request) {
+            answer(asked.reply, result.map_err(refused));
         }
     }
 
@@ -157,6 +204,7 @@ fn refused(why: SpecRefused) -> CommandError {
         SpecRefused::Invalid(spec, why) => CommandError::InvalidSpec { spec, why },
         SpecRefused::TooManySlots(limit) => CommandError::TooManySlots(limit),
         SpecRefused::Stopping => CommandError::ShuttingDown,
-        SpecRefused::Spawn(failure) => CommandError::Spawn(failure),
+        SpecRefused::InvalidRules(why) => CommandError::InvalidRules(why),
+        SpecRefused::NotStarted(why) => CommandError::NotStarted(why),
     }
 }

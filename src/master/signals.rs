@@ -11,7 +11,6 @@ use crate::changes::ReloadOptions;
 use crate::error::RunError;
 use crate::master::{ClusterSupervisor, Command, Urgency};
 use crate::model::Signal;
-use crate::policy::RolloutOptions;
 use crate::supervision::ScaleTarget;
 
 /// Installs the handlers. Called before the first worker is started, so that no signal can orphan one.
@@ -105,7 +104,7 @@ const fn stop(urgency: Urgency) -> Command {
 
 fn reload(signal: Name) -> Command {
     Command::Reload {
-        options: ReloadOptions::new(RolloutOptions::default()),
+        options: ReloadOptions::default(),
         reply: Some(tell_answer(signal, move |generation| {
             tracing::info!(%signal, %generation, "reloaded");
         })),

@@ -105,6 +105,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
             consumers,
             threads,
         },
+        above: None,
     })
 }
 

@@ -11,13 +11,14 @@ use actix::prelude::*;
 use nix::errno::Errno;
 
 use crate::clock;
-use crate::ipc::{CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
+use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
 use crate::model::{Message, Mono, OutputStream, Reply, bounded};
+use crate::policy::ShutdownPolicy;
 use crate::process::{Lines, ProcessHandle};
 use crate::supervision::{LifeInput, Lifecycle, Order, Output};
 
@@ -216,6 +217,13 @@ impl WorkerActor {
                 reports.extend(self.step(LifeInput::Stats(stats), ctx));
                 reports.push(Report::Stats(stats));
             }
+            ToMaster::Announce(payload) if payload.as_str().len() <= ANNOUNCEMENT_MAX => {
+                reports.push(Report::Announced(payload));
+            }
+            ToMaster::Announce(_) => {
+                let what = format!("it announced more than {ANNOUNCEMENT_MAX} bytes");
+                reports.extend(self.step(LifeInput::ProtocolBroken(what), ctx));
+            }
             // A worker in another language may send as much as fits into a frame.
             ToMaster::Failed(text) => reports.push(Report::Failed(bounded(text))),
             ToMaster::Bind { id, key, cwd, options } => {
@@ -327,7 +335,13 @@ impl Handler<WorkerOrder> for WorkerActor {
 
     fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
         let input = match order {
-            WorkerOrder::Stop(policy) => LifeInput::StopOrdered(policy),
+            WorkerOrder::Stop(policy) => {
+                // The policy may have changed since the worker was started; it is told how long it has.
+                if policy != ShutdownPolicy::Brutal {
+                    self.grace_ms = whole_millis(policy.longest());
+                }
+                LifeInput::StopOrdered(policy)
+            }
             WorkerOrder::Kill(signal, cause) => {
                 self.refused = None;
                 if let Some(cause) = cause {

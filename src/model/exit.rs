@@ -17,6 +17,9 @@ pub mod exit_code {
     pub const PANICKED: i32 = 101;
     /// The worker could not be set up before user code ran (working directory, user, descriptors).
     pub const BOOT_FAILED: i32 = 124;
+    /// "There is nothing for me to do": the slot stays down, whatever its restart type, and that is no failure (OTP's
+    /// `ignore`).
+    pub const NOTHING_TO_DO: i32 = 123;
     /// "Do not restart me": the slot stays down, whatever its restart type (s6 uses the same number).
     pub const DO_NOT_RESTART: i32 = 125;
 }

@@ -17,7 +17,7 @@ fn from_millis(millis: f64) -> Duration {
 }
 
 /// Durations as milliseconds.
-pub(super) mod millis {
+pub(crate) mod millis {
     use super::{Duration, from_millis, to_millis};
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -27,6 +27,16 @@ pub(super) mod millis {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         f64::deserialize(deserializer).map(from_millis)
+    }
+}
+
+/// Durations that may be missing, as milliseconds.
+pub(crate) mod maybe_millis {
+    use super::{Duration, to_millis};
+    use serde::{Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        duration.map(to_millis).serialize(serializer)
     }
 }
 

@@ -10,7 +10,7 @@ mod filter;
 mod health;
 mod heartbeat;
 mod id;
-mod json;
+pub(crate) mod json;
 mod kind;
 mod listen;
 mod message;
@@ -18,6 +18,7 @@ mod reload;
 mod settings;
 mod signal;
 mod snapshot;
+mod spec;
 mod state;
 mod text;
 mod time;
@@ -41,6 +42,7 @@ pub use snapshot::{
     ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
     WorkerTimes,
 };
+pub use spec::{SpecFault, StartError};
 pub use state::WorkerState;
 pub(crate) use text::{OneLine, bounded};
 pub use time::Mono;

@@ -85,6 +85,9 @@ pub struct WorkerSnapshot {
     /// up to who judges.
     #[serde(default)]
     pub more_time_until: Option<Mono>,
+    /// What it announced about itself; see [`Worker::announce`](crate::Worker::announce).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<serde_json::Value>,
 }
 
 impl WorkerSnapshot {
@@ -114,6 +117,8 @@ pub enum SlotState {
     Failed,
     /// Its worker ended and is not wanted again.
     Stopped,
+    /// Its worker said that there is nothing to do ([`exit_code::NOTHING_TO_DO`](crate::exit_code)); started by hand only.
+    Declined,
     /// Stopped because a worker it depends on failed; started again as soon as everybody of its group is gone.
     Held,
 }
@@ -158,7 +163,7 @@ pub struct Counts {
     pub specs: usize,
     /// Processes that live, as far as the master knows.
     pub active: usize,
-    /// Slots that are to hold a worker, those that wait for a restart and those that were given up included.
+    /// Slots that are to hold a worker; those that wait for a restart, were given up or declined included.
     pub workers: usize,
     /// Slots that wait for a restart.
     pub restarting: usize,
@@ -166,6 +171,9 @@ pub struct Counts {
     pub ready: usize,
     /// Slots that were given up.
     pub failed: usize,
+    /// Slots whose worker had nothing to do; among `workers`, as OTP counts them.
+    #[serde(default)]
+    pub declined: usize,
 }
 
 /// The whole cluster.

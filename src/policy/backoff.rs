@@ -5,8 +5,13 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::model::json;
+
 /// How long a slot waits before its next worker is started.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RestartDelay {
     /// Not at all: Node's `cluster.on('exit', () => cluster.fork())`.
     AtOnce,
@@ -34,10 +39,12 @@ impl Default for RestartDelay {
 ///
 /// By default: at once the first time, then 1 s, 2 s, 4 s, … up to 60 s, each ±10 %. A worker that ran for long enough
 /// (60 s from ready by default) starts the row anew.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Backoff {
+    #[serde(rename = "base_ms", with = "json::millis")]
     base: Duration,
     factor: f64,
+    #[serde(rename = "cap_ms", with = "json::millis")]
     cap: Duration,
     jitter: f64,
     first_at_once: bool,

@@ -5,18 +5,21 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::Mono;
+use serde::Serialize;
+
+use crate::model::{Mono, json};
 
 /// How often one slot may restart: at most `max` restarts within any `period`.
 ///
 /// The window is closed, as OTP computes it: a restart exactly `period` ago still counts, and the restart after the
 /// `max`-th is not carried out; the slot is then given up, and the others run on. Unlike OTP's intensity this is counted
 /// for each slot, because with N processes N restarts at once are normal. Default: 5 in 60 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RestartLimit {
     /// Restarts allowed within the period; 0 allows none, `u32::MAX` any number.
     pub max: u32,
     /// The period; zero counts only restarts of the same instant.
+    #[serde(rename = "period_ms", with = "json::millis")]
     pub period: Duration,
 }
 
@@ -44,11 +47,12 @@ impl Default for RestartLimit {
 ///
 /// Off unless set. The window is the same as that of [`RestartLimit`]; the restart after the `max`-th is not carried out,
 /// the cluster shuts down, and `run` returns an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RestartIntensity {
     /// Restarts allowed within the period, over all slots.
     pub max: u32,
     /// The period.
+    #[serde(rename = "period_ms", with = "json::millis")]
     pub period: Duration,
 }
 
@@ -61,7 +65,8 @@ impl RestartIntensity {
 }
 
 /// What follows when the workers of one spec restart too often, all its slots together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Escalation {
     /// The whole spec is stopped and marked failed; the other specs run on. The default.
     #[default]
@@ -97,6 +102,13 @@ impl Window {
         }
         self.restarts.push_back(now);
         true
+    }
+
+    /// Another limit from here on; what was counted stays counted.
+    pub(crate) fn retune(&mut self, max: u32, period: Duration) {
+        (self.max, self.period) = (max, period);
+        let surplus = self.restarts.len().saturating_sub(max as usize);
+        self.restarts.drain(..surplus);
     }
 
     /// Forgets the last one that was counted: it is not carried out after all.

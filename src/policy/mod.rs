@@ -27,7 +27,7 @@ pub(crate) use intensity::Window;
 pub use intensity::{Escalation, RestartIntensity, RestartLimit};
 pub use readiness::ReadyWhen;
 pub use restart::RestartType;
-pub(crate) use restart::declines_restart;
+pub(crate) use restart::{declines_restart, has_nothing_to_do};
 pub use rollout::{Canary, RolloutOptions};
 pub use shutdown::ShutdownPolicy;
 pub(crate) use shutdown::{Ladder, Rung};

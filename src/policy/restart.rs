@@ -3,13 +3,17 @@
 //! Not here: how often ([`super::intensity`]), how soon ([`super::backoff`]), and ends that the master ordered (only the
 //! roster knows why it gave the order).
 
+use serde::Serialize;
+
 use crate::model::{Exit, ExitReason, exit_code};
 
 /// Which ends of a worker are followed by a restart: OTP's restart types.
 ///
 /// Whatever the type, exit code 125 ([`exit_code::DO_NOT_RESTART`]) is never followed by a restart: the slot is marked
-/// failed (the rule and the number are those of s6).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// failed (the rule and the number are those of s6). Neither is code 123 ([`exit_code::NOTHING_TO_DO`]), which is no failure
+/// (OTP's `ignore`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RestartType {
     /// Always, even after a clean end: for services. The default.
     #[default]
@@ -24,7 +28,7 @@ impl RestartType {
     /// Is `exit` followed by a restart?
     #[must_use]
     pub fn deserves_restart(self, exit: &Exit) -> bool {
-        if declines_restart(exit) {
+        if declines_restart(exit) || has_nothing_to_do(exit) {
             return false;
         }
         match self {
@@ -38,6 +42,21 @@ impl RestartType {
 /// Did the worker say "do not restart me" by its exit code?
 pub(crate) fn declines_restart(exit: &Exit) -> bool {
     exit.status.code() == Some(exit_code::DO_NOT_RESTART)
+}
+
+/// Did the worker say "there is nothing for me to do" by its exit code? What it was ended for outweighs it.
+pub(crate) fn has_nothing_to_do(exit: &Exit) -> bool {
+    exit.status.code() == Some(exit_code::NOTHING_TO_DO)
+        && match exit.reason {
+            ExitReason::Voluntary | ExitReason::Crash => true,
+            ExitReason::Ordered
+            | ExitReason::Killed
+            | ExitReason::BootTimeout
+            | ExitReason::Protocol(_)
+            | ExitReason::ChannelClosed
+            | ExitReason::Hang(_)
+            | ExitReason::SpawnFailed(_) => false,
+        }
 }
 
 /// OTP's `normal`: code 0, and not after something it was ended for. A program that does not speak the channel's protocol

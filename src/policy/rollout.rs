@@ -57,6 +57,11 @@ impl RolloutOptions {
     }
 
     /// How long a successor must live after it got ready, before its predecessor is stopped. Default: none.
+    ///
+    /// Meanwhile the predecessor serves alone: the successor listens, but leaves the queue of connections until its
+    /// probation is over, so that no request is lost with one that crashes. (Where the worker accepts itself. A server
+    /// that was given a plain listener accepts from the first moment on.) A successor in place of a missing worker
+    /// serves at once.
     #[must_use]
     pub const fn probation(mut self, probation: Duration) -> Self {
         self.probation = probation;

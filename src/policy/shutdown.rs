@@ -4,15 +4,19 @@
 
 use std::time::Duration;
 
-use crate::model::Mono;
+use serde::Serialize;
+
+use crate::model::{Mono, json};
 
 /// How long a worker gets to end by itself when it is told to stop: OTP's `shutdown` of a child.
 ///
 /// A stop always begins with a friendly request over the channel; a worker that does not answer it within 1 s, or is not
 /// online yet, gets `SIGTERM` as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ShutdownPolicy {
     /// `SIGKILL` after this long. The default, with 30 s.
+    #[serde(rename = "grace_ms", with = "json::millis")]
     Grace(Duration),
     /// Never `SIGKILL`: wait as long as it takes. A worker that hangs hangs the shutdown.
     Infinity,

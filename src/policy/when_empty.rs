@@ -1,7 +1,10 @@
 //! What if nobody is left?
 
+use serde::Serialize;
+
 /// What the master does when no worker is left and none will come by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WhenEmpty {
     /// It ends: with success if every worker ended in order, with an error if slots have failed. The default.
     #[default]
@@ -14,7 +17,8 @@ pub enum WhenEmpty {
 ///
 /// Only an end that is not followed by a restart counts, and only one that nobody ordered: a stop through the handle,
 /// a scale-down or a restart of its group does not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AutoShutdown {
     /// No. The default.
     #[default]

@@ -42,6 +42,12 @@ pub(crate) struct Contract {
     pub ready: Readiness,
     /// How long it may drain when the master is gone.
     pub orphan_grace: Duration,
+    /// How long after it got its listeners the worker leaves their queues to its predecessor. Absent in older contracts.
+    #[serde(default)]
+    pub probation: Duration,
+    /// Is the program a cluster itself, whose master this process is? Absent in older contracts.
+    #[serde(default)]
+    pub cluster: bool,
     /// The user to become before `main`.
     pub uid: Option<u32>,
     /// The group to become before `main`.
@@ -98,6 +104,8 @@ impl InheritedListener {
 pub(crate) enum Role {
     /// Started by somebody else: supervises.
     Master,
+    /// Started by a master to be one itself, of a cluster within the cluster.
+    Nested(&'static Contract),
     /// Started by a master.
     Worker(&'static Contract),
     /// Started with a contract that is none: to be refused loudly, with this text (N-023).
@@ -109,6 +117,7 @@ pub(crate) fn role() -> Role {
     static CONTRACT: OnceLock<Result<Option<Contract>, String>> = OnceLock::new();
     match CONTRACT.get_or_init(|| read(boot::captured())) {
         Ok(None) => Role::Master,
+        Ok(Some(contract)) if contract.cluster => Role::Nested(contract),
         Ok(Some(contract)) => Role::Worker(contract),
         Err(message) => Role::Broken(message.clone()),
     }

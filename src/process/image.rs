@@ -1,13 +1,15 @@
-//! The image this process runs, as a path that can be executed.
+//! Programs as paths that can be executed: the image this process runs, and images that are held open.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat, stat};
 
 use crate::model::{SpawnFailure, SpawnStep};
 use crate::sys::process::errno_text;
@@ -16,9 +18,14 @@ use crate::sys::process::errno_text;
 /// in " (deleted)" or names a newer program (F-099).
 const LINK: &str = "/proc/self/exe";
 
-/// A program image that is held open: what it is does not change when its file is replaced or deleted.
+/// A program that is held open: what it is does not change when its file is replaced or deleted.
 #[derive(Debug)]
-pub(crate) struct Image(OwnedFd);
+pub(crate) struct Image {
+    file: OwnedFd,
+    /// The path that is good as long as it leads to this very file; none for this program itself, whose workers call
+    /// themselves what they like.
+    shown: Option<PathBuf>,
+}
 
 impl Image {
     /// Opens the file this program was started from, as it is on disk now.
@@ -34,15 +41,63 @@ impl Image {
         let Some(path) = at_first() else {
             return Err(failed(Errno::ENOENT, "this program's file".to_owned()));
         };
-        open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map(Self)
-            .map_err(|errno| failed(errno, path.display().to_string()))
+        let file = open_path(path).map_err(|errno| failed(errno, path.display().to_string()))?;
+        Ok(Self { file, shown: None })
+    }
+
+    /// Opens a foreign program, as it is on disk now. `None` for a name that is looked up in `PATH`, and for what cannot
+    /// be opened: the attempt to run it will tell why.
+    pub(crate) fn foreign(path: &Path, directory: Option<&Path>) -> Option<Self> {
+        if !path.as_os_str().as_bytes().contains(&b'/') {
+            return None;
+        }
+        // The child changes its directory before it looks the program up.
+        let shown = directory.map_or_else(|| path.to_owned(), |directory| directory.join(path));
+        let file = open_path(&shown).ok()?;
+        Some(Self {
+            file,
+            shown: Some(shown),
+        })
     }
 
     /// A path that executes it, in this process and in a child that has its descriptors.
+    ///
+    /// A foreign program is executed by its own path while that leads to it, because the kernel names a process by the
+    /// path. (If the file is replaced between this look and the start, that one worker runs the new one.)
     pub(super) fn path(&self) -> OsString {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+        if let Some(shown) = self.shown.as_ref().filter(|shown| self.is_at(shown)) {
+            return shown.into();
+        }
+        let fd = self.file.as_raw_fd();
+        if self.is_script() {
+            // Its interpreter opens the path once more, when the child's descriptors are closed.
+            return format!("/proc/{}/fd/{fd}", std::process::id()).into();
+        }
+        format!("/proc/self/fd/{fd}").into()
     }
+
+    /// What people know it by.
+    pub(super) fn name(&self) -> Option<&Path> {
+        self.shown.as_deref().or_else(|| at_first())
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        match (fstat(&self.file), stat(path)) {
+            (Ok(held), Ok(found)) => (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino),
+            (Err(_), _) | (_, Err(_)) => false,
+        }
+    }
+
+    fn is_script(&self) -> bool {
+        let mut start = [0; 2];
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        // What cannot be read is no script: its interpreter could not read it either.
+        std::fs::File::open(link).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"#!"
+    }
+}
+
+fn open_path(path: &Path) -> nix::Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// The path this program was started from, remembered before its file can have been replaced.

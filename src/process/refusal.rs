@@ -1,6 +1,6 @@
 //! Why a process could not be started, in words, and what can be refused before trying.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(crate) fn failure(step: SpawnStep, errno: Option<i32>, what: &str) -> SpawnF
 }
 
 /// `posix_spawn` tells only the errno: whether it was the directory or the program is looked up afterwards.
-pub(super) fn exec_failure(errno: i32, program: &CStr, directory: Option<&Path>) -> SpawnFailure {
+pub(super) fn exec_failure(errno: i32, path: &Path, directory: Option<&Path>) -> SpawnFailure {
     let file_error = matches!(
         Errno::from_raw(errno),
         Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP | Errno::ENAMETOOLONG
@@ -31,10 +31,9 @@ pub(super) fn exec_failure(errno: i32, program: &CStr, directory: Option<&Path>)
         let what = format!("cannot change to the working directory {directory:?}");
         return failure(SpawnStep::Exec, Some(errno), &what);
     }
-    let path = Path::new(OsStr::from_bytes(program.to_bytes()));
     let found = directory.map_or_else(|| path.to_owned(), |directory| directory.join(path));
     let mut refused = failure(SpawnStep::Exec, Some(errno), &format!("cannot run {path:?}"));
-    let is_bare = !program.to_bytes().contains(&b'/');
+    let is_bare = !path.as_os_str().as_bytes().contains(&b'/');
     if is_bare && file_error {
         refused
             .detail

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -22,7 +23,7 @@ use crate::sys::process::{SpawnRequest, duplicate_above, posix_spawn};
 #[derive(Debug)]
 pub(crate) struct SpawnPlan<'a> {
     pub settings: &'a Settings,
-    /// What `Program::Same` means; `None` for the image this process runs.
+    /// The program that the settings name, held open; `None` for the image this process runs, or the path as it is.
     pub image: Option<&'a Image>,
     /// Laid over the settings' variables.
     pub extra_env: &'a [(OsString, OsString)],
@@ -61,8 +62,9 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
     }
     let needs_shim = settings.exec != Program::Same && (settings.uid.is_some() || settings.gid.is_some());
     let program = match &settings.exec {
-        Program::Path(path) if !needs_shim => path.as_os_str().to_owned(),
-        Program::Path(_) | Program::Same => plan.image.map_or_else(image::running, |image| Ok(image.path()))?,
+        Program::Path(_) if needs_shim => image::running()?,
+        Program::Path(path) => plan.image.map_or_else(|| path.as_os_str().to_owned(), Image::path),
+        Program::Same => plan.image.map_or_else(image::running, |image| Ok(image.path()))?,
     };
     let arguments = arguments(&plan)?;
     let mut contract = plan.contract;
@@ -110,7 +112,11 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         descriptors: &descriptors,
         null: &wires.null,
     })
-    .map_err(|errno| exec_failure(errno, &program, settings.cwd.as_deref()))?;
+    .map_err(|errno| {
+        let held = plan.image.filter(|_| !needs_shim).and_then(Image::name);
+        let name = held.unwrap_or_else(|| Path::new(OsStr::from_bytes(program.to_bytes())));
+        exec_failure(errno, name, settings.cwd.as_deref())
+    })?;
     let handle = ProcessHandle::watch(pid).map_err(|error| {
         failure(
             SpawnStep::Pidfd,

@@ -2,7 +2,9 @@
 //!
 //! Not here: how they are carried out (that is the master).
 
-use crate::model::{EventKind, GaveUp, Generation, ReloadError, Slot, SpawnFailure, SpecName, WorkerId};
+use crate::model::{
+    EventKind, GaveUp, Generation, ReloadError, Slot, SpawnFailure, SpecFault, SpecName, StartError, WorkerId,
+};
 use crate::policy::ShutdownPolicy;
 
 use super::RequestId;
@@ -52,6 +54,11 @@ pub(crate) enum Action {
         request: RequestId,
         result: Result<(), SpecRefused>,
     },
+    /// The descriptions of specs that came with this request are in force: whoever is spawned from now on is started by
+    /// them.
+    SpecsTaken { request: RequestId },
+    /// This spec is no longer in the list: what is kept for it (how its workers are started) may be released.
+    SpecGone { spec: SpecName },
     /// No worker will come to this slot by itself any more: what is kept for it (listeners) may be released.
     SlotGone { slot: Slot },
     /// The end; nothing follows but refusals of late requests. Comes exactly once.
@@ -117,16 +124,19 @@ pub(crate) enum SpecRefused {
     Restarting(SpecName),
     /// It contradicts itself.
     #[error("the worker spec `{0}` cannot be: {1}")]
-    Invalid(SpecName, &'static str),
+    Invalid(SpecName, SpecFault),
+    /// What is to hold for the whole cluster contradicts itself.
+    #[error("{0}")]
+    InvalidRules(&'static str),
     /// There would be more slots than one master keeps.
     #[error("more than {0} slots, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),
     /// The cluster is stopping, or its workers were told to stop meanwhile.
     #[error("the cluster is stopping its workers; nothing is started any more")]
     Stopping,
-    /// A worker could not be started; its slot is stopped again.
-    #[error("could not start: {0}")]
-    Spawn(SpawnFailure),
+    /// One of its workers ended before it was ready; nothing of the spec runs.
+    #[error("the worker spec `{spec}` could not start: {0}", spec = .0.spec)]
+    NotStarted(Box<StartError>),
 }
 
 /// How the cluster ended.

@@ -8,6 +8,8 @@
 //!
 //! Not here: whose turn it is and what a failure means for the others ([`super::rollout`], [`super::recycle`]).
 
+use std::time::Duration;
+
 use crate::model::{Exit, Mono, ReloadFailure, WorkerId};
 use crate::policy::RolloutOptions;
 
@@ -114,6 +116,17 @@ impl Supervision {
                 }
             }
         }
+    }
+
+    /// How long a worker that is being started leaves the queue to the predecessor it stands beside. In place there is
+    /// none, and nothing to be left.
+    pub(crate) fn probation_of(&self, id: WorkerId) -> Duration {
+        let change = self
+            .roster
+            .find(id)
+            .filter(|(_, role, _)| *role == Role::Coming)
+            .and_then(|(key, _, _)| self.changes.get(&key));
+        change.map_or(Duration::ZERO, |change| self.options_of(change.why).probation)
     }
 
     /// A slot's new worker is being started: if it is the successor of a change in place, its limit begins.
@@ -262,9 +275,12 @@ impl Supervision {
                 state: SeatState::Filled(newcomer),
                 beside: leaving,
                 awaited: false,
+                declined: false,
             };
         });
         self.actions.extend(order);
+        // Whoever waited for the predecessor to be ready has a ready worker now.
+        self.start_succeeded(key);
         self.set_progress(key, Progress::Leaving);
     }
 

@@ -1,13 +1,13 @@
 //! Specs at run time, with OTP's answers: add, stop, start, delete.
 //!
-//! Not here: slots one by one ([`super::orders`]).
+//! Not here: slots one by one ([`super::orders`]), starts that are under way ([`super::starts`]).
 
-use crate::model::{Generation, ReloadFailure, SpawnFailure, SpecName, WorkerId};
+use crate::model::{Generation, ReloadFailure, SpecName, WorkerId};
 use crate::policy::{RestartType, Window};
 
 use super::rules::Down;
-use super::seat::{Asked, Purpose, SeatKey, SeatState, SpecKey};
-use super::{Action, RequestId, SLOTS_MAX, SpecConfig, SpecRefused, Supervision};
+use super::seat::{Purpose, SeatKey, SeatState, SpecKey};
+use super::{Action, Course, RequestId, SLOTS_MAX, SpecConfig, SpecRefused, Supervision};
 
 /// One spec as the machine keeps it.
 #[derive(Debug)]
@@ -17,21 +17,17 @@ pub(super) struct Spec {
     pub(super) generation: Generation,
     /// The number of the next slot that a fork adds.
     pub(super) next_index: u32,
+    /// Is it the first one, the builder's own? What `fork` copies is not forgotten.
+    pub(super) is_own: bool,
     /// The restarts of all its slots.
     pub(super) window: Option<Window>,
     /// Was it emptied by hand? Then that nobody is left does not end the cluster.
     pub(super) is_open: bool,
 }
 
-/// A start of a spec that is under way.
-#[derive(Debug)]
-pub(super) struct PendingStart {
-    left: usize,
-    failure: Option<SpecRefused>,
-}
-
 impl Supervision {
-    pub(super) fn add_spec(&mut self, config: SpecConfig) {
+    /// At the end of the order. What is not to be started has no slots until somebody starts it.
+    pub(super) fn add_spec(&mut self, config: SpecConfig, started: bool) -> SpecKey {
         let key = self.next_spec;
         self.next_spec = SpecKey(key.0 + 1);
         self.by_name.insert(config.name.clone(), key);
@@ -41,25 +37,33 @@ impl Supervision {
             generation: self.reloads.newest(),
             next_index: count,
             window: config.intensity.map(Window::from),
-            is_open: false,
+            is_own: key == SpecKey(0),
+            is_open: !started,
             config,
         };
         self.specs.insert(key, spec);
-        for index in 0..count {
+        for index in (0..count).filter(|_| started) {
             self.add_seat(SeatKey { spec: key, index });
         }
+        key
     }
 
     pub(super) fn spec_add(&mut self, request: RequestId, config: SpecConfig) {
-        let result = self.try_add(config);
-        self.answer_spec(request, result);
+        match self.try_add(config) {
+            Ok(key) => {
+                self.actions.push_back(Action::SpecsTaken { request });
+                self.await_start(request, key, true);
+            }
+            Err(refused) => self.answer_spec(request, Err(refused)),
+        }
     }
 
-    fn try_add(&mut self, config: SpecConfig) -> Result<(), SpecRefused> {
+    fn try_add(&mut self, config: SpecConfig) -> Result<SpecKey, SpecRefused> {
         if self.is_stopping() {
             return Err(SpecRefused::Stopping);
         }
-        config.check(self.config.auto_shutdown)?;
+        let checked = config.check(self.config.auto_shutdown);
+        checked.map_err(|why| SpecRefused::Invalid(config.name.clone(), why))?;
         if config.count as usize > SLOTS_MAX.saturating_sub(self.roster.len()) {
             return Err(SpecRefused::TooManySlots(SLOTS_MAX));
         }
@@ -72,8 +76,8 @@ impl Supervision {
                 (None, true) => return Err(SpecRefused::AlreadyPresent(config.name)),
             }
         }
-        self.add_spec(config);
-        Ok(())
+        self.was_emptied = false;
+        Ok(self.add_spec(config, true))
     }
 
     pub(super) fn spec_stop(&mut self, request: RequestId, name: SpecName) {
@@ -136,24 +140,18 @@ impl Supervision {
         if let Some(window) = window {
             window.reset();
         }
+        self.was_emptied = false;
+        // The description may have become smaller while it was stopped.
+        for seat in self.roster.keys_of(key).into_iter().skip(count) {
+            self.roster.remove(seat);
+        }
         for seat in self.roster.keys_of(key) {
             self.revive(seat);
         }
         let missing = count.saturating_sub(self.roster.keys_of(key).len());
         let free = SLOTS_MAX.saturating_sub(self.roster.len());
         self.grow(key, u32::try_from(missing.min(free)).unwrap_or(u32::MAX));
-        let seats = self.roster.keys_of(key);
-        if seats.is_empty() {
-            return self.answer_spec(request, Ok(()));
-        }
-        for seat in &seats {
-            self.roster.seat_mut(*seat).request = Some(Asked::Start(request));
-        }
-        let start = PendingStart {
-            left: seats.len(),
-            failure: None,
-        };
-        self.starts.insert(request, start);
+        self.await_start(request, key, false);
     }
 
     pub(super) fn spec_delete(&mut self, request: RequestId, name: SpecName) {
@@ -183,7 +181,7 @@ impl Supervision {
         }
     }
 
-    fn remove_spec(&mut self, key: SpecKey) {
+    pub(super) fn remove_spec(&mut self, key: SpecKey) {
         if self.reloads.scope() == Some(Some(key)) {
             self.end_running_reload(&ReloadFailure::Overtaken);
         }
@@ -194,11 +192,12 @@ impl Supervision {
         self.roster.remove_spec(key);
         if let Some(spec) = self.specs.remove(&key) {
             self.by_name.remove(&spec.config.name);
+            self.actions.push_back(Action::SpecGone { spec: spec.config.name });
         }
     }
 
     /// One of a spec's workers that live.
-    fn one_of(&self, key: SpecKey) -> Option<WorkerId> {
+    pub(super) fn one_of(&self, key: SpecKey) -> Option<WorkerId> {
         self.roster
             .seats_of(key)
             .find_map(|(_, seat)| seat.content().workers().next())
@@ -206,7 +205,7 @@ impl Supervision {
     }
 
     /// Is nobody of it to come?
-    fn is_down(&self, key: SpecKey) -> bool {
+    pub(super) fn is_down(&self, key: SpecKey) -> bool {
         self.roster
             .seats_of(key)
             .all(|(_, seat)| matches!(seat.state(), SeatState::Failed | SeatState::Stopped))
@@ -219,31 +218,34 @@ impl Supervision {
         }
     }
 
-    /// One slot of a started spec has a process now, or could not have one.
-    pub(super) fn one_started(&mut self, request: RequestId, failed: Option<Option<SpawnFailure>>) {
-        let failure = failed.map(|failure| failure.map_or(SpecRefused::Stopping, SpecRefused::Spawn));
-        self.start_step(request, failure);
-    }
-
-    /// A slot of a started spec was stopped before it had a process.
-    pub(super) fn start_overtaken(&mut self, request: RequestId) {
-        self.start_step(request, Some(SpecRefused::Stopping));
-    }
-
-    fn start_step(&mut self, request: RequestId, failure: Option<SpecRefused>) {
-        let Some(start) = self.starts.get_mut(&request) else {
-            return;
-        };
-        start.left -= 1;
-        start.failure = start.failure.take().or(failure);
-        if start.left == 0
-            && let Some(start) = self.starts.remove(&request)
-        {
-            self.answer_spec(request, start.failure.map_or(Ok(()), Err));
+    /// A temporary worker is not kept when it has ended (OTP's rule), so neither is a temporary spec of which nobody is
+    /// left: its name is free, and what was given for it takes no memory.
+    pub(super) fn forget_temporaries(&mut self) {
+        let is_running = self.course == Course::Running;
+        for key in std::mem::take(&mut self.ended) {
+            let is_over = is_running
+                && self.is_ended(key)
+                && self
+                    .specs
+                    .get(&key)
+                    .is_some_and(|spec| spec.config.restart == RestartType::Temporary && !spec.is_own);
+            if is_over {
+                self.was_emptied |= self.specs[&key].is_open;
+                self.remove_spec(key);
+            }
         }
     }
 
-    fn answer_spec(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
+    /// Is every slot stopped, with nobody in it? Of a spec without slots nothing has ended.
+    fn is_ended(&self, key: SpecKey) -> bool {
+        let is_awaited = self.stops.iter().any(|(_, stopped)| *stopped == key);
+        let mut seats = self.roster.seats_of(key).peekable();
+        !is_awaited
+            && seats.peek().is_some()
+            && seats.all(|(_, seat)| seat.state() == SeatState::Stopped && seat.beside().is_none())
+    }
+
+    pub(super) fn answer_spec(&mut self, request: RequestId, result: Result<(), SpecRefused>) {
         self.actions.push_back(Action::SpecAnswered { request, result });
     }
 }

@@ -5,15 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::SpecName;
-#[cfg(test)]
-use crate::model::{Counts, Generation};
+use crate::model::{Counts, Generation, SpecFault, SpecName};
 use crate::policy::{
     AutoShutdown, Escalation, OneForOne, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
-
-use super::SpecRefused;
 
 /// What the cluster should be.
 #[derive(Clone, Debug)]
@@ -95,31 +91,58 @@ impl SpecConfig {
         }
     }
 
-    /// OTP's rule: what is restarted always never ends, so its end cannot mean anything.
+    /// Is it a description that can be, in a cluster with this rule?
     ///
     /// # Errors
-    /// The one combination that contradicts itself, or a cluster that does not care for significance.
-    pub(crate) fn check(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecRefused> {
-        let reason = match (self.significant, self.restart, auto_shutdown) {
-            (false, _, _) => return Ok(()),
-            (true, RestartType::Permanent, _) => {
-                "a permanent worker is always restarted, so its end cannot be significant; make it transient or temporary"
+    /// The first thing that is wrong with it.
+    pub(crate) fn check(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecFault> {
+        let name = self.name.as_str();
+        let fault = if name.is_empty() {
+            SpecFault::NoName
+        } else if name.len() > NAME_MAX {
+            SpecFault::LongName
+        } else if name.chars().any(char::is_control) {
+            SpecFault::UnprintableName
+        } else if self.count > COUNT_MAX {
+            SpecFault::TooManyWorkers
+        } else if self.intensity.is_some_and(|intensity| intensity.period.is_zero()) {
+            SpecFault::NoPeriod
+        } else if self.max_age.is_some_and(|age| age.is_zero()) {
+            SpecFault::NoAge
+        } else {
+            match (self.significant, self.restart, auto_shutdown) {
+                (true, RestartType::Permanent, _) => SpecFault::SignificantPermanent,
+                (true, RestartType::Transient | RestartType::Temporary, AutoShutdown::Never) => {
+                    SpecFault::SignificantForNothing
+                }
+                (false, _, _) | (true, RestartType::Transient | RestartType::Temporary, _) => return Ok(()),
             }
-            (true, _, AutoShutdown::Never) => {
-                "nothing follows from a significant worker's end; set `auto_shutdown` to any or all"
-            }
-            (true, RestartType::Transient | RestartType::Temporary, _) => return Ok(()),
         };
-        Err(SpecRefused::Invalid(self.name.clone(), reason))
+        Err(fault)
     }
 }
 
 /// One spec as it is now.
-#[cfg(test)]
 #[derive(Clone, Debug)]
 pub(crate) struct SpecStatus {
+    /// Its description in force.
+    pub(crate) config: SpecConfig,
     /// What its next worker runs, as long as no reload has got further.
     pub(crate) generation: Generation,
     /// `specs` is 1.
     pub(crate) counts: Counts,
 }
+
+/// What holds for all specs.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) strategy: Arc<dyn RestartStrategy>,
+    pub(crate) intensity: Option<RestartIntensity>,
+    pub(crate) auto_shutdown: AutoShutdown,
+    pub(crate) when_empty: WhenEmpty,
+}
+
+/// A spec's name is shown in every event and log line of its workers.
+const NAME_MAX: usize = 64;
+/// As many workers as a builder may ask for.
+const COUNT_MAX: u32 = 10_000;

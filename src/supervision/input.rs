@@ -5,7 +5,7 @@
 use crate::model::{BoundAddress, Exit, RecycleReason, Slot, SpecName, WorkerError, WorkerId};
 use crate::policy::RolloutOptions;
 
-use super::SpecConfig;
+use super::{Reconfiguration, SpecConfig};
 
 /// Names one request, so that its answer finds the caller; one number for all kinds of requests. Chosen by the caller of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,7 +68,8 @@ pub(crate) enum Input {
     /// This worker is to be replaced on purpose, its successor first; counts as no failure. Ignored if it is not
     /// there to stay.
     RecycleRequested { id: WorkerId, why: RecycleReason },
-    /// A handle adds a spec at the end of the order and starts it; answered by `Action::SpecAnswered` at once.
+    /// A handle adds a spec at the end of the order and starts it; answered by `Action::SpecAnswered` when each slot has a
+    /// ready worker. If one fails before that, the spec is taken away again.
     SpecAddRequested {
         request: RequestId,
         config: Box<SpecConfig>,
@@ -76,12 +77,19 @@ pub(crate) enum Input {
     /// A handle stops every worker of a spec (OTP's `terminate_child`); answered by `Action::SpecAnswered` when they
     /// are gone. Of a stopped one: at once.
     SpecStopRequested { request: RequestId, spec: SpecName },
-    /// A handle starts every slot of a stopped spec; answered by `Action::SpecAnswered` when each has a process.
+    /// A handle starts every slot of a stopped spec; answered by `Action::SpecAnswered` when each has a
+    /// ready worker. If one fails before that, all are stopped again.
     SpecStartRequested { request: RequestId, spec: SpecName },
     /// The same with OTP's answers of `restart_child`: `Running`, `Restarting`.
     SpecRestartRequested { request: RequestId, spec: SpecName },
     /// A handle removes a stopped spec; answered by `Action::SpecAnswered` at once.
     SpecDeleteRequested { request: RequestId, spec: SpecName },
+    /// A handle wants other rules or other descriptions, all of them or none; answered by `Action::SpecAnswered` at once.
+    /// Nobody is started or stopped.
+    ReconfigureRequested {
+        request: RequestId,
+        changes: Box<Reconfiguration>,
+    },
     /// A handle wants every worker stopped and no slot filled again (Node's `cluster.disconnect`).
     ClusterDisconnectRequested,
     /// The end of the cluster is wanted; at once (`now`) means `SIGKILL`. A second one can only make it faster.

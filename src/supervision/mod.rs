@@ -24,6 +24,7 @@ mod input;
 mod life;
 mod lifecycle;
 mod orders;
+mod reconfigure;
 mod recycle;
 mod rollout;
 mod roster;
@@ -31,30 +32,32 @@ mod rules;
 mod scale;
 mod seat;
 mod settle;
+mod starts;
 
 pub(crate) use action::{Action, ForkRefused, Outcome, ScaleRefused, Scaled, SpecRefused};
-#[cfg(test)]
-pub(crate) use config::SpecStatus;
-pub(crate) use config::{SpecConfig, SupervisionConfig};
+pub(crate) use config::{Rules, SpecConfig, SpecStatus, SupervisionConfig};
 pub(crate) use input::{Input, RequestId, ScaleTarget};
 pub(crate) use life::{Fact, LifeInput, LifecycleConfig, Order, Output, Report};
 pub(crate) use lifecycle::Lifecycle;
+pub(crate) use reconfigure::Reconfiguration;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
     WorkerError, WorkerId,
 };
-use crate::policy::{RestartType, SplitMix64, Window};
+use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
-use children::{PendingStart, Spec};
+use children::Spec;
 use groups::Group;
 use recycle::Recycling;
 use rollout::Reloads;
 use roster::Roster;
 use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
+use starts::{Start, Undone};
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
 ///
@@ -62,7 +65,7 @@ use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
 ///  slot:     Queued ──► Filled ──► Waiting ──► Queued …      restart rules, after an exit nobody ordered
 ///                         │ │ └──► Failed                    restarted too often, or exit code 125
 ///                         │ └────► Held ─────► Queued        stopped with its group
-///                         └──────► Stopped                   not wanted again
+///                         └──────► Stopped                   not wanted again, or nothing to do
 ///
 ///  beside:   ── ──► Coming ──► (in place of the other, which is) Leaving ──► ──      reload, recycling
 ///                     └─────────────────────────────────────────────┘ a failure
@@ -92,10 +95,16 @@ pub(crate) struct Supervision {
     changes: BTreeMap<SeatKey, Change>,
     reloads: Reloads,
     recycling: Recycling,
-    /// Who waits until every slot of a spec has a process.
-    starts: BTreeMap<RequestId, PendingStart>,
+    /// Who waits until every slot of a spec has a ready worker.
+    starts: BTreeMap<RequestId, Start>,
+    /// Starts that failed, until everybody of them is gone.
+    undone: Vec<Undone>,
     /// Who waits until every process of a spec is gone.
     stops: Vec<(RequestId, SpecKey)>,
+    /// Specs of which a slot went down just now.
+    ended: BTreeSet<SpecKey>,
+    /// Was a spec emptied by hand, and with that forgotten?
+    was_emptied: bool,
     /// Was there ever something that the cluster can be empty of?
     had_workers: bool,
     all_ready: bool,
@@ -137,7 +146,10 @@ impl Supervision {
             reloads: Reloads::default(),
             recycling: Recycling::default(),
             starts: BTreeMap::new(),
+            undone: Vec::new(),
             stops: Vec::new(),
+            ended: BTreeSet::new(),
+            was_emptied: false,
             had_workers: false,
             all_ready: false,
             ignored: 0,
@@ -146,7 +158,7 @@ impl Supervision {
         };
         for spec in specs {
             if !machine.by_name.contains_key(&spec.name) {
-                machine.add_spec(spec);
+                machine.add_spec(spec, true);
             }
         }
         machine
@@ -170,6 +182,7 @@ impl Supervision {
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
             Input::WorkerDisconnected { id } => self.heard(id, EventKind::Disconnect, Occupant::end),
             Input::WorkerFailed { id, error } => {
+                self.note_words(id, &error);
                 let is_unkillable = error == WorkerError::Unkillable;
                 self.heard(id, EventKind::Error(error), |worker| {
                     if is_unkillable {
@@ -204,6 +217,7 @@ impl Supervision {
                 self.spec_start(request, spec, |spec, _| SpecRefused::Running(spec));
             }
             Input::SpecDeleteRequested { request, spec } => self.spec_delete(request, spec),
+            Input::ReconfigureRequested { request, changes } => self.reconfigure(request, *changes),
             // A shutdown is that already, in order.
             Input::ClusterDisconnectRequested if self.is_stopping() => self.ignore(),
             Input::ClusterDisconnectRequested => {
@@ -291,32 +305,30 @@ impl Supervision {
             .is_some_and(|limit| limit <= requests)
     }
 
-    /// Is there a spec of this name, running or not?
-    pub(crate) fn has_spec(&self, name: &SpecName) -> bool {
-        self.by_name.contains_key(name)
-    }
-
-    /// Which ends of this spec's workers are followed by a restart; `None` if there is no such spec.
-    pub(crate) fn restart_type(&self, spec: &SpecName) -> Option<RestartType> {
-        let key = self.by_name.get(spec)?;
-        self.specs.get(key).map(|spec| spec.config.restart)
-    }
-
-    #[cfg(test)]
     /// A spec as it is now (OTP's `get_childspec`); `None` if there is no such spec.
     pub(crate) fn spec(&self, name: &SpecName) -> Option<SpecStatus> {
         let key = *self.by_name.get(name)?;
         let spec = &self.specs[&key];
         Some(SpecStatus {
+            config: spec.config.clone(),
             generation: spec.generation,
             counts: counts(1, self.roster.sums_of(key)),
         })
     }
 
-    #[cfg(test)]
     /// Every spec's name, in start order (OTP's `which_children`).
     pub(crate) fn spec_names(&self) -> Vec<SpecName> {
         self.specs.values().map(|spec| spec.config.name.clone()).collect()
+    }
+
+    /// What holds for all specs now.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            strategy: Arc::clone(&self.config.strategy),
+            intensity: self.config.intensity,
+            auto_shutdown: self.config.auto_shutdown,
+            when_empty: self.config.when_empty,
+        }
     }
 
     /// How many of what (OTP's `count_children`).
@@ -341,10 +353,11 @@ fn counts(specs: usize, sums: roster::Sums) -> Counts {
     Counts {
         specs,
         active: sums.filled,
-        workers: sums.target,
+        workers: sums.target + sums.declined,
         restarting: sums.waiting,
         ready: sums.ready,
         failed: sums.failed,
+        declined: sums.declined,
     }
 }
 

@@ -27,6 +27,7 @@ impl Supervision {
         };
         spec.next_index = next;
         spec.is_open = false;
+        self.was_emptied = false;
         let key = SeatKey { spec: key, index };
         self.add_seat(key);
         let seat = self.roster.seat_mut(key);
@@ -47,6 +48,7 @@ impl Supervision {
             state: self.first_state(key.spec),
             beside: None,
             awaited: true,
+            declined: false,
         };
         self.roster.add(key, Seat::new(slot, spec.limit.into(), content));
     }
@@ -266,7 +268,8 @@ impl Supervision {
             | Input::SpecStopRequested { request, .. }
             | Input::SpecStartRequested { request, .. }
             | Input::SpecRestartRequested { request, .. }
-            | Input::SpecDeleteRequested { request, .. } => Action::SpecAnswered {
+            | Input::SpecDeleteRequested { request, .. }
+            | Input::ReconfigureRequested { request, .. } => Action::SpecAnswered {
                 request: *request,
                 result: Err(SpecRefused::Stopping),
             },

@@ -27,6 +27,8 @@ pub(super) struct Sums {
     pub(super) held: usize,
     /// Slots that were given up.
     pub(super) failed: usize,
+    /// Stopped slots whose worker had nothing to do.
+    pub(super) declined: usize,
     /// Workers that `SIGKILL` does not end.
     pub(super) unkillable: usize,
     /// Workers beside another in one slot, but for those that `SIGKILL` does not end.
@@ -44,6 +46,7 @@ impl Sums {
     /// Changes each sum that `content` is part of.
     fn count(&mut self, content: Content, change: impl Fn(&mut usize)) {
         match content.state {
+            SeatState::Stopped if content.declined => change(&mut self.declined),
             SeatState::Queued(_) | SeatState::Filled(_) | SeatState::Stopped => {}
             SeatState::Waiting { .. } => change(&mut self.waiting),
             SeatState::Held => change(&mut self.held),

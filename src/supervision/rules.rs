@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, SpawnFailure, WorkerError, WorkerId};
-use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart};
+use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, WorkerError, WorkerId};
+use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart, has_nothing_to_do};
 
 use super::changes::Way;
 use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Turn};
@@ -17,6 +17,8 @@ use super::{Course, Supervision};
 pub(super) enum Down {
     Failed,
     Stopped,
+    /// Stopped, because its worker had nothing to do.
+    Declined,
 }
 
 /// Facts about workers.
@@ -25,16 +27,16 @@ impl Supervision {
         let Some((key, role, worker)) = self.roster.find(id).filter(|(_, _, worker)| !worker.forked) else {
             return self.ignore();
         };
-        self.had_workers = true;
+        // A start that fails leaves the cluster as it was.
+        self.had_workers |= !matches!(self.roster.seat(key).request, Some(Asked::Start(_)));
         self.roster.put(key, role, Occupant { forked: true, ..worker });
         self.publish(Some(id), EventKind::Fork);
         if role == Role::Main {
             let seat = self.roster.seat_mut(key);
-            let slot = seat.slot.clone();
-            match seat.request.take() {
-                Some(Asked::Fork(request)) => self.answer_fork(request, Ok((slot, id))),
-                Some(Asked::Start(request)) => self.one_started(request, None),
-                None => {}
+            if let Some(Asked::Fork(request)) = seat.request {
+                seat.request = None;
+                let slot = seat.slot.clone();
+                self.answer_fork(request, Ok((slot, id)));
             }
         }
     }
@@ -57,8 +59,10 @@ impl Supervision {
         worker.expires_at = self.expiry(key, now);
         worker.served_out_at = self.share_of_requests(key);
         self.roster.put(key, role, worker);
+        self.had_workers = true;
         if role == Role::Main {
             self.roster.change(key, |content| content.awaited = false);
+            self.start_succeeded(key);
         }
         self.newcomer_ready(key, id, now);
     }
@@ -93,19 +97,13 @@ impl Supervision {
     }
 
     fn main_exited(&mut self, key: SeatKey, worker: Occupant, exit: &Exit, now: Mono) {
-        let request = self.roster.seat_mut(key).request.take();
         self.roster.change(key, |content| content.awaited = false);
-        match request {
+        let seat = self.roster.seat_mut(key);
+        if let Some(Asked::Fork(request)) = seat.request {
             // The caller is told and decides; a slot that nobody got is not kept.
-            Some(Asked::Fork(request)) => {
-                self.answer_fork(request, Err(super::orders::spawn_refusal(exit)));
-                return self.retire(key, Down::Stopped);
-            }
-            Some(Asked::Start(request)) => {
-                self.one_started(request, Some(spawn_failure(exit)));
-                return self.retire(key, Down::Stopped);
-            }
-            None => {}
+            seat.request = None;
+            self.answer_fork(request, Err(super::orders::spawn_refusal(exit)));
+            return self.retire(key, Down::Stopped);
         }
         if matches!(self.course, Course::ShuttingDown { .. }) {
             return self.retire(key, Down::Stopped);
@@ -125,6 +123,18 @@ impl Supervision {
 
     /// An end that nobody ordered: deserved, too often, who goes with it, when?
     fn judge(&mut self, key: SeatKey, id: WorkerId, exit: &Exit, now: Mono) {
+        if has_nothing_to_do(exit) {
+            self.start_succeeded(key);
+            self.retire(key, Down::Declined);
+            // Who never could serve has not ended, because it has not begun: OTP's `ignore` ends no cluster.
+            if exit.was_ready {
+                self.significant_end(key, None);
+            }
+            return;
+        }
+        if self.start_failed(key, id, exit) {
+            return;
+        }
         let spec = &self.specs[&key.spec].config;
         if declines_restart(exit) {
             self.retire(key, Down::Failed);
@@ -280,7 +290,7 @@ impl Supervision {
                 }
                 SeatState::Failed
             }
-            Down::Stopped => {
+            Down::Stopped | Down::Declined => {
                 self.cancel_change(key);
                 SeatState::Stopped
             }
@@ -288,6 +298,7 @@ impl Supervision {
         self.roster.change(key, |content| {
             content.state = state;
             content.awaited = false;
+            content.declined = down == Down::Declined;
         });
         self.lay_down(key);
     }
@@ -304,6 +315,7 @@ impl Supervision {
             self.changes.remove(&key);
             self.roster.remove(key);
         }
+        self.ended.insert(key.spec);
         self.actions.push_back(super::Action::SlotGone { slot });
     }
 }
@@ -312,18 +324,3 @@ impl Supervision {
 /// the instant of the try, so tries at once would follow each other within one turn of the master, and nobody could be
 /// heard who wants them to end. (OTP sends itself a message for each try.)
 const RETRY_OF_START: Duration = Duration::from_millis(10);
-
-/// Why a worker that was asked for by hand did not come to be.
-fn spawn_failure(exit: &Exit) -> Option<SpawnFailure> {
-    match &exit.reason {
-        ExitReason::SpawnFailed(failure) => Some(failure.clone()),
-        ExitReason::Ordered
-        | ExitReason::Voluntary
-        | ExitReason::Crash
-        | ExitReason::BootTimeout
-        | ExitReason::Protocol(_)
-        | ExitReason::ChannelClosed
-        | ExitReason::Hang(_)
-        | ExitReason::Killed => None,
-    }
-}

@@ -59,6 +59,8 @@ pub(super) struct Content {
     pub(super) beside: Option<Beside>,
     /// Do later specs wait for it to be ready, or to fail?
     pub(super) awaited: bool,
+    /// Of a stopped slot: did its worker say that there is nothing to do?
+    pub(super) declined: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +188,7 @@ impl Seat {
             SeatState::Waiting { until } => (SlotState::Waiting { until }, None),
             SeatState::Held => (SlotState::Held, None),
             SeatState::Failed => (SlotState::Failed, None),
+            SeatState::Stopped if self.content.declined => (SlotState::Declined, None),
             SeatState::Stopped => (SlotState::Stopped, None),
         };
         SlotSnapshot {

@@ -22,9 +22,12 @@ impl Supervision {
         }
         self.advance_ordered_stop();
         self.answer_stops();
+        self.answer_undone();
+        self.forget_temporaries();
         self.tell_all_ready();
         if let Some(outcome) = self.outcome() {
             self.end_reloads(&crate::model::ReloadFailure::ShuttingDown);
+            self.end_starts();
             self.course = Course::Stopped;
             self.actions.push_back(Action::Finished(outcome));
         }
@@ -89,6 +92,7 @@ impl Supervision {
                     && self.had_workers
                     && self.roster.is_at_rest()
                     // What was emptied by hand may be filled by hand.
+                    && !self.was_emptied
                     && !self.specs.values().any(|spec| spec.is_open);
                 is_over.then_some(if sums.failed > 0 {
                     Outcome::AllFailed

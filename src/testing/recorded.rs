@@ -47,6 +47,8 @@ pub enum RecordedCommand {
     Recycle(WorkerId, RecycleReason),
     /// `add_spec`.
     AddSpec(SpecName),
+    /// `reconfigure` or `replace_spec`: the specs that were named.
+    Reconfigure(Vec<SpecName>),
     /// `stop_spec`.
     StopSpec(SpecName),
     /// `start_spec`.

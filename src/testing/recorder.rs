@@ -7,6 +7,7 @@ use actix::prelude::*;
 use tokio::sync::{mpsc, oneshot};
 
 use super::recorded::RecordedCommand;
+use crate::administration::ClusterRules;
 use crate::clock;
 use crate::error::CommandError;
 use crate::events::Events;
@@ -235,7 +236,10 @@ impl StandIn {
                 let generation = self.reload();
                 reply.into_iter().for_each(|reply| tell(reply, generation.clone()));
                 let (spec, rollout) = (options.spec, options.rollout);
-                RecordedCommand::Reload { spec, rollout }
+                RecordedCommand::Reload {
+                    spec,
+                    rollout: rollout.unwrap_or_default(),
+                }
             }
             // Only the supervisor gives this one, to itself.
             Command::Judged { .. } => return None,
@@ -243,6 +247,19 @@ impl StandIn {
             Command::AddSpec { spec, reply } => {
                 let name = spec.config.name.clone();
                 self.done(reply, RecordedCommand::AddSpec(name))
+            }
+            Command::Reconfigure { specs, reply, .. } => {
+                let names = specs.iter().map(|spec| spec.config.name.clone()).collect();
+                self.done(reply, RecordedCommand::Reconfigure(names))
+            }
+            // Questions are not commands; a cluster in name only has no descriptions.
+            Command::Specs { reply, .. } => {
+                tell(reply, Vec::new());
+                return None;
+            }
+            Command::Rules { reply } => {
+                tell(reply, ClusterRules::default());
+                return None;
             }
             Command::Spec { spec, order, reply } => {
                 let recorded = match order {
@@ -275,8 +292,12 @@ impl StandIn {
     }
 
     /// Says yes, or the error that the test has asked for.
-    fn done(&self, reply: oneshot::Sender<Result<(), CommandError>>, recorded: RecordedCommand) -> RecordedCommand {
-        tell(reply, self.refusal().map_or(Ok(()), Err));
+    fn done<T: Default>(
+        &self,
+        reply: oneshot::Sender<Result<T, CommandError>>,
+        recorded: RecordedCommand,
+    ) -> RecordedCommand {
+        tell(reply, self.refusal().map_or_else(|| Ok(T::default()), Err));
         recorded
     }
 

@@ -55,6 +55,7 @@ impl WorkerSnapshot {
             last_heartbeat: None,
             loops: Vec::new(),
             more_time_until: None,
+            announced: None,
         }
     }
 
@@ -100,6 +101,7 @@ impl ClusterSnapshot {
                 restarting: 0,
                 ready,
                 failed: 0,
+                declined: 0,
             },
             reloading: None,
             target: workers.len(),

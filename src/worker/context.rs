@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::guard;
 use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
-use crate::model::{BoundAddress, Generation, ListenKey, Message, Slot, WorkerId};
+use crate::model::{BoundAddress, Generation, ListenKey, Message, Slot, WorkerId, exit_code};
 use crate::process::{Contract, Readiness};
 use crate::worker::counters::Counters;
 use crate::worker::heartbeat::Loops;
@@ -180,6 +180,23 @@ impl Worker {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire) && !self.inner.shutdown.is_announced()
+    }
+
+    /// Tells the master something about this worker, as one JSON value of at most 16 KiB: the data that OTP's `init` hands
+    /// over with its pid. It stands in [`WorkerSnapshot::announced`](crate::WorkerSnapshot) and
+    /// [`WorkerRef::announced`](crate::WorkerRef::announced), for each worker anew. Announce before [`ready`](Self::ready), and
+    /// whoever waits for the start of this worker finds it there. A second one takes the place of the first.
+    ///
+    /// # Errors
+    /// [`SendError::Unfit`] if the value has no JSON form or is too long, [`SendError::Closed`] if the channel is closed.
+    pub fn announce<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
+        ipc::announce(&self.inner.outbox, value)
+    }
+
+    /// Says that there is nothing for this worker to do, and ends it at once: OTP's `ignore`. Its slot stays down, whatever
+    /// its restart type, and that is no failure. The same as ending with [`exit_code::NOTHING_TO_DO`](crate::exit_code).
+    pub fn decline(&self) -> ! {
+        self.exit_now(exit_code::NOTHING_TO_DO)
     }
 
     /// The notice that this worker has to stop.

@@ -225,7 +225,8 @@ impl Listener {
             address,
             fd,
         } = self;
-        let intake = Intake::new(fd, worker.inner.shutdown.clone()).map_err(|error| ListenError {
+        let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
+        let intake = Intake::held(fd, shutdown, probation).map_err(|error| ListenError {
             address: address.to_string(),
             errno: error.raw_os_error(),
             detail: error.to_string(),

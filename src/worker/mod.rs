@@ -19,7 +19,7 @@ pub use counters::{ActiveRequest, Counters};
 pub use heartbeat::{LoopError, LoopWatch};
 pub use listener::Listener;
 pub use runtime::WorkerOutput;
-pub(crate) use runtime::{run, run_here};
+pub(crate) use runtime::{attach, run, run_here};
 pub use serve::conn::{ConnectionGuard, Stream};
 pub use serve::incoming::{Connection, Incoming, RemoteIncoming};
 #[cfg(feature = "web")]

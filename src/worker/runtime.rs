@@ -33,39 +33,12 @@ pub(crate) async fn run_here<T>(
     config: &Config,
     main: Option<WorkerMain>,
 ) -> Result<T, RunError> {
-    let broken = |what: &str| RunError::Contract(what.to_owned());
-    if contract.protocol != PROTOCOL {
-        let theirs = contract.protocol;
-        return Err(broken(&format!(
-            "the master speaks version {theirs} of the protocol, this program version {PROTOCOL}"
-        )));
-    }
-    let main = main.ok_or_else(|| broken("this program has no worker function"))?;
-    let socket = contract
-        .take_channel()
-        .ok_or_else(|| broken("the channel's descriptor is not open"))?;
-    let channel = Arc::new(Channel::new(socket).map_err(|source| RunError::Io {
-        what: "register the channel with the runtime",
-        source,
-    })?);
-    let (inbox, messages) = mpsc::channel(INBOX);
-    let worker = Worker::new(contract, channel, Listeners::declared(contract), messages);
-    lifeline(&worker);
-    LAST_WORDS.set(worker.clone()).ok();
-    boot::at_exit(say_last_words);
+    let main = main.ok_or_else(|| RunError::Contract("this program has no worker function".to_owned()))?;
+    let worker = attach(contract, contract.orphan_grace)?;
     if config.exit_on_panic {
         exit_on_panic();
     }
     actix_rt::spawn(listen_to_signals(worker.clone()));
-    actix_rt::spawn(read(worker.clone(), inbox));
-    actix_rt::spawn(write(worker.clone()));
-    actix_rt::spawn(report(worker.clone()));
-    actix_rt::spawn(stop_in_time(worker.clone()));
-    worker.tell(&ToMaster::Online {
-        protocol: PROTOCOL,
-        pid: std::process::id(),
-    });
-    heartbeat::begin(&worker);
     let result = actix_rt::spawn(main(worker.clone())).await;
     let code = match result {
         Ok(Ok(())) => {
@@ -91,6 +64,40 @@ pub(crate) async fn run_here<T>(
     worker.inner.counters.drain();
     worker.tell(&ToMaster::Stats(worker.inner.counters.snapshot()));
     end(code)
+}
+
+/// Takes over the channel and says hello. From here on this process obeys its master, and does not outlive it by more
+/// than `orphan_grace`.
+pub(crate) fn attach(contract: &'static Contract, orphan_grace: Duration) -> Result<Worker, RunError> {
+    let broken = |what: &str| RunError::Contract(what.to_owned());
+    if contract.protocol != PROTOCOL {
+        let theirs = contract.protocol;
+        return Err(broken(&format!(
+            "the master speaks version {theirs} of the protocol, this program version {PROTOCOL}"
+        )));
+    }
+    let socket = contract
+        .take_channel()
+        .ok_or_else(|| broken("the channel's descriptor is not open"))?;
+    let channel = Arc::new(Channel::new(socket).map_err(|source| RunError::Io {
+        what: "register the channel with the runtime",
+        source,
+    })?);
+    let (inbox, messages) = mpsc::channel(INBOX);
+    let worker = Worker::new(contract, channel, Listeners::declared(contract), messages);
+    lifeline(&worker, orphan_grace);
+    LAST_WORDS.set(worker.clone()).ok();
+    boot::at_exit(say_last_words);
+    actix_rt::spawn(read(worker.clone(), inbox));
+    actix_rt::spawn(write(worker.clone()));
+    actix_rt::spawn(report(worker.clone()));
+    actix_rt::spawn(stop_in_time(worker.clone()));
+    worker.tell(&ToMaster::Online {
+        protocol: PROTOCOL,
+        pid: std::process::id(),
+    });
+    heartbeat::begin(&worker);
+    Ok(worker)
 }
 
 /// Ends the process; what was sent is delivered by the exit handler.
@@ -249,9 +256,8 @@ async fn listen_to_signals(worker: Worker) {
 /// Starts the thread that ends this process when the master is gone, even if the main thread is stuck.
 ///
 /// A parent-death signal would not do: it leaves no time to drain. Until here there was one.
-fn lifeline(worker: &Worker) {
+fn lifeline(worker: &Worker, grace: Duration) {
     let channel = Arc::clone(&worker.inner.channel);
-    let grace = worker.inner.contract.orphan_grace;
     let thread = std::thread::Builder::new()
         .name("lifeline".to_owned())
         .stack_size(LIFELINE_STACK);

@@ -17,6 +17,15 @@ use std::time::Duration;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
+        name: "an_announcement_longer_than_the_master_keeps_is_a_breach",
+        app,
+        check: |master| {
+            let long = "x".repeat(20_000);
+            let frame = format!("{{\"t\":\"announce\",\"m\":\"{long}\"}}\n");
+            breach(master, Fault::raw(&frame), "announced more than 16384 bytes");
+        },
+    },
+    Scenario {
         name: "f_063_garbage_ends_the_worker_that_wrote_it_and_nobody_else",
         app,
         check: |master| {

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{Backoff, ListenError, ReadyWhen, RestartDelay, RestartLimit, WhenEmpty, Worker, is_worker};
-use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::wait_at_gate;
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::reports::reporting;
 use actix_cluster_tests::scenario::Scenario;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -65,6 +67,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!((before, master.seen("restart_scheduled").len()), (3, 6));
             // A slot that runs is left alone.
             master.ask(&Order::StartSlot(0), "error slot worker.0 is running");
+        },
+    },
+    Scenario {
+        name: "f_182_a_stop_waits_for_no_slot_in_its_back_off",
+        app: || {
+            let hour = Backoff::new().first_at_once(false).base(Duration::from_secs(3_600));
+            let cluster = probe::cluster().restart_delay(RestartDelay::Backoff(hour));
+            reporting(cluster.workers(3).worker(idle))
+        },
+        check: |master| {
+            master.expect_ready();
+            for pid in [1, 3].map(|worker| master.once(worker, "fork").pid()) {
+                send(pid, Signal::SIGKILL);
+            }
+            master.expect_count("restart_scheduled", 2);
+            master.order(&Order::Shutdown);
+            let report = master.report();
+            assert_eq!(report["workers"].as_array().unwrap().len(), 1);
+            assert_eq!(master.seen("fork").len(), 3);
         },
     },
     Scenario {

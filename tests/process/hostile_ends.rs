@@ -8,6 +8,7 @@ use actix_cluster_tests::fault::{self, Fault, Good, attack};
 use actix_cluster_tests::leftovers;
 use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::reports::reporting;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit};
 use nix::sys::signal::Signal;
@@ -101,7 +102,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn app() -> ExitCode {
-    fault::cluster().main()
+    reporting(fault::cluster())
 }
 
 fn unheard() -> ExitCode {
@@ -110,12 +111,11 @@ fn unheard() -> ExitCode {
 
 /// The orderly stop ends with success, and only this worker had to be killed.
 fn stops_by_force(master: &mut Master, id: u64) {
-    let report = master.ask(&Order::Shutdown, "report ");
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    master.order(&Order::Shutdown);
+    let report = master.report();
     for end in report["workers"].as_array().unwrap() {
         assert_eq!(end["exit"]["forced"].as_bool(), Some(end["id"] == id), "{end}");
     }
-    assert_eq!(master.wait().code(), Some(0));
 }
 
 fn all_at_once(master: &mut Master) {
@@ -148,7 +148,7 @@ fn all_at_once(master: &mut Master) {
         good.is_up(master);
     }
     assert_eq!(master.life_of(1), ["fork", "online", "listening", "ready"]);
-    master.ask(&Order::Shutdown, "report ");
+    master.order(&Order::Shutdown);
     assert_eq!(master.wait().code(), Some(0));
 }
 

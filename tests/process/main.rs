@@ -4,6 +4,7 @@
     reason = "a scenario that panics is a test that fails, with its trace"
 )]
 
+mod administration;
 mod autoscale;
 mod bus;
 mod bus_order;
@@ -30,14 +31,18 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod nested;
 mod otp_races;
 mod otp_records;
 mod otp_restarts;
 mod otp_stops;
 mod panics;
 mod promises;
+mod reconfiguration;
 mod recycling;
 mod reload;
+mod reload_faults;
+mod rollout;
 mod scaling;
 mod scheduling;
 mod setup;
@@ -45,6 +50,7 @@ mod signals;
 mod spawn_failures;
 mod specs;
 mod stop_orders;
+mod storms;
 mod syscall_faults;
 
 use std::process::ExitCode;
@@ -53,6 +59,7 @@ use actix_cluster_tests::scenario;
 
 fn main() -> ExitCode {
     scenario::main(&[
+        administration::SCENARIOS,
         autoscale::SCENARIOS,
         bus::SCENARIOS,
         bus_order::SCENARIOS,
@@ -79,14 +86,18 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        nested::SCENARIOS,
         otp_races::SCENARIOS,
         otp_records::SCENARIOS,
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
         promises::SCENARIOS,
+        reconfiguration::SCENARIOS,
         recycling::SCENARIOS,
         reload::SCENARIOS,
+        reload_faults::SCENARIOS,
+        rollout::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
@@ -94,6 +105,7 @@ fn main() -> ExitCode {
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
+        storms::SCENARIOS,
         syscall_faults::SCENARIOS,
     ])
 }

@@ -4,12 +4,13 @@ use actix_cluster::{RestartType, Worker, WorkerSpec};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::any_below;
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::reports::reporting;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::seen::Seen;
 use actix_rt::signal::unix::{SignalKind, signal};
 use nix::sys::signal::{Signal, raise};
 
-use crate::otp_stops::{reported, reporting};
+use crate::otp_stops::reported;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {

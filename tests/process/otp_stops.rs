@@ -13,6 +13,7 @@ use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, SOON};
 use actix_cluster_tests::outside::{let_pass, wait_at_gate};
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::reports::reporting;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::seen::Seen;
 use nix::sys::signal::Signal;
@@ -197,23 +198,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// The whole `main` of a program that says what its cluster's end was like.
-pub(crate) fn reporting(cluster: ClusterBuilder) -> ExitCode {
-    match cluster.run() {
-        Ok(report) => {
-            let report = serde_json::to_string(&report).expect("a report has a JSON form");
-            probe::say(&format!("ended {report}"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => error.into(),
-    }
-}
-
 /// Waits for the end of a [`reporting`] program; nobody was restarted.
 pub(crate) fn reported(master: &mut Master) -> Value {
-    assert_eq!(master.wait().code(), Some(0));
+    let report = master.report();
     assert!(master.seen("restart_scheduled").is_empty());
-    serde_json::from_str(&master.said("ended ")[0].0).unwrap()
+    report
 }
 
 /// Shuts down through the handle, waits for the end of all, and gives the report.

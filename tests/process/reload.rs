@@ -109,7 +109,7 @@ fn reloads_under_load(master: &mut Master, signal: Signal) {
     let port = master.expect_ready().unwrap();
     let load = Load::start(port, 6);
     load.goes_on_for(200);
-    let reloads = if std::env::var_os(SOAK_VAR).is_some() { 50 } else { 10 };
+    let reloads = if std::env::var_os(SOAK_VAR).is_some() { 50 } else { 20 };
     for generation in 1..=reloads {
         master.signal(signal);
         let started = master.expect("reload_started");

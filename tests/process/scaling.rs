@@ -24,6 +24,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: by_signal,
     },
     Scenario {
+        name: "f_178_an_impossible_number_of_workers_is_brought_to_what_can_be_and_told",
+        app: || load::cluster().workers(2).main(),
+        check: |master| {
+            master.expect_ready();
+            assert_eq!(master.ask(&Order::Scale(1 << 31), "scaled "), "100000");
+            let scaled = master.expect("scaled");
+            assert_eq!(
+                (&scaled.data()["from"], &scaled.data()["to"]),
+                (&2.into(), &100_000.into())
+            );
+            // Nothing of it is irrevocable, and the master is not too busy with it to hear that.
+            assert_eq!(master.ask(&Order::Scale(3), "scaled "), "3");
+            settles(master, 3, 0);
+        },
+    },
+    Scenario {
         name: "f_172_scaling_during_a_reload_ends_at_the_last_target_and_the_new_generation",
         app: || load::cluster().workers(3).worker(new_is_held).main(),
         check: during_a_reload,

@@ -13,6 +13,7 @@ pub mod master;
 pub mod outside;
 pub mod probe;
 pub mod puppet;
+pub mod reports;
 pub mod scan;
 pub mod scenario;
 pub mod seen;

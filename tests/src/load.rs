@@ -48,6 +48,11 @@ pub async fn held(worker: &Worker, file: &str) {
     }
 }
 
+/// In a worker: is busy with something for so long, like a start that fills a cache.
+pub async fn busy(time: Duration) {
+    actix_rt::time::sleep(time).await;
+}
+
 /// Clients at work.
 #[derive(Debug)]
 pub struct Load {

@@ -5,6 +5,8 @@
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_cluster::{
@@ -113,6 +115,11 @@ pub enum Order {
     /// `handle.stop_spec`, `start_spec`, `restart_spec` or `delete_spec`, or `add_spec` of one temporary worker, by its
     /// first word; answered by `said: "<word> done"` or `said: "<word> error …"`.
     Spec(String, String),
+    /// `handle.add_spec` of so many workers, answered by `said: "added"`.
+    AddSpec(String, u32),
+    /// Another order whose future is polled at most so often and then dropped, answered by `said: "dropped"` or, if it
+    /// came to its end, besides its own answer, by `said: "not dropped"`.
+    Dropped(Box<Self>, u32),
 }
 
 /// How a test reloads: what is `None` or false stays at its default.
@@ -129,6 +136,8 @@ pub struct Care {
     pub max_unavailable: Option<u32>,
     /// How long a successor must live, in milliseconds.
     pub probation_ms: u64,
+    /// From one batch to the next, in milliseconds.
+    pub pause_ms: u64,
     /// How long a successor may take, in milliseconds.
     pub step_ms: Option<u64>,
     /// The canary: how many, and for how many milliseconds.
@@ -139,7 +148,9 @@ pub struct Care {
 
 impl Care {
     fn options(self) -> ReloadOptions {
-        let mut rollout = RolloutOptions::new().probation(Duration::from_millis(self.probation_ms));
+        let mut rollout = RolloutOptions::new()
+            .probation(Duration::from_millis(self.probation_ms))
+            .pause(Duration::from_millis(self.pause_ms));
         if let Some(surge) = self.surge {
             rollout = rollout.surge(surge);
         }
@@ -258,11 +269,9 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Restart(id) => outcome("restart", handle.restart(WorkerId::new(id)).await),
         Order::CloseChannel(id) => outcome("close", handle.close_channel(WorkerId::new(id)).await),
         Order::StartSlot(index) => outcome("start", handle.start_slot(Slot::new("worker", index)).await),
+        // `main` returns at the same time, so what follows from the answer may not happen any more: see `reports`.
         Order::Shutdown => match handle.shutdown().await {
-            Ok(report) => format!(
-                "report {}",
-                serde_json::to_string(&report).expect("a report has a JSON form")
-            ),
+            Ok(_) => "shut down".to_owned(),
             Err(error) => format!("error {error}"),
         },
         Order::Send(id, text) => match worker(id).map(|worker| worker.send(&text)) {
@@ -317,19 +326,44 @@ async fn obey(order: Order, handle: &ClusterHandle) {
         Order::Spec(word, name) => {
             let result = match word.as_str() {
                 "stop" => handle.stop_spec(name).await,
-                "start" => handle.start_spec(name).await,
-                "restart" => handle.restart_spec(name).await,
+                "start" => handle.start_spec(name).await.map(drop),
+                "restart" => handle.restart_spec(name).await.map(drop),
                 "delete" => handle.delete_spec(name).await,
                 "add" => {
                     let spec = WorkerSpec::new(name, 1).restart(RestartType::Temporary);
-                    handle.add_spec(spec).await
+                    handle.add_spec(spec).await.map(drop)
                 }
                 other => panic!("no order {other:?}"),
             };
             format!("{word} {}", outcome("done", result))
         }
+        Order::AddSpec(name, workers) => {
+            let spec = WorkerSpec::new(name.as_str(), workers).restart_delay(RestartDelay::AtOnce);
+            outcome("added", handle.add_spec(spec).await.map(drop))
+        }
+        Order::Dropped(order, polls) => match polled(Box::pin(obey(*order, handle)), polls).await {
+            Some(()) => "not dropped".to_owned(),
+            None => "dropped".to_owned(),
+        },
     };
     say(&said);
+}
+
+/// Polls a future whenever it asks for it, but at most so often.
+async fn polled<F: Future + Unpin>(mut future: F, polls: u32) -> Option<F::Output> {
+    let mut left = polls;
+    std::future::poll_fn(move |cx| {
+        let Some(less) = left.checked_sub(1) else {
+            return Poll::Ready(None);
+        };
+        left = less;
+        match Pin::new(&mut future).poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// Sets a soft limit of this process.

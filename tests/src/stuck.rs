@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use actix_cluster::{ClusterBuilder, EventKind, Worker};
+use actix_cluster::{ClusterBuilder, EventKind, RestartLimit, Worker};
 use actix_cluster_actors::{HealthConfig, HealthMonitor};
 use nix::sys::socket::{MsgFlags, send};
 
@@ -50,9 +50,12 @@ pub fn monitored(config: HealthConfig, cluster: ClusterBuilder) -> ClusterBuilde
     monitor.attach(cluster).on_event(tell)
 }
 
-/// [`config`] over workers that do as they are told.
+/// [`config`] over workers that do as they are told, restarted as often as it takes.
 pub fn cluster(workers: u32) -> ClusterBuilder {
-    monitored(config(), probe::cluster().workers(workers).worker(obedient))
+    let cluster = probe::cluster()
+        .workers(workers)
+        .restart_limit(RestartLimit::unlimited());
+    monitored(config(), cluster.worker(obedient))
 }
 
 /// Does what messages say, on the main loop: `spin`, `block` (both for ever), `block-until <file>`, `helper`

@@ -160,7 +160,10 @@ impl HealthConfig {
             ("boot", self.boot),
             ("drain", self.drain),
         ] {
-            let least = (self.interval * 2).max(self.interval + HICCUPS);
+            let least = self
+                .interval
+                .saturating_mul(2)
+                .max(self.interval.saturating_add(HICCUPS));
             if limit.is_some_and(|limit| limit < least) {
                 return Err(HealthConfigError::TooImpatient { what, least });
             }

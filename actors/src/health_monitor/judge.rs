@@ -168,7 +168,7 @@ impl Ward {
 
     /// Who was acted on and is not gone yet. One that the kernel does not let go must not shield the others for ever.
     fn treated(&self, now: Mono) -> impl Iterator<Item = WorkerId> {
-        let patience = self.config.check * TREATED_CHECKS;
+        let patience = self.config.check.saturating_mul(TREATED_CHECKS);
         let is_treated = move |case: &Case| case.done != HealthAction::Tell && now.since(case.done_at) < patience;
         self.cases
             .iter()

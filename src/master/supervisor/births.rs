@@ -7,6 +7,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 
 use super::{ClusterSupervisor, Hand};
+use crate::config::Terms;
 use crate::master::birth::Birth;
 use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::model::{
@@ -66,12 +67,17 @@ impl ClusterSupervisor {
             detail: error.to_string(),
         })?;
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
-        let own = spec.map(|spec| spec.settings(&self.settings));
+        let mut settings = spec.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings));
+        if let Some(path) = self.images.exec_of(generation, &slot.spec) {
+            settings.exec = Program::Path(path.to_owned());
+        }
         let birth = Birth {
             config: &self.config,
             terms,
-            settings: own.as_ref().unwrap_or(&self.settings),
-            image: self.images.of(generation)?,
+            probation: self.machine.probation_of(id),
+            cluster: spec.is_some_and(|spec| spec.cluster),
+            settings: &settings,
+            image: self.images.of(generation, &slot, &settings)?,
             env,
             id,
             slot,
@@ -82,9 +88,14 @@ impl ClusterSupervisor {
         birth.deliver()
     }
 
+    /// What the next workers of this spec are told, and held to.
+    pub(in crate::master) fn terms_of(&self, spec: &SpecName) -> Terms<'_> {
+        self.config.terms(self.spec_settings.get(spec))
+    }
+
     /// Does a worker of this slot get this listener? What it asks for at run time, it does.
     pub(super) fn gets(&self, slot: &Slot, key: &ListenKey) -> bool {
-        let terms = self.config.terms(self.spec_settings.get(&slot.spec));
+        let terms = self.terms_of(&slot.spec);
         match key {
             ListenKey::Named(name) => terms.include(name) || !self.config.declares(name),
             ListenKey::Asked { .. } => true,

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::config::Config;
-use crate::error::{CommandError, RunError};
+use crate::error::RunError;
 use crate::master::images::Images;
 use crate::master::listening::Listening;
 use crate::master::messages::{News, Report, WorkerOrder};
@@ -26,9 +26,10 @@ use crate::master::turns::Turns;
 use crate::master::worker_actor::WorkerActor;
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
-    EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SlotState, SpecName, WorkerEnd,
-    WorkerError, WorkerId, WorkerInfo,
+    EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerEnd, WorkerError,
+    WorkerId, WorkerInfo,
 };
+use crate::policy::RestartType;
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 
@@ -36,13 +37,13 @@ use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 pub(crate) struct ClusterSupervisor {
     machine: Supervision,
     pub(super) turns: Turns,
-    config: Config,
-    settings: Settings,
+    pub(super) config: Config,
+    pub(super) settings: Settings,
     /// Environment of slots that were forked with one.
     slot_env: HashMap<Slot, Vec<(OsString, OsString)>>,
     /// Settings of specs that have some of their own.
-    spec_settings: HashMap<SpecName, WorkerSpec>,
-    images: Images,
+    pub(super) spec_settings: HashMap<SpecName, WorkerSpec>,
+    pub(super) images: Images,
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
@@ -174,13 +175,22 @@ impl ClusterSupervisor {
                 self.replies.scaled(request, result);
             }
             Action::GenerationAdded { request, generation } => {
-                tracing::debug!(?request, %generation, "generation added");
-                self.images.add(generation);
+                self.generation_added(request, generation);
             }
             Action::GenerationGone { generation } => self.images.remove(generation),
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
-            Action::ReloadFinished { request, result } => self.replies.reloaded(request, result),
-            Action::SpecAnswered { request, result } => self.replies.spec_answered(request, result),
+            Action::ReloadFinished { request, result } => {
+                if result.is_ok() {
+                    self.program_is_good(request);
+                }
+                self.replies.reloaded(request, result);
+            }
+            Action::SpecAnswered { request, result } => self.spec_answered(request, result),
+            Action::SpecsTaken { request } => self.specs_taken(request),
+            Action::SpecGone { spec } => {
+                self.images.forget(&spec);
+                self.spec_settings.remove(&spec);
+            }
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
                 self.slot_env.remove(&slot);
@@ -196,9 +206,7 @@ impl ClusterSupervisor {
         }
         let info = worker.and_then(|id| self.info(id));
         let program = worker.and_then(|id| self.program(id)).cloned();
-        let restart = info
-            .as_ref()
-            .and_then(|info| self.machine.restart_type(&info.slot.spec));
+        let restart = info.as_ref().and_then(|info| self.restart_type(&info.slot.spec));
         let origin = program
             .zip(restart)
             .map(|(program, restart)| Origin { program, restart });
@@ -247,6 +255,7 @@ impl ClusterSupervisor {
                 }
             }
             Report::MoreTime(time) => link.more_time(time),
+            Report::Announced(payload) => link.change().announced = Some(payload),
             Report::Failed(text) => {
                 self.step(
                     Input::WorkerFailed {
@@ -394,35 +403,29 @@ impl ClusterSupervisor {
         &self.plug_ins
     }
 
-    /// Remembers how the workers of a spec are started, unless there is one of its name: then the addition is going to be
-    /// refused, and must change nothing.
-    pub(super) fn keep_settings_of_new(&mut self, spec: &WorkerSpec) {
-        if !self.machine.has_spec(&spec.config.name) {
-            self.spec_settings.insert(spec.config.name.clone(), spec.clone());
-        }
+    pub(super) const fn machine(&self) -> &Supervision {
+        &self.machine
+    }
+
+    /// Remembers how the workers of a spec are started.
+    pub(super) fn keep_settings(&mut self, spec: WorkerSpec) {
+        self.spec_settings.insert(spec.config.name.clone(), spec);
+    }
+
+    /// Of one that the machine has forgotten too, until `SpecGone`: what happened before that is told with it.
+    fn restart_type(&self, spec: &SpecName) -> Option<RestartType> {
+        let own = (*spec == self.config.spec).then_some(self.config.restart);
+        self.spec_settings.get(spec).map(|spec| spec.config.restart).or(own)
+    }
+
+    /// How the next workers of a spec are started.
+    pub(super) fn settings_of(&self, spec: &SpecName) -> Settings {
+        let own = self.spec_settings.get(spec);
+        own.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings))
     }
 
     pub(super) fn actor(&self, worker: WorkerId) -> Option<Addr<WorkerActor>> {
         self.workers.get(&worker).map(|hand| hand.actor.clone())
-    }
-
-    pub(super) fn check(&self, worker: WorkerId) -> Result<(), CommandError> {
-        self.workers
-            .get(&worker)
-            .map(|_| ())
-            .ok_or(CommandError::UnknownWorker(worker))
-    }
-
-    pub(super) fn may_start(&self, slot: &Slot) -> Result<(), CommandError> {
-        match (self.machine.phase(), self.machine.slot_state(slot)) {
-            (_, None) => Err(CommandError::UnknownSlot(slot.clone())),
-            (Phase::ShuttingDown | Phase::Stopped, Some(_)) => Err(CommandError::ShuttingDown),
-            (Phase::Running, Some(SlotState::Failed | SlotState::Stopped)) => Ok(()),
-            (
-                Phase::Running,
-                Some(SlotState::Queued | SlotState::Filled | SlotState::Waiting { .. } | SlotState::Held),
-            ) => Err(CommandError::AlreadyRunning(slot.clone())),
-        }
     }
 
     /// Changes the settings for the next workers, and tells everybody.

@@ -43,6 +43,8 @@ pub(super) fn contract() -> Contract {
         lame_duck: Duration::ZERO,
         ready: Default::default(),
         orphan_grace: Duration::from_millis(500),
+        probation: Duration::ZERO,
+        cluster: false,
         uid: None,
         gid: None,
         shim: false,
@@ -153,7 +155,7 @@ fn is_root() -> bool {
 fn child_body() {
     let Ok(body) = std::env::var(BODY) else { return };
     let contract = match role() {
-        Role::Worker(contract) => contract,
+        Role::Worker(contract) | Role::Nested(contract) => contract,
         Role::Broken(message) => return println!("refused: {message}"),
         Role::Master => return println!("master"),
     };

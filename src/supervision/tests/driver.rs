@@ -144,6 +144,8 @@ impl Cluster {
                 Action::SpecAnswered {
                     result: Err(refused), ..
                 } => format!("refused: {refused}"),
+                Action::SpecsTaken { .. } => "taken".to_owned(),
+                Action::SpecGone { spec } => format!("no spec {spec}"),
                 Action::SlotGone { slot } => format!("gone {slot}"),
                 Action::Finished(outcome) => format!("finished {outcome:?}"),
             });

@@ -10,7 +10,7 @@ impl World {
     pub(super) fn meddle(&mut self) {
         let id = WorkerId::new(self.pick(16));
         let (a, b, c) = self.answered_before();
-        let input = match self.pick(30) {
+        let input = match self.pick(31) {
             // Who stops one by one does not do it in order.
             0..=2 if self.machine.phase() != Phase::Running => Input::Started,
             0 => Input::WorkerStopRequested { id },
@@ -76,6 +76,7 @@ impl World {
                     config: Box::new(config),
                 }
             }
+            29 => self.some_reconfiguration(a),
             _ => Input::Started,
         };
         self.requests.extend(request_of(&input));
@@ -116,6 +117,22 @@ impl World {
         }
     }
 
+    /// Other descriptions that leave the judge's rules as they are.
+    fn some_reconfiguration(&mut self, request: RequestId) -> Input {
+        let name = self.some_spec();
+        let mut spec = self.judge.config_of(&name).clone();
+        spec.name = name;
+        if self.pick(2) == 0 {
+            spec.shutdown = ShutdownPolicy::Grace(3 * SECOND);
+        }
+        let changes = Box::new(Reconfiguration {
+            specs: vec![spec],
+            only_known: true,
+            ..Reconfiguration::default()
+        });
+        Input::ReconfigureRequested { request, changes }
+    }
+
     fn some_reload(&mut self, request: RequestId) -> Input {
         let spec = (self.pick(3) == 0).then(|| self.some_spec());
         let mut options = RolloutOptions::new()
@@ -150,7 +167,8 @@ pub(super) const fn request_of(input: &Input) -> Option<RequestId> {
         | Input::SpecStopRequested { request, .. }
         | Input::SpecStartRequested { request, .. }
         | Input::SpecRestartRequested { request, .. }
-        | Input::SpecDeleteRequested { request, .. } => Some(*request),
+        | Input::SpecDeleteRequested { request, .. }
+        | Input::ReconfigureRequested { request, .. } => Some(*request),
         _ => None,
     }
 }

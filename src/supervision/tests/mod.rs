@@ -1,5 +1,7 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
+mod administration;
+mod auto_end;
 mod cluster;
 mod driver;
 mod hang;

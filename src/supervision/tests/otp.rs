@@ -95,7 +95,8 @@ fn o_048_a_temporary_worker_that_is_done_is_gone_and_its_name_is_free() {
         let spec = Box::new(config.specs[1].clone());
         let mut cluster = Cluster::up(config);
         for (id, next) in [(2, 4), (4, 5)] {
-            assert_eq!(done(&mut cluster, id, how), [format!("exit {id}"), "gone b.0".into()]);
+            let words = done(&mut cluster, id, how);
+            assert_eq!(words, [format!("exit {id}"), "gone b.0".into(), "no spec b".into()]);
             assert_eq!(cluster.machine.counts().workers, 2);
             let add = Input::SpecAddRequested {
                 request: RequestId(1),
@@ -103,7 +104,7 @@ fn o_048_a_temporary_worker_that_is_done_is_gone_and_its_name_is_free() {
             };
             assert_eq!(
                 cluster.tell(add.clone()),
-                ["ok".to_owned(), format!("spawn {next} b.0")]
+                ["taken".to_owned(), format!("spawn {next} b.0")]
             );
             cluster.boot();
             assert!(cluster.tell(add)[0].contains("runs already"), "only when it is gone");
@@ -192,10 +193,10 @@ fn o_076_a_temporary_bystander_is_not_restarted_and_uses_up_no_intensity() {
             let mut cluster = Cluster::up(config);
             assert!(cluster.crash(1).contains(&"stop 3".to_owned()));
             let words = if dies { cluster.crash(3) } else { cluster.ordered(3) };
-            assert_eq!(words, ["exit 3", "gone c.0", "stop 2"]);
+            assert_eq!(words, ["exit 3", "gone c.0", "stop 2", "no spec c"]);
             cluster.ordered(2);
             cluster.boot();
-            assert_eq!((cluster.slot(2), cluster.machine.ready()), (SlotState::Stopped, 2));
+            assert_eq!((cluster.machine.slots().len(), cluster.machine.ready()), (2, 2));
             // One of two restarts is used: the second is carried out, the third is not.
             let words = cluster.crash(4);
             assert!(!words.contains(&"gave_up".to_owned()), "{words:?}");

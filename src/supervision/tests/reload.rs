@@ -247,7 +247,7 @@ fn f_188_i_41_workers_with_one_share_of_requests_are_recycled_apart_and_one_at_a
         .collect();
     assert_eq!(limits.len(), 4);
     assert!(limits.iter().all(|limit| (900..=1_100).contains(limit)), "{limits:?}");
-    let different: std::collections::BTreeSet<_> = limits.iter().collect();
+    let different: BTreeSet<_> = limits.iter().collect();
     assert!(different.len() > 1, "all at the same number: {limits:?}");
     // Below its own limit nobody goes, at the limit it does, and it goes once.
     assert!(cluster.tell(served(1, limits[0] - 1)).is_empty());

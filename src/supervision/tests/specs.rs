@@ -96,10 +96,10 @@ fn o_076_a_temporary_bystander_does_not_come_back() {
     config.specs[2].restart = RestartType::Temporary;
     let mut cluster = Cluster::up(config);
     cluster.crash(1);
-    assert_eq!(cluster.ordered(3), ["exit 3", "gone c.0", "stop 2"]);
+    assert_eq!(cluster.ordered(3), ["exit 3", "gone c.0", "stop 2", "no spec c"]);
     cluster.ordered(2);
     cluster.boot();
-    assert_eq!((cluster.slot(2), cluster.machine.ready()), (SlotState::Stopped, 2));
+    assert_eq!((cluster.machine.slots().len(), cluster.machine.ready()), (2, 2));
 }
 
 #[test]
@@ -245,16 +245,20 @@ fn o_023_o_048_child_administration_answers_as_otp_does() {
     assert_eq!(cluster.tell(stop()), ["ok"], "again is fine");
     assert!(cluster.tell(add())[0].contains("there is a stopped worker spec"));
     assert_eq!(cluster.tell(restart()), ["spawn 4 b.0"]);
-    assert_eq!(cluster.ready(4)[..2], ["fork 4", "ok"]);
+    assert_eq!(
+        cluster.ready(4)[..5],
+        ["fork 4", "online 4", "listening 4", "ready 4", "ok"]
+    );
     cluster.tell(stop());
     cluster.ordered(4);
-    assert_eq!(cluster.tell(delete()), ["ok"]);
+    assert_eq!(cluster.tell(delete()), ["no spec b", "ok"]);
     assert!(cluster.tell(delete())[0].contains("there is no worker spec"));
     assert_eq!(cluster.machine.counts().specs, 2);
-    assert_eq!(cluster.tell(add()), ["ok", "spawn 5 b.0"]);
+    assert_eq!(cluster.tell(add()), ["taken", "spawn 5 b.0"]);
     let names: Vec<String> = cluster.machine.spec_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["a", "c", "b"], "added at the end");
     assert_eq!(cluster.machine.spec(&b()).expect("it is there").counts.active, 1);
+    assert!(cluster.ready(5).contains(&"ok".to_owned()));
 }
 
 #[test]
@@ -265,7 +269,15 @@ fn o_011_a_start_that_fails_is_told_and_the_spec_stays_stopped() {
     cluster.ordered(3);
     cluster.tell(Input::SpecStartRequested { request, spec: spec() });
     let words = cluster.tell(spawn_failed(4));
-    assert_eq!(words[1], "refused: could not start: exec: no such file");
+    assert_eq!(
+        words[1..],
+        [
+            "gone c.0",
+            "refused: the worker spec `c` could not start: worker 4 in c.0: not started (could not be started: exec: no such \
+             file)",
+            "all_ready"
+        ]
+    );
     assert_eq!(cluster.slot(2), SlotState::Stopped);
 }
 

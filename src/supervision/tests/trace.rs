@@ -102,6 +102,8 @@ impl Judge {
             Action::Publish { worker: Some(id), kind } => self.step(*id, kind, now),
             Action::Publish { worker: None, kind } => self.verdict(kind, machine, now),
             Action::SlotAdded { .. } | Action::CanaryVerdict { .. } => {}
+            Action::SpecsTaken { request } => self.answered(*request),
+            Action::SpecGone { spec } => self.forget(spec),
             Action::GenerationAdded { generation, .. } => {
                 assert_eq!(
                     self.reload.as_ref().map(|(generation, _)| *generation),
@@ -242,17 +244,22 @@ impl Judge {
     /// A spec was deleted, or added at the end.
     fn answered(&mut self, request: RequestId) {
         if let Some((spec, config)) = self.asked.remove(&request) {
-            self.order.retain(|known| *known != spec);
-            for (specs, _) in &mut self.groups {
-                specs.remove(&spec);
-            }
-            self.spec_restarts.remove(&spec);
-            self.places.retain(|slot, _| slot.spec != spec);
+            self.forget(&spec);
             if let Some(config) = config {
                 self.order.push(spec.clone());
                 self.specs.insert(spec, config);
             }
         }
+    }
+
+    /// A spec is no longer in the list.
+    fn forget(&mut self, spec: &SpecName) {
+        self.order.retain(|known| known != spec);
+        for (specs, _) in &mut self.groups {
+            specs.remove(spec);
+        }
+        self.spec_restarts.remove(spec);
+        self.places.retain(|slot, _| slot.spec != *spec);
     }
 
     /// I-02 and I-03: what a worker goes through, in order.

@@ -195,6 +195,8 @@ impl World {
                 | Action::GenerationGone { .. }
                 | Action::ReloadFinished { .. }
                 | Action::SpecAnswered { .. }
+                | Action::SpecsTaken { .. }
+                | Action::SpecGone { .. }
                 | Action::Finished(_) => {}
             }
         }

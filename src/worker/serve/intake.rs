@@ -46,15 +46,26 @@ impl std::fmt::Debug for Intake {
 
 impl Intake {
     /// Takes connections from `own`, until `shutdown`.
+    #[cfg(test)]
+    pub(crate) fn new(own: OwnedFd, shutdown: Shutdown) -> io::Result<Self> {
+        Self::held(own, shutdown, Duration::ZERO)
+    }
+
+    /// Takes connections from `own`, until `shutdown`, but leaves them to others for the time of `probation`.
     ///
     /// # Errors
     /// When `own` is no listening socket of a kind we serve. Outside of a runtime this panics, as every registration of
     /// a descriptor does.
-    pub(crate) fn new(own: OwnedFd, shutdown: Shutdown) -> io::Result<Self> {
+    pub(crate) fn held(own: OwnedFd, shutdown: Shutdown, probation: Duration) -> io::Result<Self> {
         let own = Listener::adopt(own)?;
+        let mut own = Socket::new(Source::Own, own);
+        if !probation.is_zero() {
+            own.is_on_probation = true;
+            own.pause = Some(Box::pin(tokio::time::sleep(probation)));
+        }
         let notice = shutdown.clone();
         let inner = Inner {
-            sockets: RefCell::new(vec![Socket::new(Source::Own, own)]),
+            sockets: RefCell::new(vec![own]),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
@@ -185,7 +196,8 @@ struct Sweep {
 
 impl Sweep {
     fn new(sockets: Vec<Socket>) -> Self {
-        let listeners = sockets.into_iter().filter_map(|socket| socket.listener.into_std());
+        let own = sockets.into_iter().filter(|socket| !socket.is_on_probation);
+        let listeners = own.filter_map(|socket| socket.listener.into_std());
         Self {
             listeners: listeners.collect(),
             left: SWEEP_MAX,
@@ -224,8 +236,10 @@ enum Source {
 struct Socket {
     source: Source,
     listener: Listener,
-    /// Set after an error of this socket alone.
+    /// Set after an error of this socket alone, and for the time of a probation.
     pause: Option<Pin<Box<Sleep>>>,
+    /// The queue is the predecessor's until the pause is over, also at a stop.
+    is_on_probation: bool,
 }
 
 impl Socket {
@@ -234,6 +248,7 @@ impl Socket {
             source,
             listener,
             pause: None,
+            is_on_probation: false,
         }
     }
 
@@ -244,6 +259,7 @@ impl Socket {
             if let Some(timer) = self.pause.as_mut() {
                 ready!(timer.as_mut().poll(cx));
                 self.pause = None;
+                self.is_on_probation = false;
             }
             let error = match ready!(self.listener.poll_accept(cx)) {
                 Ok(accepted) => return Poll::Ready(Ok(accepted)),
@@ -361,5 +377,25 @@ mod tests {
         tokio::task::yield_now().await;
         shutdown.start();
         assert!(waiting.await.unwrap());
+    }
+
+    #[actix_rt::test]
+    async fn on_probation_the_queue_is_left_to_others_also_at_the_stop() {
+        let (own, address) = listener();
+        let shutdown = Shutdown::new();
+        let begun = clock::now();
+        let probation = Duration::from_millis(100);
+        let intake = Intake::held(own.into(), shutdown.clone(), probation).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        assert!(intake.accept().await.is_some());
+        assert!(clock::now().since(begun) >= probation);
+
+        let (own, address) = listener();
+        let kept = own.try_clone().unwrap();
+        let intake = Intake::held(own.into(), shutdown.clone(), Duration::from_secs(60)).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        shutdown.start();
+        assert!(intake.accept().await.is_none());
+        assert!(kept.accept().is_ok(), "it was not taken");
     }
 }
