@@ -16,6 +16,7 @@ use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, SOON};
 use actix_cluster_tests::probe;
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::stuck::live_for;
 use actix_web::{App, web};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -81,7 +82,7 @@ async fn busy(worker: Worker) -> Result<(), ServeError> {
             let active = Arc::clone(&active);
             async move {
                 active.fetch_add(1, Ordering::Relaxed);
-                actix_rt::time::sleep(EVERY / 3).await;
+                live_for(EVERY / 3).await;
                 active.fetch_sub(1, Ordering::Relaxed);
                 "0 done"
             }
@@ -93,7 +94,7 @@ async fn busy(worker: Worker) -> Result<(), ServeError> {
             let load = f64::from(active.load(Ordering::Relaxed)) / 8.0;
             // The next word counts as well.
             teller.send(&LoadReport::new(load)).ok();
-            actix_rt::time::sleep(EVERY / 5).await;
+            live_for(EVERY / 5).await;
         }
     });
     let app = move || App::new().route("/", web::get().to(handler.clone()));
@@ -147,7 +148,7 @@ async fn as_the_file_says(worker: Worker) {
         if let Ok(load) = serde_json::from_str::<Value>(&text) {
             worker.send(&json!({"type": "load", "load": load})).ok();
         }
-        actix_rt::time::sleep(EVERY / 5).await;
+        live_for(EVERY / 5).await;
     }
 }
 
