@@ -125,3 +125,15 @@ async fn f_180_words_of_strangers_and_words_that_are_no_load_change_nothing() {
     };
     assert!(matches!(why, ScaleReason::Nonsense | ScaleReason::Stale), "{why:?}");
 }
+
+#[actix_rt::test]
+async fn a_period_without_end_is_waited_for_and_breaks_nothing() {
+    let endless = config()
+        .every(Duration::MAX)
+        .cool_down_up(Duration::MAX)
+        .cool_down_down(Duration::MAX);
+    let (_recorder, scaler) = start(endless);
+    let event = ClusterEvent::for_test(1, actix_cluster::Mono::default(), None, EventKind::ShutdownStarted);
+    // It lives and hears.
+    scaler.send(event).await.unwrap();
+}
