@@ -7,7 +7,7 @@ use actix_cluster::{
     Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
     RestartLimit, Scheduling, Worker, WorkerRef,
 };
-use actix_cluster_actors::{EventLog, EventLogConfig};
+use actix_cluster_actors::{AutoscaleConfig, Autoscaler, EventLog, EventLogConfig};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -23,6 +23,9 @@ struct Args {
     /// How many workers to keep; default: one for each CPU.
     #[arg(long)]
     workers: Option<u32>,
+    /// Keep as many as the load asks for, from MIN to MAX; `--workers` is how many to begin with, default MIN.
+    #[arg(long, value_name = "MIN..MAX", value_parser = range)]
+    autoscale: Option<(u32, u32)>,
     /// How connections are spread; default: per-worker for TCP, shared for Unix paths.
     #[arg(long)]
     scheduling: Option<Spread>,
@@ -92,8 +95,12 @@ fn cluster(args: &Args) -> ClusterBuilder {
         .lame_duck(Duration::from_millis(args.lame_duck_ms))
         .worker(move |worker| serve(worker, server, faults))
         .on_message(|worker, message| answer(&worker, &message));
-    if let Some(workers) = args.workers {
+    if let Some(workers) = args.workers.or(args.autoscale.map(|(min, _)| min)) {
         builder = builder.workers(workers);
+    }
+    if let Some((min, max)) = args.autoscale {
+        let scaler = Autoscaler::new(AutoscaleConfig::new().min(min).max(max));
+        builder = scaler.expect("the range was checked").attach(builder);
     }
     match args.events {
         // On a thread of its own: nobody may be reading standard output.
@@ -127,6 +134,19 @@ impl Args {
             RestartLimit::new(max, Duration::from_secs(60))
         })
     }
+}
+
+/// `MIN..MAX`, both included.
+fn range(text: &str) -> Result<(u32, u32), String> {
+    let (min, max) = text
+        .split_once("..")
+        .ok_or("two numbers with `..` between them, as in 2..8")?;
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number of workers"));
+    let (min, max) = (number(min)?, number(max)?);
+    if min == 0 || min > max {
+        return Err("MIN is at least 1, and MAX no less".to_owned());
+    }
+    Ok((min, max))
 }
 
 /// Master: workers ask for the cluster's state.

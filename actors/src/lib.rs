@@ -2,6 +2,7 @@
 //!
 //! | actor | watches | does |
 //! |---|---|---|
+//! | [`Autoscaler`] | what workers say about their load, and what the kernel knows of it | adds workers and removes them |
 //! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
 //! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
 //!
@@ -13,11 +14,15 @@
 //! misses is announced to it by a `Lagged` event.
 #![forbid(unsafe_code)]
 
+mod autoscaler;
 mod event_log;
 mod health_monitor;
+mod signals;
 
+pub use autoscaler::{AutoscaleConfig, AutoscaleConfigError, Autoscaler, ScaleDecision, ScaleReason};
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
 pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
+pub use signals::{LoadReport, LoadSignal, Reading};
 
 /// The program in the README compiles.
 #[cfg(doctest)]

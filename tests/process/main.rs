@@ -5,6 +5,7 @@
 )]
 
 mod administration;
+mod autoscale;
 mod bus;
 mod bus_order;
 mod channel_faults;
@@ -59,6 +60,7 @@ use actix_cluster_tests::scenario;
 fn main() -> ExitCode {
     scenario::main(&[
         administration::SCENARIOS,
+        autoscale::SCENARIOS,
         bus::SCENARIOS,
         bus_order::SCENARIOS,
         channel_faults::SCENARIOS,
