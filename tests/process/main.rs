@@ -29,6 +29,8 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod metrics;
+mod metrics_workers;
 mod otp_races;
 mod otp_records;
 mod otp_restarts;
@@ -77,6 +79,8 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        metrics::SCENARIOS,
+        metrics_workers::SCENARIOS,
         otp_races::SCENARIOS,
         otp_records::SCENARIOS,
         otp_restarts::SCENARIOS,
