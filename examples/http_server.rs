@@ -1,5 +1,6 @@
 //! The program that outside measurements and tests drive: see `--help`, and the table of routes in `examples/README.md`.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use actix_cluster::{
     Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
     RestartLimit, Scheduling, Worker, WorkerRef,
 };
+use actix_cluster_actors::metrics::{Metrics, MetricsConfig, MetricsError, is_ours};
 use actix_cluster_actors::{AutoscaleConfig, Autoscaler, EventLog, EventLogConfig};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
@@ -38,6 +40,9 @@ struct Args {
     /// Offer the routes that break things.
     #[arg(long)]
     faults: bool,
+    /// Where to serve `/metrics` and `/healthz`, on a loopback address; with port 0, standard error tells which.
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
     /// Restarts of one slot within 60 s; default: no limit.
     #[arg(long)]
     max_restarts: Option<u32>,
@@ -77,7 +82,27 @@ fn main() -> ExitCode {
         // Standard error may be full: then lines are lost, not the master.
         .log_internal_errors(false)
         .init();
-    cluster(&args).main()
+    match metered(&args, cluster(&args)) {
+        Ok(cluster) => cluster.main(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// With metrics, if they are wanted.
+fn metered(args: &Args, cluster: ClusterBuilder) -> Result<ClusterBuilder, MetricsError> {
+    let Some(address) = args.metrics else {
+        return Ok(cluster);
+    };
+    let metrics = Metrics::new(MetricsConfig::new().listen(address));
+    let view = metrics.view();
+    let cluster = metrics.attach(cluster.heartbeat(Duration::from_secs(3)))?;
+    if let Some(address) = view.address() {
+        eprintln!("metrics at http://{address}/metrics");
+    }
+    Ok(cluster)
 }
 
 /// Warnings and worse, unless `RUST_LOG` says otherwise.
@@ -151,7 +176,9 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 
 /// Master: workers ask for the cluster's state.
 fn answer(worker: &WorkerRef, message: &Message) {
-    if let Some(reply) = message.reply() {
+    if let Some(reply) = message.reply()
+        && !is_ours(message)
+    {
         // A snapshot has a JSON form; the call of a worker that is gone needs no answer.
         reply.ok(&worker.cluster().snapshot()).ok();
     }

@@ -194,8 +194,10 @@ impl ClusterHandle {
         self.shared.directory.worker(id).map(|link| self.refer(link))
     }
 
-    /// One worker, also one of the last 1,024 that died: its last words are handled after its death.
-    pub(crate) fn worker_dead_or_alive(&self, id: WorkerId) -> Option<WorkerRef> {
+    /// One worker, also one of the last 1,024 that died: what its last events tell is handled after its death, and its
+    /// last numbers are asked for then.
+    #[must_use]
+    pub fn worker_dead_or_alive(&self, id: WorkerId) -> Option<WorkerRef> {
         self.shared.directory.dead_or_alive(id).map(|link| self.refer(link))
     }
 
@@ -366,6 +368,12 @@ impl WorkerRef {
     #[must_use]
     pub fn announced(&self) -> Option<Payload> {
         self.link.view().announced.clone()
+    }
+
+    /// Bytes that wait to be sent to it and are not with the kernel yet: more than 0 for long if it does not read.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.link.outbox.queued_bytes()
     }
 
     /// Sends a message. Returns at once: the message waits in a bounded queue until the kernel takes it. A message sent

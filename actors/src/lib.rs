@@ -5,6 +5,7 @@
 //! | [`Autoscaler`] | what workers say about their load, and what the kernel knows of it | adds workers and removes them |
 //! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
 //! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
+//! | `metrics::Metrics` (feature `metrics`) | everything, and what workers measure themselves | answers a scrape with the whole cluster as OpenMetrics text |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
@@ -17,6 +18,8 @@
 mod autoscaler;
 mod event_log;
 mod health_monitor;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod signals;
 
 pub use autoscaler::{AutoscaleConfig, AutoscaleConfigError, Autoscaler, ScaleDecision, ScaleReason};

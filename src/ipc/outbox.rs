@@ -212,7 +212,6 @@ impl Outbox {
     }
 
     /// Bytes that are not with the kernel yet.
-    #[cfg(test)]
     pub(crate) fn queued_bytes(&self) -> usize {
         let waiting = self.waiting();
         waiting.batch.bytes.len() + self.0.flying.load(Relaxed)

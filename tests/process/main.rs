@@ -31,6 +31,8 @@ mod listening_faults;
 mod master_death;
 mod master_faults;
 mod messages;
+mod metrics;
+mod metrics_workers;
 mod nested;
 mod otp_races;
 mod otp_records;
@@ -86,6 +88,8 @@ fn main() -> ExitCode {
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         messages::SCENARIOS,
+        metrics::SCENARIOS,
+        metrics_workers::SCENARIOS,
         nested::SCENARIOS,
         otp_races::SCENARIOS,
         otp_records::SCENARIOS,

@@ -10,6 +10,7 @@ pub mod leftovers;
 pub mod load;
 pub mod manifest;
 pub mod master;
+pub mod openmetrics;
 pub mod outside;
 pub mod probe;
 pub mod puppet;
