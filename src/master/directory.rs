@@ -4,16 +4,17 @@
 //! decided from it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Phase, Slot,
-    SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, FlightRecord, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono,
+    Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
+use crate::recorder::Recording;
 use crate::supervision::Fact;
 
 /// One worker as everybody sees it, with the way to talk to it.
@@ -27,6 +28,8 @@ pub(crate) struct Link {
     pub(crate) outbox: Outbox,
     pub(crate) calls: Calls,
     view: RwLock<View>,
+    /// The worker's flight recorder, while it lives: this is kept longer than descriptors may be.
+    recording: Mutex<Option<Arc<Recording>>>,
 }
 
 /// The part of a worker's record that changes.
@@ -81,7 +84,27 @@ impl Link {
             outbox,
             calls,
             view,
+            recording: Mutex::default(),
         }
+    }
+
+    pub(crate) fn with_recording(self, recording: Option<Recording>) -> Self {
+        *self.recording() = recording.map(Arc::new);
+        self
+    }
+
+    /// What its flight recorder holds; of a dead one, what it held.
+    pub(crate) fn flight_record(&self) -> Option<Arc<FlightRecord>> {
+        // Read without the lock: others may ask too.
+        let recording = self.recording().clone();
+        match recording {
+            Some(recording) => recording.look().map(Arc::new),
+            None => self.view().exit.as_ref()?.last_words.clone(),
+        }
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Arc<Recording>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker without a process, for unit tests of plug-ins: what is sent to it waits in its outbox.
@@ -148,6 +171,8 @@ impl Link {
                 view.ready = false;
                 view.times.exited = now;
                 view.exit = Some(exit.clone());
+                // What it held is in the exit.
+                *self.recording() = None;
             }
             Fact::Error(_) => {}
         }

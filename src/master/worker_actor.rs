@@ -14,12 +14,12 @@ use crate::clock;
 use crate::ipc::{CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
-use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
+use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
 use crate::model::{Message, Mono, OutputStream, Reply, bounded};
 use crate::process::{Lines, ProcessHandle};
-use crate::supervision::{LifeInput, Lifecycle, Order, Output};
+use crate::supervision::{Fact, LifeInput, Lifecycle, Order, Output};
 
 /// Everything that belongs to a process that was just started.
 pub(crate) struct Newborn {
@@ -169,6 +169,19 @@ impl WorkerActor {
         }
     }
 
+    /// Nobody writes the flight recorder any more, so what it held belongs to the exit.
+    fn add_last_words(&self, reports: &mut [Report]) {
+        for report in reports {
+            if let Report::Fact(News {
+                fact: Fact::Exited(exit),
+                ..
+            }) = report
+            {
+                exit.last_words = self.link.flight_record();
+            }
+        }
+    }
+
     fn close_channel(&mut self) {
         // What waits cannot be sent any more. The link outlives the worker, so its descriptors are closed here and now: the
         // task that writes may be gone before it notices.
@@ -312,7 +325,9 @@ impl Handler<Happening> for WorkerActor {
                 }
                 self.close_channel();
                 self.link.calls.fail_all();
-                self.step(LifeInput::Exited(reaped.status), ctx)
+                let mut reports = self.step(LifeInput::Exited(reaped.status), ctx);
+                self.add_last_words(&mut reports);
+                reports
             }
         };
         self.report(reports, ctx);

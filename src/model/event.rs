@@ -251,6 +251,9 @@ impl ClusterEvent {
         {
             return text.len();
         }
+        if let EventKind::Exit(exit) = &self.kind {
+            return exit.last_words.as_ref().map_or(0, |words| words.text_len());
+        }
         0
     }
 }
