@@ -211,7 +211,7 @@ impl ClusterHandle {
     }
 
     /// What a worker's flight recorder holds at this moment, whatever the worker does: also of one that hangs. Of a dead worker,
-    /// one of the last 1,024, what it held at the end. `None` without a recorder
+    /// one of the last 64, what it held at the end. `None` without a recorder
     /// ([`ClusterBuilder::flight_recorder`](crate::ClusterBuilder::flight_recorder)), of a program that writes none, and of a worker
     /// that nobody remembers. Reads the worker's memory once, which takes some microseconds.
     #[must_use]

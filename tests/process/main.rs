@@ -15,6 +15,7 @@ mod disconnect;
 mod draining;
 mod errors;
 mod exit_kill;
+mod flight;
 mod fork_env;
 mod groups;
 mod health;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         draining::SCENARIOS,
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
+        flight::SCENARIOS,
         fork_env::SCENARIOS,
         groups::SCENARIOS,
         health::SCENARIOS,
