@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let notes = || {
         Cluster::builder()
             .workers(1)
+            .restart(RestartType::Temporary)
             .flight_recorder(recorded)
             .worker(note)
             .run()

@@ -80,8 +80,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.expect_ready();
             let _connection = ask(master, "/spin");
             master.hears(r#"it hangs in ["GET /spin"]"#);
+            let evidence = master.sees(1, "unhealthy").data()["evidence"]["flight"].clone();
             let words = last_words(master, 1);
-            assert_eq!(requests(&words).next().unwrap()["line"], "GET /spin", "{words}");
+            for record in [&evidence, &words] {
+                assert_eq!(requests(record).next().unwrap()["line"], "GET /spin", "{record}");
+            }
             assert!(words["heartbeats"].as_u64().unwrap() > 0, "{words}");
             master.once(2, "ready");
         },
