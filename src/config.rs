@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) shutdown: ShutdownPolicy,
     pub(crate) orphan_grace: Duration,
     pub(crate) lame_duck: Duration,
+    /// Bytes of each worker's flight recorder; 0 for none.
+    pub(crate) flight_recorder: usize,
     /// As the builder was told; `None` leaves it to what a spec runs and listens on.
     pub(crate) ready_when: Option<ReadyWhen>,
     /// Was the builder given a worker function?
@@ -96,6 +98,9 @@ impl Config {
             boot: spec.and_then(|spec| spec.boot).unwrap_or(self.boot),
             shutdown: spec.and_then(|spec| spec.shutdown).unwrap_or(self.shutdown),
             lame_duck: spec.and_then(|spec| spec.lame_duck).unwrap_or(self.lame_duck),
+            flight_recorder: spec
+                .and_then(|spec| spec.flight_recorder)
+                .unwrap_or(self.flight_recorder),
         }
     }
 
@@ -112,11 +117,18 @@ impl Config {
 
     /// What contradicts itself in a spec, beside its rules of restart.
     pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<SpecFault> {
-        let Terms { boot, lame_duck, .. } = self.terms(Some(spec));
+        let Terms {
+            boot,
+            lame_duck,
+            flight_recorder,
+            ..
+        } = self.terms(Some(spec));
         if boot.is_zero() {
             Some(SpecFault::NoBootTime)
         } else if lame_duck > LAME_DUCK_MAX {
             Some(SpecFault::LongLameDuck)
+        } else if !is_flight_recorder(flight_recorder) {
+            Some(SpecFault::FlightRecorder)
         } else {
             None
         }
@@ -179,6 +191,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) boot: Duration,
     pub(crate) shutdown: ShutdownPolicy,
     pub(crate) lame_duck: Duration,
+    /// Bytes of its flight recorder; 0 for none.
+    pub(crate) flight_recorder: usize,
 }
 
 impl Terms<'_> {
@@ -200,6 +214,11 @@ pub(crate) struct DeclaredListener {
 /// A balancer that needs longer to notice that a worker is not ready is no balancer.
 pub(crate) const LAME_DUCK_MAX: Duration = Duration::from_secs(3600);
 
+/// May a flight recorder be so large? The master reads all of it at each end of a worker, on the thread that supervises.
+pub(crate) const fn is_flight_recorder(bytes: usize) -> bool {
+    bytes == 0 || (4 << 10 <= bytes && bytes <= 256 << 10)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::{Cluster, ReadyWhen, ShutdownPolicy, WorkerSpec};
@@ -213,7 +232,8 @@ mod tests {
             .ready_when(ReadyWhen::Called)
             .boot_limit(minute)
             .shutdown_policy(ShutdownPolicy::Infinity)
-            .lame_duck(minute);
+            .lame_duck(minute)
+            .flight_recorder(0);
         let cluster = Cluster::builder()
             .listen("a", "127.0.0.1:0")
             .listen("b", "127.0.0.1:0")
@@ -221,6 +241,7 @@ mod tests {
             .grace(Duration::ZERO)
             .lame_duck(2 * minute)
             .boot_limit(3 * minute)
+            .flight_recorder(8 << 10)
             .spec(own)
             .spec(WorkerSpec::new("plain", 1))
             .spec(WorkerSpec::new("deaf", 1).listeners(Vec::<String>::new()))
@@ -245,6 +266,7 @@ mod tests {
         assert_eq!((plain.shutdown.longest(), plain.include("a")), (Duration::ZERO, true));
         assert_eq!((deaf.ready_when, deaf.include("a")), (ReadyWhen::Online, false));
         assert_eq!(foreign.ready_when, ReadyWhen::Spawned);
+        assert_eq!((own.flight_recorder, plain.flight_recorder), (0, 8 << 10));
         let stops: Vec<_> = config.more_specs.iter().map(|spec| spec.config.shutdown).collect();
         assert_eq!(
             stops[..2],
@@ -276,6 +298,11 @@ mod tests {
                 http().spec(spec().lame_duck(Duration::MAX)),
                 "spec odd: its lame-duck time",
             ),
+            (
+                http().spec(spec().flight_recorder(4095)),
+                "spec odd: its flight recorder",
+            ),
+            (http().flight_recorder((256 << 10) + 1), "flight_recorder is"),
             (http().lame_duck(Duration::MAX), "lame_duck is"),
             (http().spec(spec()).spec(spec()), "two specs are named odd"),
             (

@@ -17,8 +17,8 @@ use crate::error::CommandError;
 use crate::ipc::{self, CallError, SendError, ToWorker};
 use crate::master::{Command, Directory, Link, Subscribers, Urgency};
 use crate::model::{
-    BoundAddress, ClusterSnapshot, EventFilter, EventKind, Exit, Generation, Kind, Payload, PayloadError, Settings,
-    ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
+    BoundAddress, ClusterSnapshot, EventFilter, EventKind, Exit, FlightRecord, Generation, Kind, Payload, PayloadError,
+    Settings, ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
 };
 use crate::subscription::SubscribeOptions;
 
@@ -212,6 +212,15 @@ impl ClusterHandle {
             .collect()
     }
 
+    /// What a worker's flight recorder holds at this moment, whatever the worker does: also of one that hangs. Of a dead worker,
+    /// one of the last 64, what it held at the end. `None` without a recorder
+    /// ([`ClusterBuilder::flight_recorder`](crate::ClusterBuilder::flight_recorder)), of a program that writes none, and of a worker
+    /// that nobody remembers. Reads the worker's memory once, which takes some microseconds.
+    #[must_use]
+    pub fn flight_record(&self, worker: WorkerId) -> Option<Arc<FlightRecord>> {
+        self.shared.directory.dead_or_alive(worker)?.flight_record()
+    }
+
     /// Sends a message to every connected worker. One that cannot take it does not keep it from the others.
     ///
     /// # Errors
@@ -356,6 +365,12 @@ impl WorkerRef {
     #[must_use]
     pub fn exit(&self) -> Option<Exit> {
         self.link.view().exit.clone()
+    }
+
+    /// [`ClusterHandle::flight_record`] of this worker.
+    #[must_use]
+    pub fn flight_record(&self) -> Option<Arc<FlightRecord>> {
+        self.link.flight_record()
     }
 
     /// Everything the master knows about it.

@@ -38,6 +38,7 @@
 //! | let a load balancer notice a stop first | [`ClusterBuilder::lame_duck`], [`Worker::is_ready`] |
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
 //! | know that workers are alive, not only there | [`ClusterBuilder::heartbeat`], [`Worker::watch_loop`], `HealthMonitor` of `actix-cluster-actors` |
+//! | know what a worker did before it was killed | [`ClusterBuilder::flight_recorder`], [`Worker::mark`], [`Exit::last_words`] |
 //! | write a plug-in | [`ClusterBuilder::subscribe`], [`SubscribeOptions`], `testing`, the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
@@ -111,6 +112,7 @@ mod plug_ins;
 mod policy;
 pub mod prelude;
 mod process;
+mod recorder;
 mod socket;
 mod spec;
 mod subscription;
@@ -133,6 +135,7 @@ pub use model::{Announcement, CustomEvent, EndCause, Evidence, HealthAction, Unh
 pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
 pub use model::{DrainReport, Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{EventFilter, Kind, Kinds};
+pub use model::{FlightMark, FlightPhase, FlightRecord, FlightRequest};
 pub use model::{Generation, Mono, Slot, SpecName, WorkerId, WorkerState};
 pub use model::{Heartbeat, Lag, LoopBeat};
 pub use model::{RecycleReason, ReloadError, ReloadFailure};
@@ -157,7 +160,7 @@ pub use model::{Message, Payload, PayloadError, Reply};
 // The worker's side.
 pub use worker::{
     ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, Shutdown, Stream, Worker, WorkerOutput,
+    RemoteIncoming, RequestNote, Shutdown, Stream, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

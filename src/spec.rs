@@ -41,6 +41,7 @@ pub struct WorkerSpec {
     pub(crate) boot: Option<Duration>,
     pub(crate) shutdown: Option<ShutdownPolicy>,
     pub(crate) lame_duck: Option<Duration>,
+    pub(crate) flight_recorder: Option<usize>,
 }
 
 /// The function that a spec's workers run.
@@ -80,6 +81,7 @@ impl WorkerSpec {
             shutdown: None,
             lame_duck: None,
             cluster: false,
+            flight_recorder: None,
         }
     }
 
@@ -170,6 +172,13 @@ impl WorkerSpec {
     /// [`ClusterBuilder::lame_duck`](crate::ClusterBuilder::lame_duck). Default: as the builder says; at most one hour.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
         self.lame_duck = Some(time);
+        self
+    }
+
+    /// The size of its workers' flight recorders in bytes, 0 for none; see
+    /// [`ClusterBuilder::flight_recorder`](crate::ClusterBuilder::flight_recorder). Default: as the builder says.
+    pub const fn flight_recorder(mut self, bytes: usize) -> Self {
+        self.flight_recorder = Some(bytes);
         self
     }
 

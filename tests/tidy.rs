@@ -40,7 +40,7 @@ const BANS: &[Ban] = &[
         look_at: Plane::Shipped,
         words: "actix* tokio* nix libc tracing std::fs std::env std::thread std::net::Tcp* TcpStream TcpListener \
             UdpSocket UnixStream UnixListener Instant SystemTime::now crate::clock crate::sys crate::policy \
-            crate::supervision crate::ipc crate::process crate::socket crate::master crate::worker",
+            crate::supervision crate::ipc crate::process crate::recorder crate::socket crate::master crate::worker",
         why: "a noun does no I/O, reads no clock and knows no room above it",
     },
     Ban {
@@ -49,8 +49,8 @@ const BANS: &[Ban] = &[
         except: &[],
         look_at: Plane::Shipped,
         words: "actix* tokio* nix libc tracing rand fastrand std::fs std::env std::net std::thread thread::* \
-            Instant SystemTime crate::clock crate::sys crate::ipc crate::process crate::socket crate::master \
-            crate::worker",
+            Instant SystemTime crate::clock crate::sys crate::ipc crate::process crate::recorder crate::socket \
+            crate::master crate::worker",
         why: "facts and `now` come in, values go out; that is what makes a run replayable",
     },
     Ban {
@@ -66,7 +66,7 @@ const BANS: &[Ban] = &[
         under: &["src/ipc/"],
         except: &[],
         look_at: Plane::Shipped,
-        words: "actix actix_web crate::process crate::socket crate::policy crate::supervision crate::master \
+        words: "actix actix_web crate::process crate::recorder crate::socket crate::policy crate::supervision crate::master \
             crate::worker",
         why: "the I/O rooms are siblings that do not know each other",
     },
@@ -75,8 +75,17 @@ const BANS: &[Ban] = &[
         under: &["src/process/"],
         except: &[],
         look_at: Plane::Shipped,
-        words: "actix actix_web crate::ipc crate::socket crate::policy crate::supervision crate::master \
+        words: "actix actix_web crate::ipc crate::recorder crate::socket crate::policy crate::supervision crate::master \
             crate::worker",
+        why: "the I/O rooms are siblings that do not know each other",
+    },
+    Ban {
+        rule: "recorder knows no other room",
+        under: &["src/recorder/"],
+        except: &[],
+        look_at: Plane::Shipped,
+        words: "actix actix_web tokio* crate::ipc crate::process crate::socket crate::policy crate::supervision \
+            crate::master crate::worker",
         why: "the I/O rooms are siblings that do not know each other",
     },
     Ban {
@@ -84,7 +93,7 @@ const BANS: &[Ban] = &[
         under: &["src/socket/"],
         except: &[],
         look_at: Plane::Shipped,
-        words: "actix actix_web crate::ipc crate::process crate::policy crate::supervision crate::master \
+        words: "actix actix_web crate::ipc crate::process crate::recorder crate::policy crate::supervision crate::master \
             crate::worker",
         why: "the I/O rooms are siblings that do not know each other",
     },
@@ -93,7 +102,7 @@ const BANS: &[Ban] = &[
         under: &["src/sys/"],
         except: &[],
         look_at: Plane::Shipped,
-        words: "actix* crate::ipc crate::process crate::socket crate::policy crate::supervision crate::master \
+        words: "actix* crate::ipc crate::process crate::recorder crate::socket crate::policy crate::supervision crate::master \
             crate::worker",
         why: "it wraps calls of the kernel and knows nobody who makes them",
     },

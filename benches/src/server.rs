@@ -23,6 +23,8 @@ pub enum Role {
     PerWorker,
     /// A cluster with one socket for all workers.
     Shared,
+    /// As `PerWorker`, and each worker writes a flight recorder.
+    Recorded,
     /// One process, an unmodified `HttpServer` with as many threads.
     Threads,
 }
@@ -34,6 +36,7 @@ impl Role {
         match self {
             Self::PerWorker => "per-worker",
             Self::Shared => "shared",
+            Self::Recorded => "recorded",
             Self::Threads => "threads",
         }
     }
@@ -43,19 +46,20 @@ impl Role {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let name = std::env::var(ROLE).ok()?;
-    let role = [Role::PerWorker, Role::Shared, Role::Threads]
+    let role = [Role::PerWorker, Role::Shared, Role::Recorded, Role::Threads]
         .into_iter()
         .find(|role| role.name() == name)?;
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let workers = crate::number(WORKERS, 1);
     Some(match role {
-        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker),
-        Role::Shared => cluster(&address, workers, Scheduling::Shared),
+        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker, 0),
+        Role::Shared => cluster(&address, workers, Scheduling::Shared, 0),
+        Role::Recorded => cluster(&address, workers, Scheduling::PerWorker, 32 << 10),
         Role::Threads => threads(&address, workers),
     })
 }
 
-fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
+fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usize) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
@@ -63,6 +67,7 @@ fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
         .workers(u32::try_from(workers).unwrap_or(1))
         .reload_options(RolloutOptions::new().surge(surge))
         .listen_with("http", address, options)
+        .flight_recorder(recorder)
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
         .worker(serve);
@@ -133,7 +138,7 @@ impl Server {
     /// As there.
     pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
         let address = free_address()?;
-        let mut command = match std::env::var_os(FOREIGN).filter(|_| role != Role::Threads) {
+        let mut command = match std::env::var_os(FOREIGN).filter(|_| !matches!(role, Role::Threads | Role::Recorded)) {
             Some(program) => {
                 let mut command = Command::new(program);
                 let workers = workers.to_string();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::{Config, LAME_DUCK_MAX};
+use crate::config::{Config, LAME_DUCK_MAX, is_flight_recorder};
 use crate::error::BuildError;
 use crate::model::SpecName;
 
@@ -51,6 +51,14 @@ pub(super) fn check_ranges(config: &Config) -> Result<(), BuildError> {
     if config.lame_duck > LAME_DUCK_MAX {
         let value = format!("{:?}", config.lame_duck);
         return Err(out_of_range("lame_duck", value, "at most one hour"));
+    }
+    if !is_flight_recorder(config.flight_recorder) {
+        let value = config.flight_recorder;
+        return Err(out_of_range(
+            "flight_recorder",
+            value,
+            "4 KiB to 256 KiB, or 0 for none",
+        ));
     }
     Ok(())
 }

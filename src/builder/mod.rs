@@ -67,6 +67,7 @@ impl ClusterBuilder {
             shutdown: ShutdownPolicy::default(),
             orphan_grace: Duration::from_millis(500),
             lame_duck: Duration::ZERO,
+            flight_recorder: 0,
             ready_when: None,
             has_main: false,
             has_own_spec: true,
@@ -276,6 +277,22 @@ impl ClusterBuilder {
     /// second signal to it ends it early, an immediate stop and the death of the master know no such time.
     pub const fn lame_duck(mut self, time: Duration) -> Self {
         self.config.lame_duck = time;
+        self
+    }
+
+    /// Gives every worker a flight recorder of so many bytes: a memory in which it notes, without a system call, what it is
+    /// doing, and which the master reads when it has ended, above all when it could not speak any more (`SIGKILL`, out of
+    /// memory, a crash). It holds the requests in progress with method and path (served by [`Worker`], or noted with
+    /// [`Worker::note_request`]), which of them a thread was in the middle of, the last markers ([`Worker::mark`]), and how
+    /// far the worker had come: [`Exit::last_words`](crate::Exit::last_words). Of a worker that hangs it is
+    /// [`ClusterHandle::flight_record`](crate::ClusterHandle::flight_record).
+    ///
+    /// Default, and for 0: none, because paths may tell of people and would show up in events; the query never does. From
+    /// 4 KiB (room for 7 requests and 8 markers) to 256 KiB; 32 KiB is a good size (63 and 64, of which a record shows as much as fits
+    /// into 4 KiB each). Costs memory of that size at most, one
+    /// descriptor on each side, and some tens of nanoseconds for each request.
+    pub const fn flight_recorder(mut self, bytes: usize) -> Self {
+        self.config.flight_recorder = bytes;
         self
     }
 

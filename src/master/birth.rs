@@ -18,6 +18,7 @@ use crate::policy::ReadyWhen;
 use crate::process::{
     self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
 };
+use crate::recorder::Recording;
 use crate::socket::table::Handout;
 use crate::supervision::{Lifecycle, LifecycleConfig};
 
@@ -43,6 +44,7 @@ impl Birth<'_> {
     /// Starts the process.
     pub(crate) fn deliver(self) -> Result<Newborn, SpawnFailure> {
         let (ours, theirs) = channel_pair()?;
+        let recording = self.recording();
         let child = process::spawn(SpawnPlan {
             settings: self.settings,
             image: self.image,
@@ -50,6 +52,7 @@ impl Birth<'_> {
             contract: self.contract(),
             channel: theirs.as_fd(),
             listeners: self.listeners.iter().map(|(_, handout)| handout.fd.as_fd()).collect(),
+            recorder: recording.as_ref().map(AsFd::as_fd),
             default_args: &self.config.args,
         })?;
         drop(theirs);
@@ -92,7 +95,8 @@ impl Birth<'_> {
             self.restarts,
             outbox,
             Calls::new(),
-        );
+        )
+        .with_recording(recording);
         let lifecycle = LifecycleConfig {
             ready_when: self.terms.ready_when,
             boot: self.terms.boot,
@@ -113,6 +117,17 @@ impl Birth<'_> {
         })
     }
 
+    /// The memory of the flight recorder, if there is to be one. A worker without it is better than none.
+    fn recording(&self) -> Option<Recording> {
+        if self.terms.flight_recorder == 0 {
+            return None;
+        }
+        let created = Recording::create(self.terms.flight_recorder);
+        created
+            .inspect_err(|err| tracing::warn!(worker = self.id.get(), %err, "no flight recorder for this worker"))
+            .ok()
+    }
+
     fn contract(&self) -> Contract {
         let listeners = self.listeners.iter().map(|(name, handout)| InheritedListener {
             name: name.clone(),
@@ -127,6 +142,7 @@ impl Birth<'_> {
             generation: self.generation,
             channel: UNSET,
             listeners: listeners.collect(),
+            recorder: None,
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

@@ -4,16 +4,17 @@
 //! decided from it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::messages::News;
 use crate::model::{
-    BoundAddress, ClusterSnapshot, Counts, Exit, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono, Payload, Phase,
-    Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    BoundAddress, ClusterSnapshot, Counts, Exit, FlightRecord, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono,
+    Payload, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
+use crate::recorder::Recording;
 use crate::supervision::Fact;
 
 /// One worker as everybody sees it, with the way to talk to it.
@@ -27,6 +28,8 @@ pub(crate) struct Link {
     pub(crate) outbox: Outbox,
     pub(crate) calls: Calls,
     view: RwLock<View>,
+    /// The worker's flight recorder, while it lives: this is kept longer than descriptors may be.
+    recording: Mutex<Option<Arc<Recording>>>,
 }
 
 /// The part of a worker's record that changes.
@@ -83,7 +86,27 @@ impl Link {
             outbox,
             calls,
             view,
+            recording: Mutex::default(),
         }
+    }
+
+    pub(crate) fn with_recording(self, recording: Option<Recording>) -> Self {
+        *self.recording() = recording.map(Arc::new);
+        self
+    }
+
+    /// What its flight recorder holds; of a dead one, what it held.
+    pub(crate) fn flight_record(&self) -> Option<Arc<FlightRecord>> {
+        // Read without the lock: others may ask too.
+        let recording = self.recording().clone();
+        match recording {
+            Some(recording) => recording.look().map(Arc::new),
+            None => self.view().exit.as_ref()?.last_words.clone(),
+        }
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Arc<Recording>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker without a process, for unit tests of plug-ins: what is sent to it waits in its outbox.
@@ -154,6 +177,8 @@ impl Link {
                 view.ready = false;
                 view.times.exited = now;
                 view.exit = Some(exit.clone());
+                // What it held is in the exit.
+                *self.recording() = None;
             }
             Fact::Error(_) => {}
         }
@@ -313,6 +338,11 @@ impl Directory {
                 table.departed.pop_front();
             }
             table.departed.push_back(link);
+            if let Some(older) = table.departed.iter().rev().nth(RECORDS_KEPT)
+                && let Some(exit) = &mut older.change().exit
+            {
+                exit.last_words = None;
+            }
         }
     }
 
@@ -352,6 +382,9 @@ const ADDRESSES_MAX: usize = 256;
 /// Dead workers whose record is kept, so that a handler of their last words finds them.
 const DEPARTED_MAX: usize = 1024;
 
+/// Those of them that keep what their flight recorder held, which is some kilobytes each.
+const RECORDS_KEPT: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,6 +406,38 @@ mod tests {
         assert!(within(9) && !within(10));
         link.change().state = WorkerState::Exiting;
         assert!(!within(0), "it listens no more");
+    }
+
+    #[test]
+    fn the_last_dead_keep_what_their_flight_recorder_held_and_older_ones_do_not() {
+        let directory = Directory::new(BTreeMap::new());
+        let id = |n| WorkerId::new(u64::try_from(n).unwrap());
+        for n in 0..2 * RECORDS_KEPT {
+            let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
+            let link = Link::new(id(n), Slot::new("web", 0), Generation(0), 1, 0, outbox, calls);
+            let recording = Recording::create(4096).unwrap();
+            let memory = std::os::fd::AsFd::as_fd(&recording).try_clone_to_owned().unwrap();
+            crate::recorder::take_up(memory).unwrap().beat(n as u64);
+            let link = link.with_recording(Some(recording));
+            let mut exit = Exit::not_started(crate::model::SpawnFailure {
+                step: crate::model::SpawnStep::Exec,
+                errno: None,
+                detail: String::new(),
+            });
+            exit.last_words = link.flight_record();
+            assert_eq!(exit.last_words.as_ref().unwrap().heartbeats, n as u64);
+            link.learn(&News {
+                fact: Fact::Exited(exit),
+                state: WorkerState::Dead,
+                exited_after_disconnect: None,
+            });
+            assert!(link.recording().is_none(), "its descriptor is closed");
+            directory.write().workers.insert(link.id, Arc::new(link));
+            directory.depart(id(n));
+        }
+        let kept = |n: &usize| directory.dead_or_alive(id(*n)).unwrap().flight_record().is_some();
+        let kept: Vec<usize> = (0..2 * RECORDS_KEPT).filter(kept).collect();
+        assert_eq!(kept, (RECORDS_KEPT..2 * RECORDS_KEPT).collect::<Vec<_>>());
     }
 
     #[test]

@@ -14,13 +14,13 @@ use crate::clock;
 use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
-use crate::master::messages::{Frames, Happening, Report, Reports, WorkerOrder};
+use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
 use crate::model::{Message, Mono, OutputStream, Reply, bounded};
 use crate::policy::ShutdownPolicy;
 use crate::process::{Lines, ProcessHandle};
-use crate::supervision::{LifeInput, Lifecycle, Order, Output};
+use crate::supervision::{Fact, LifeInput, Lifecycle, Order, Output};
 
 /// Everything that belongs to a process that was just started.
 pub(crate) struct Newborn {
@@ -167,6 +167,19 @@ impl WorkerActor {
                 }
             }
             Order::CloseChannel => self.close_channel(),
+        }
+    }
+
+    /// Nobody writes the flight recorder any more, so what it held belongs to the exit.
+    fn add_last_words(&self, reports: &mut [Report]) {
+        for report in reports {
+            if let Report::Fact(News {
+                fact: Fact::Exited(exit),
+                ..
+            }) = report
+            {
+                exit.last_words = self.link.flight_record();
+            }
         }
     }
 
@@ -320,7 +333,9 @@ impl Handler<Happening> for WorkerActor {
                 }
                 self.close_channel();
                 self.link.calls.fail_all();
-                self.step(LifeInput::Exited(reaped.status), ctx)
+                let mut reports = self.step(LifeInput::Exited(reaped.status), ctx);
+                self.add_last_words(&mut reports);
+                reports
             }
         };
         self.report(reports, ctx);

@@ -251,6 +251,12 @@ impl ClusterEvent {
         {
             return text.len();
         }
+        if let EventKind::Exit(exit) = &self.kind {
+            return exit.last_words.as_ref().map_or(0, |words| words.text_len());
+        }
+        if let EventKind::Unhealthy(unhealthy) = &self.kind {
+            return unhealthy.evidence.flight.as_ref().map_or(0, |words| words.text_len());
+        }
         0
     }
 }

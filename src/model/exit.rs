@@ -1,11 +1,12 @@
 //! How a worker's life ended.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Signal, json};
+use super::{FlightRecord, Signal, json};
 
 /// Exit codes with a meaning to the master.
 pub mod exit_code {
@@ -138,6 +139,11 @@ pub struct Exit {
     /// How its stop went; `None` if it ended without having been told to stop, and without having announced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainReport>,
+    /// What its flight recorder held ([`ClusterBuilder::flight_recorder`](crate::ClusterBuilder::flight_recorder)), also when it was
+    /// killed from one instruction to the next; `None` without a recorder, and for a program that writes none. The worker's
+    /// own words: a hint for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_words: Option<Arc<FlightRecord>>,
 }
 
 /// How a worker spent the time between the order to stop (or its own announcement) and its end, by the master's clock.
@@ -169,6 +175,7 @@ impl Exit {
             requests_cut: 0,
             was_ready: false,
             drain: None,
+            last_words: None,
         }
     }
 

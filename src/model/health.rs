@@ -3,13 +3,14 @@
 //! Not here: how a plug-in comes to its judgement.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::heartbeat::brief;
 use super::json;
-use super::{Payload, PayloadError};
+use super::{FlightRecord, Payload, PayloadError};
 
 /// Something a plug-in wants everybody to know; see [`ClusterHandle::publish`](crate::ClusterHandle::publish).
 ///
@@ -137,6 +138,9 @@ pub struct Evidence {
     pub tracer: Option<u32>,
     /// What the loop said it was doing, when it could speak last.
     pub doing: String,
+    /// What its flight recorder held at that moment, if it has one: which request it was in the middle of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flight: Option<Arc<FlightRecord>>,
 }
 
 /// An event of a kind of your own.

@@ -39,6 +39,9 @@ pub enum SpecFault {
     /// Longer than anybody would wait for a stop.
     #[error("its lame-duck time is more than one hour; give it less")]
     LongLameDuck,
+    /// Too small to hold anything, or too large to be read at once.
+    #[error("its flight recorder has another size than 4 KiB to 256 KiB, or 0 for none")]
+    FlightRecorder,
     /// A worker's process looks for its function in the builder's description, where there is none of this spec.
     #[error("its worker function is not known to the builder, which is where its workers would look for it")]
     UnknownFunction,

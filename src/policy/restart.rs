@@ -86,6 +86,7 @@ mod tests {
             requests_cut: 0,
             was_ready: true,
             drain: None,
+            last_words: None,
         }
     }
 

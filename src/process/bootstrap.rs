@@ -16,7 +16,7 @@ pub(crate) use crate::sys::boot::CONTRACT_VARIABLE;
 
 /// Everything a worker knows at birth.
 ///
-/// `spawn` fills `channel`, the listeners' `fd`s, `uid`, `gid` and `shim`: they follow from its plan.
+/// `spawn` fills `channel`, the listeners' `fd`s, `recorder`, `uid`, `gid` and `shim`: they follow from its plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contract {
     /// The version of the channel's protocol.
@@ -27,6 +27,9 @@ pub(crate) struct Contract {
     /// The child's end of the channel.
     pub channel: RawFd,
     pub listeners: Vec<InheritedListener>,
+    /// The memory of its flight recorder, after the listeners.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorder: Option<RawFd>,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
     /// How often it gives a sign of life; never, if this is missing.
@@ -89,6 +92,11 @@ impl Contract {
     /// Takes the channel out of this process's contract: once.
     pub(crate) fn take_channel(&self) -> Option<OwnedFd> {
         boot::claim(self.channel)
+    }
+
+    /// Takes the memory of the flight recorder out of this process's contract: once.
+    pub(crate) fn take_recorder(&self) -> Option<OwnedFd> {
+        self.recorder.and_then(boot::claim)
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct SpawnPlan<'a> {
     pub channel: BorrowedFd<'a>,
     /// In the order of the contract's listeners.
     pub listeners: Vec<BorrowedFd<'a>>,
+    /// The memory of the flight recorder.
+    pub recorder: Option<BorrowedFd<'a>>,
     /// For settings without arguments.
     pub default_args: &'a [OsString],
 }
@@ -48,7 +50,7 @@ pub(crate) struct Child {
     pub stderr: Option<OwnedFd>,
 }
 
-/// The channel's number in the child; listeners follow it.
+/// The channel's number in the child; listeners follow it, and then the flight recorder.
 const CHANNEL_TARGET: RawFd = 3;
 
 /// Starts a process. Needs a runtime; takes a fraction of a millisecond, however much memory the master holds.
@@ -83,6 +85,8 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
     for (listener, target) in contract.listeners.iter_mut().zip(CHANNEL_TARGET + 1..) {
         listener.fd = target;
     }
+    let inherited: Vec<BorrowedFd<'_>> = plan.listeners.iter().copied().chain(plan.recorder).collect();
+    contract.recorder = plan.recorder.and_then(|_| (CHANNEL_TARGET + 1..).nth(passed));
     let environment = environment(settings, plan.extra_env, &contract)?;
     check_size(&arguments, &environment)?;
     let program = c_string(&program, "the program's path")?;
@@ -91,10 +95,10 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         None => None,
     };
 
-    let mut wires = Wires::new(passed);
+    let mut wires = Wires::new(inherited.len());
     wires.add(plan.channel, CHANNEL_TARGET, SpawnStep::Channel)?;
-    for (listener, target) in plan.listeners.iter().zip(CHANNEL_TARGET + 1..) {
-        wires.add(*listener, target, SpawnStep::Channel)?;
+    for (source, target) in inherited.iter().zip(CHANNEL_TARGET + 1..) {
+        wires.add(*source, target, SpawnStep::Channel)?;
     }
     wires.stdio(settings.stdin, 0)?;
     let stdout = wires.stdio(settings.stdout, 1)?;
@@ -141,10 +145,10 @@ struct Wires {
 }
 
 impl Wires {
-    fn new(listeners: usize) -> Self {
-        let listeners = RawFd::try_from(listeners).unwrap_or(RawFd::MAX / 2);
+    fn new(inherited: usize) -> Self {
+        let inherited = RawFd::try_from(inherited).unwrap_or(RawFd::MAX / 2);
         Self {
-            lowest: CHANNEL_TARGET + 1 + listeners,
+            lowest: CHANNEL_TARGET + 1 + inherited,
             descriptors: Vec::new(),
             null: Vec::new(),
         }

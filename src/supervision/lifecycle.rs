@@ -437,6 +437,8 @@ impl Lifecycle {
             requests_cut: lost,
             was_ready: past.was_ready,
             drain: self.drain.map(|drain| drain.report(lost, now)),
+            // Added by who can read it.
+            last_words: None,
         }));
     }
 

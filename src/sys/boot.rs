@@ -36,6 +36,8 @@ pub(crate) enum Captured {
 struct Order {
     channel: RawFd,
     listeners: Vec<Inherited>,
+    #[serde(default)]
+    recorder: Option<RawFd>,
     uid: Option<u32>,
     gid: Option<u32>,
     shim: bool,
@@ -122,6 +124,7 @@ fn capture(when: When) -> Captured {
 fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
     let mut kept: Vec<RawFd> = order.listeners.iter().map(|listener| listener.fd).collect();
     kept.push(order.channel);
+    kept.extend(order.recorder);
     kept.sort_unstable();
     if let Some(fd) = kept.iter().find(|fd| **fd <= libc::STDERR_FILENO || !is_open(**fd)) {
         return Err(format!("descriptor {fd}, which it names, is not open"));

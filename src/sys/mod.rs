@@ -6,5 +6,6 @@
 pub(crate) mod boot;
 pub(crate) mod process;
 pub(crate) mod reactor;
+pub(crate) mod ring;
 pub(crate) mod scm;
 pub(crate) mod socket;

@@ -14,9 +14,11 @@ use tokio::sync::mpsc;
 
 use crate::guard;
 use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
-use crate::model::{BoundAddress, Generation, ListenKey, Message, Slot, WorkerId, exit_code};
+use crate::model::{BoundAddress, FlightPhase, Generation, ListenKey, Message, Slot, WorkerId, exit_code};
 use crate::process::{Contract, Readiness};
+use crate::recorder::Recorder;
 use crate::worker::counters::Counters;
+use crate::worker::flight;
 use crate::worker::heartbeat::Loops;
 use crate::worker::listeners::Listeners;
 use crate::worker::serve::conn::Connections;
@@ -41,6 +43,7 @@ pub(crate) struct Inner {
     pub(crate) listeners: Listeners,
     /// The loops whose turning is told with each heartbeat.
     pub(crate) loops: Loops,
+    pub(crate) recorder: Option<Recorder<'static>>,
     /// Accepted connections that the end of the worker waits for.
     pub(crate) connections: Connections,
     inbox: Mutex<Option<mpsc::Receiver<Message>>>,
@@ -69,6 +72,7 @@ impl Worker {
             counters: Counters::default(),
             listeners,
             loops: Loops::default(),
+            recorder: flight::take_up(contract),
             connections: Connections::default(),
             inbox: Mutex::new(Some(inbox)),
             cleanup: Mutex::new(Vec::new()),
@@ -76,7 +80,11 @@ impl Worker {
             connected: AtomicBool::new(true),
             ready: AtomicBool::new(contract.ready == Readiness::Online),
         };
-        Self { inner: Arc::new(inner) }
+        let worker = Self { inner: Arc::new(inner) };
+        if worker.is_ready() {
+            worker.enter(FlightPhase::Running);
+        }
+        worker
     }
 
     /// Its id, unique for the life of the cluster.
@@ -172,6 +180,7 @@ impl Worker {
     /// call ([`ReadyWhen::Called`](crate::ReadyWhen)). A second call has no effect.
     pub fn ready(&self) {
         self.inner.ready.store(true, Ordering::Release);
+        self.enter(FlightPhase::Running);
         self.tell(&ToMaster::Ready);
     }
 
@@ -248,6 +257,9 @@ impl Worker {
     /// Stops in order after `lame_duck`.
     pub(crate) fn wind_down(&self, lame_duck: Duration) {
         self.leave();
+        if !lame_duck.is_zero() {
+            self.enter(FlightPhase::LameDuck);
+        }
         self.inner.shutdown.announce(lame_duck);
     }
 
@@ -262,6 +274,7 @@ impl Worker {
     pub(crate) fn tell_listening(&self, key: ListenKey, address: BoundAddress, adopts: bool) {
         if self.inner.contract.ready == Readiness::Listening {
             self.inner.ready.store(true, Ordering::Release);
+            self.enter(FlightPhase::Running);
         }
         self.tell(&ToMaster::Listening { key, address, adopts });
     }

@@ -128,7 +128,10 @@ fn beat(worker: &Worker, main: &Watched, n: u64, interval: Duration, late: Durat
     let loops = inner.loops.beats(main, interval, late);
     let heartbeat = Heartbeat::new(n + 1, inner.counters.snapshot().active, loops);
     match inner.outbox.push(&ToMaster::Heartbeat(heartbeat), Vec::new()) {
-        Ok(()) => n + 1,
+        Ok(()) => {
+            worker.note_beat(n + 1);
+            n + 1
+        }
         Err(error) => {
             tracing::debug!(err = %error, "heartbeat not sent");
             n

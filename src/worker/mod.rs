@@ -1,10 +1,12 @@
 //! The child's side: what runs inside a worker process.
 //!
-//! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `listeners` and `listener` what it may
+//! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
+//! it notes for the time after its death, `listeners` and `listener` what it may
 //! accept on, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
+pub(crate) mod flight;
 mod heartbeat;
 pub(crate) mod listener;
 mod listeners;
@@ -16,6 +18,7 @@ mod web;
 
 pub use context::{Messages, Worker};
 pub use counters::{ActiveRequest, Counters};
+pub use flight::RequestNote;
 pub use heartbeat::{LoopError, LoopWatch};
 pub use listener::Listener;
 pub use runtime::WorkerOutput;

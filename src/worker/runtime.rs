@@ -15,7 +15,7 @@ use crate::cluster::WorkerMain;
 use crate::config::Config;
 use crate::error::RunError;
 use crate::ipc::{CallReply, Channel, Decoder, Incoming, PROTOCOL, ReadOutcome, ToMaster, ToWorker};
-use crate::model::{Message, Reply, bounded, exit_code};
+use crate::model::{FlightPhase, Message, Reply, bounded, exit_code};
 use crate::process::Contract;
 use crate::sys::boot;
 use crate::worker::context::Worker;
@@ -56,6 +56,7 @@ pub(crate) async fn run_here<T>(
         // The task was cancelled: the runtime is being torn down around us.
         Err(_) => exit_code::FAILED,
     };
+    worker.enter(FlightPhase::Ending);
     worker.inner.shutdown.start();
     worker.inner.connections.idle().await;
     for cleanup in worker.take_cleanup() {
@@ -230,6 +231,7 @@ async fn stop_in_time(worker: Worker) {
         () = shutdown.started() => {}
     }
     worker.inner.counters.drain();
+    worker.enter(FlightPhase::Draining);
     worker.tell(&ToMaster::Stats(worker.inner.counters.snapshot()));
 }
 

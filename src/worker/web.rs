@@ -13,7 +13,7 @@ use crate::model::ListenError;
 use crate::worker::context::Worker;
 use crate::worker::listener::Listener;
 use crate::worker::serve::http_server::run_server;
-use crate::worker::serve::web::{ServeError, ServeOptions, serve_app};
+use crate::worker::serve::web::{Books, ServeError, ServeOptions, serve_app};
 
 impl Worker {
     /// Serves an actix-web application on the declared listener `name`, until the worker is told to stop and the last
@@ -80,9 +80,12 @@ impl Listener {
         S::Service: 'static,
         B: MessageBody + 'static,
     {
-        let counters = self.worker().counters().clone();
+        let books = Books {
+            counters: self.worker().counters().clone(),
+            recorder: self.worker().inner.recorder,
+        };
         let (intake, lease) = self.intake().map_err(ServeError::Listen)?;
-        let result = serve_app(intake, counters, options, app).await;
+        let result = serve_app(intake, books, options, app).await;
         drop(lease);
         result
     }

@@ -17,6 +17,7 @@ mod disconnect;
 mod draining;
 mod errors;
 mod exit_kill;
+mod flight;
 mod fork_env;
 mod groups;
 mod health;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         draining::SCENARIOS,
         errors::SCENARIOS,
         exit_kill::SCENARIOS,
+        flight::SCENARIOS,
         fork_env::SCENARIOS,
         groups::SCENARIOS,
         health::SCENARIOS,

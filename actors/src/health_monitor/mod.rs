@@ -126,6 +126,8 @@ impl HealthMonitor {
                 told.action = action;
                 if self.config.evidence {
                     told.evidence = evidence_of(worker, &name);
+                    let cluster = self.view.shared.cluster.get();
+                    told.evidence.flight = cluster.and_then(|cluster| cluster.flight_record(worker.id));
                 }
                 (Announcement::Unhealthy(Box::new(told)), action, name)
             }

@@ -116,6 +116,7 @@ pub(super) fn limits(channel: OwnedFd) {
                 contract: contract(),
                 channel: theirs.as_fd(),
                 listeners: Vec::new(),
+                recorder: None,
                 default_args: &[],
             });
             drop((ours, theirs));

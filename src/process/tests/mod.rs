@@ -37,6 +37,7 @@ pub(super) fn contract() -> Contract {
         generation: Generation(3),
         channel: 3,
         listeners: Vec::new(),
+        recorder: None,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),
@@ -88,6 +89,7 @@ fn start(
         contract,
         channel: theirs.as_fd(),
         listeners: listeners.iter().map(|listener| listener.as_fd()).collect(),
+        recorder: None,
         default_args: &[],
     })?;
     Ok((child, ours))

@@ -74,6 +74,7 @@ fn decline(cluster: &mut Cluster, id: u64) -> Vec<String> {
         requests_cut: 0,
         was_ready: false,
         drain: None,
+        last_words: None,
     };
     cluster.tell(Input::WorkerExited { id: id_of, exit })
 }

@@ -81,6 +81,7 @@ impl Cluster {
             requests_cut: 0,
             was_ready: true,
             drain: None,
+            last_words: None,
         };
         let id = WorkerId::new(id);
         self.tell(Input::WorkerExited { id, exit })

@@ -35,6 +35,7 @@ use super::conn::{ConnectionGuard, Stream};
 use crate::clock;
 use crate::model::Mono;
 use crate::worker::counters::Counters;
+use crate::worker::flight::RequestNote;
 
 /// The stop, as all connections of one listener see it.
 #[derive(Debug, Default)]
@@ -109,12 +110,15 @@ pub(super) struct ConnState {
 
 impl ConnState {
     /// Begins a request: counted, and protected from the drain, until the result is dropped.
-    pub(super) fn begin(self: &Rc<Self>) -> InFlight {
+    pub(super) fn begin(self: &Rc<Self>, note: RequestNote) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
         self.used.set(Some(clock::now()));
         self.partial.set(false);
         self.counters.request_started();
-        InFlight { state: Rc::clone(self) }
+        InFlight {
+            state: Rc::clone(self),
+            note,
+        }
     }
 
     /// Should the response that is about to be sent announce the end of the connection?
@@ -169,11 +173,16 @@ impl ConnState {
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Rc<ConnState>,
+    note: RequestNote,
 }
 
 impl InFlight {
     pub(super) fn state(&self) -> &ConnState {
         &self.state
+    }
+
+    pub(super) fn note(&self) -> &RequestNote {
+        &self.note
     }
 
     pub(super) fn failed(&self) {

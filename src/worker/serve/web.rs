@@ -5,7 +5,7 @@
 //! adds (its accept thread, worker threads and signal handlers) has no use inside a worker.
 
 use std::fmt::Debug;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,7 +23,9 @@ use super::conn::{Accepted, Connections, Stream};
 use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
 use super::intake::Intake;
 use crate::model::ListenError;
+use crate::recorder::Recorder;
 use crate::worker::counters::Counters;
+use crate::worker::flight::RequestNote;
 
 /// Limits of serving HTTP.
 #[derive(Clone, Debug)]
@@ -64,12 +66,19 @@ pub enum ServeError {
     App,
 }
 
+/// Where it is written down what is served.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub(crate) counters: Counters,
+    pub(crate) recorder: Option<Recorder<'static>>,
+}
+
 /// Serves the application until the worker is told to stop and the last connection has ended.
 ///
 /// `app` is called once: there is one application in each worker process.
 pub(crate) async fn serve_app<F, I, S, B>(
     intake: Intake,
-    counters: Counters,
+    books: Books,
     options: ServeOptions,
     app: F,
 ) -> Result<(), ServeError>
@@ -88,11 +97,17 @@ where
     let config = app_config(local);
     let app = map_config(app(), move |()| config.clone())
         .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
-    let app = apply_fn_factory(app, |request: Request, app: &_| {
+    let Books { counters, recorder } = books;
+    let app = apply_fn_factory(app, move |request: Request, app: &_| {
         let state = request.conn_data::<Rc<ConnState>>();
-        let active = state.expect("the callback below gave one to every connection").begin();
-        let answer = Service::<Request>::call(app, request);
+        // Without the query, which is where secrets are.
+        let note = RequestNote::new(recorder, &[request.method().as_str(), " ", request.path()]);
+        let state = state.expect("the callback below gave one to every connection");
+        let active = state.begin(note);
+        let answer = active.note().running(|| Service::<Request>::call(app, request));
         async move {
+            let mut answer = pin!(answer);
+            let answer = poll_fn(|cx| active.note().running(|| answer.as_mut().poll(cx)));
             Ok(match answer.await {
                 Ok(answer) => track(answer.into(), active),
                 Err(answer) => track(answer, active),

@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::intake::Intake;
-use super::web::{ServeError, ServeOptions, serve_app};
+use super::web::{Books, ServeError, ServeOptions, serve_app};
 use crate::clock;
 use crate::worker::counters::Counters;
 use crate::worker::shutdown::Shutdown;
@@ -107,7 +107,11 @@ fn serve_on(intake: Intake, address: SocketAddr, shutdown: Shutdown, options: Se
                 }),
             )
     };
-    let serving = actix_rt::spawn(serve_app(intake, counters.clone(), options, app));
+    let books = Books {
+        counters: counters.clone(),
+        recorder: None,
+    };
+    let serving = actix_rt::spawn(serve_app(intake, books, options, app));
     Served {
         address,
         shutdown,
