@@ -302,7 +302,7 @@ impl Handler<Happening> for WorkerActor {
             }
             Happening::ProtocolBroken(what) => self.step(LifeInput::ProtocolBroken(what), ctx),
             Happening::Line(stream, line) => vec![Report::Line(stream, line)],
-            Happening::Died(reaped) => {
+            Happening::Died(reaped, starved) => {
                 dead = true;
                 if reaped.leftovers {
                     tracing::warn!(
@@ -312,7 +312,12 @@ impl Handler<Happening> for WorkerActor {
                 }
                 self.close_channel();
                 self.link.calls.fail_all();
-                self.step(LifeInput::Exited(reaped.status), ctx)
+                let mut reports = Vec::new();
+                if starved {
+                    reports = self.step(LifeInput::OutOfMemory, ctx);
+                }
+                reports.extend(self.step(LifeInput::Exited(reaped.status), ctx));
+                reports
             }
         };
         self.report(reports, ctx);

@@ -50,6 +50,8 @@ fn is_normal(exit: &Exit) -> bool {
             | ExitReason::Protocol(_)
             | ExitReason::ChannelClosed
             | ExitReason::Hang(_)
+            | ExitReason::Memory(_)
+            | ExitReason::Oom
             | ExitReason::SpawnFailed(_) => false,
         }
 }

@@ -324,6 +324,8 @@ fn spawn_failure(exit: &Exit) -> Option<SpawnFailure> {
         | ExitReason::Protocol(_)
         | ExitReason::ChannelClosed
         | ExitReason::Hang(_)
+        | ExitReason::Memory(_)
+        | ExitReason::Oom
         | ExitReason::Killed => None,
     }
 }

@@ -349,6 +349,7 @@ impl Process {
             | LifeInput::Ready
             | LifeInput::MoreTime(_)
             | LifeInput::Blamed(_)
+            | LifeInput::OutOfMemory
             | LifeInput::Stats(_)
             | LifeInput::Exited(_) => {}
         }
