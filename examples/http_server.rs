@@ -7,7 +7,7 @@ use actix_cluster::{
     Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
     RestartLimit, Scheduling, Worker, WorkerRef,
 };
-use actix_cluster_actors::{EventLog, EventLogConfig};
+use actix_cluster_actors::{EventLog, EventLogConfig, MemoryConfig, MemoryLimit, MemoryWatchdog};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -47,6 +47,9 @@ struct Args {
     /// How long a worker that was told to stop goes on accepting, not ready any more, before it drains; in milliseconds.
     #[arg(long, default_value_t = 0)]
     lame_duck_ms: u64,
+    /// Replace workers above nine tenths of so much memory, and kill those that reach it; default: no limit.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    memory_limit_mb: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -94,6 +97,12 @@ fn cluster(args: &Args) -> ClusterBuilder {
         .on_message(|worker, message| answer(&worker, &message));
     if let Some(workers) = args.workers {
         builder = builder.workers(workers);
+    }
+    if let Some(limit) = args.memory_limit_mb {
+        let config = MemoryConfig::new(MemoryLimit::mib(limit));
+        builder = MemoryWatchdog::new(config)
+            .expect("a limit of at least 1 MiB")
+            .attach(builder);
     }
     match args.events {
         // On a thread of its own: nobody may be reading standard output.

@@ -28,6 +28,8 @@ mod listening;
 mod listening_faults;
 mod master_death;
 mod master_faults;
+mod memory;
+mod memory_oom;
 mod messages;
 mod otp_races;
 mod otp_records;
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
+        memory::SCENARIOS,
+        memory_oom::SCENARIOS,
         messages::SCENARIOS,
         otp_races::SCENARIOS,
         otp_records::SCENARIOS,
