@@ -71,7 +71,7 @@ pub(super) enum Stage {
 }
 
 /// What is to be told or done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     /// Replace it: it is over its soft limit.
     Recycle { id: WorkerId, used: u64, limit: u64 },
