@@ -57,6 +57,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: recycled_and_reloaded,
     },
     Scenario {
+        name: "f_235_without_control_groups_a_percentage_is_of_the_machine_and_one_warning_says_so",
+        app: without_groups,
+        check: of_the_machine,
+    },
+    Scenario {
         name: "f_187_memory_that_cannot_be_read_is_told_once_and_nothing_is_done",
         app: without_proc,
         check: unreadable,
@@ -321,6 +326,52 @@ fn without_proc() -> ExitCode {
         }
     }
     cluster.main()
+}
+
+/// A view of the files of its own. Before there is another thread, so that all share it.
+fn own_view() -> nix::Result<()> {
+    let (nothing, flags) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(nothing, "/", nothing, flags, nothing)
+}
+
+fn without_groups() -> ExitCode {
+    let hidden = || {
+        own_view()?;
+        let nothing = None::<&str>;
+        mount(Some("none"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), nothing)
+    };
+    if std::env::var_os("ACTIX_CLUSTER_WORKER").is_none() {
+        match hidden() {
+            Ok(()) => probe::say("hidden"),
+            Err(error) => probe::say(&format!("skip {error}")),
+        }
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib: u64 = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let percent = (LIMIT * MIB) as f64 / (kib * 1024) as f64 * 100.0;
+    let config = MemoryConfig::new(MemoryLimit::Percent(percent)).period(limit(PERIOD));
+    watched(2, config.spread(0.0).hard(None)).main()
+}
+
+fn of_the_machine(master: &mut Master) {
+    let first = master.expect_line("hidden or not", actix_cluster_tests::master::SOON, |line| {
+        !line["said"].is_null()
+    });
+    if first["said"] != "hidden" {
+        eprintln!("skipped, needs root: {}", first["said"]);
+        return;
+    }
+    master.expect_ready();
+    master.order(&Order::Send(1, format!("to {SOFT}")));
+    assert_eq!(master.sees(1, "recycling").data(), "memory");
+    master.sees(1, "exit");
+    // Of an end by `SIGKILL` nobody can tell whether it was for want of memory, so it is a crash.
+    actix_cluster_tests::master::send(master.once(2, "ready").pid(), nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(master.sees(2, "exit").reason(), &json!("crash"));
+    let report = told(master, "report").pop().unwrap();
+    assert_eq!(report.data()["data"]["group"]["limit_bytes"], Value::Null);
+    assert_eq!(master.log().matches("only /proc is read").count(), 1);
 }
 
 fn unreadable(master: &mut Master) {

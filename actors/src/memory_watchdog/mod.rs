@@ -323,8 +323,11 @@ impl Actor for MemoryWatchdog {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if Group::of(std::process::id()).is_none() {
-            tracing::warn!("no control group that counts memory: a percentage is of the machine's memory");
+        let group = Group::of(std::process::id()).and_then(|group| group.read().usage);
+        if group.is_none() {
+            tracing::warn!(
+                "no control group tells its memory: only /proc is read, a percentage is of the machine's memory"
+            );
         }
         ctx.run_interval(self.config.period, |watchdog, ctx| watchdog.read_all(ctx));
     }
