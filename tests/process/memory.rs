@@ -383,7 +383,9 @@ fn unreadable(master: &mut Master) {
         return;
     }
     master.until("both hidden", |master| master.count_said("hidden") == 2);
-    master.expect_ready();
+    for worker in [1, 2] {
+        master.sees(worker, "ready");
+    }
     master.order(&Order::Send(1, format!("leak {HARD}")));
     master.until("the word", |master| !told(master, "unreadable").is_empty());
     let reports = told(master, "report").len();

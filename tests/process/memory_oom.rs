@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use actix_cluster::Worker;
+use actix_cluster::{ReadyWhen, Worker};
 use actix_cluster_actors::{MemoryConfig, MemoryLimit, MemoryWatchdog};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
@@ -18,7 +18,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "f_232_a_worker_that_the_kernel_kills_for_want_of_memory_is_named_so_and_others_are_not",
     app: || {
         let config = MemoryConfig::new(MemoryLimit::mib(4096));
-        let cluster = probe::cluster().worker(in_a_group_of_its_own);
+        let cluster = probe::cluster()
+            .ready_when(ReadyWhen::Called)
+            .worker(in_a_group_of_its_own);
         MemoryWatchdog::new(config)
             .expect("4 GiB is a limit")
             .attach(cluster)
@@ -72,7 +74,7 @@ fn killed_by_the_kernel(master: &mut Master) {
         eprintln!("skipped: {said}");
         return;
     };
-    master.expect_ready();
+    master.sees(1, "ready");
     master.order(&Order::Send(1, "grow".to_owned()));
     let exit = master.sees(1, "exit");
     assert_eq!((exit.signal(), exit.reason()), (Some(9), &json!("oom")));
