@@ -9,7 +9,9 @@ use actix_cluster::{
     RestartLimit, Scheduling, Worker, WorkerRef,
 };
 use actix_cluster_actors::metrics::{Metrics, MetricsConfig, MetricsError, is_ours};
-use actix_cluster_actors::{AutoscaleConfig, Autoscaler, EventLog, EventLogConfig};
+use actix_cluster_actors::{
+    AutoscaleConfig, Autoscaler, EventLog, EventLogConfig, MemoryConfig, MemoryLimit, MemoryWatchdog,
+};
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -55,6 +57,9 @@ struct Args {
     /// How long a worker that was told to stop goes on accepting, not ready any more, before it drains; in milliseconds.
     #[arg(long, default_value_t = 0)]
     lame_duck_ms: u64,
+    /// Replace workers above nine tenths of so much memory, and kill those that reach it; default: no limit.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    memory_limit_mb: Option<u64>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,6 +131,12 @@ fn cluster(args: &Args) -> ClusterBuilder {
     if let Some((min, max)) = args.autoscale {
         let scaler = Autoscaler::new(AutoscaleConfig::new().min(min).max(max));
         builder = scaler.expect("the range was checked").attach(builder);
+    }
+    if let Some(limit) = args.memory_limit_mb {
+        let config = MemoryConfig::new(MemoryLimit::mib(limit));
+        builder = MemoryWatchdog::new(config)
+            .expect("a limit of at least 1 MiB")
+            .attach(builder);
     }
     match args.events {
         // On a thread of its own: nobody may be reading standard output.

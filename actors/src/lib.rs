@@ -5,6 +5,7 @@
 //! | [`Autoscaler`] | what workers say about their load, and what the kernel knows of it | adds workers and removes them |
 //! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
 //! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
+//! | [`MemoryWatchdog`] | how much memory each worker uses, as the kernel tells it | replaces those that use too much, kills those that reach the limit |
 //! | `metrics::Metrics` (feature `metrics`) | everything, and what workers measure themselves | answers a scrape with the whole cluster as OpenMetrics text |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
@@ -18,6 +19,8 @@
 mod autoscaler;
 mod event_log;
 mod health_monitor;
+mod kernel;
+mod memory_watchdog;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod signals;
@@ -25,6 +28,9 @@ mod signals;
 pub use autoscaler::{AutoscaleConfig, AutoscaleConfigError, Autoscaler, ScaleDecision, ScaleReason};
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
 pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
+pub use memory_watchdog::{
+    GroupReport, MemoryConfig, MemoryConfigError, MemoryLimit, MemoryReport, MemoryView, MemoryWatchdog, WorkerMemory,
+};
 pub use signals::{LoadReport, LoadSignal, Reading};
 
 /// The program in the README compiles.

@@ -52,6 +52,8 @@ fn is_failure(exit: &Exit) -> bool {
         | ExitReason::Protocol(_)
         | ExitReason::ChannelClosed
         | ExitReason::Hang(_)
+        | ExitReason::Memory(_)
+        | ExitReason::Oom
         | ExitReason::SpawnFailed(_) => true,
     }
 }

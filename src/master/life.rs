@@ -13,7 +13,7 @@ use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
 use crate::master::worker_actor::WorkerActor;
 use crate::model::{ExitStatus, OutputStream};
-use crate::process::{Lines, ProcessHandle};
+use crate::process::{Lines, OomWatch, ProcessHandle};
 
 /// What the life task of one worker works with.
 pub(crate) struct Life {
@@ -51,7 +51,8 @@ impl Life {
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
         let mut exited = pin!(self.process.exited());
-        match self.read(&mut decoder, exited.as_mut()).await {
+        let mut oom = OomWatch::begin(self.process.pid());
+        match self.read(&mut decoder, &mut oom, exited.as_mut()).await {
             ReadEnd::ProcessEnded => self.last_words(&mut decoder).await,
             // What follows, if anything does, makes no sense any more.
             ReadEnd::ChannelEnded => drop(exited.await),
@@ -65,14 +66,19 @@ impl Life {
         let Some(reaped) = self.process.reap(self.kill_tree) else {
             return;
         };
-        self.tell(Happening::Died(reaped)).await;
+        self.tell(Happening::Died(reaped, oom.has_killed(reaped.status))).await;
     }
 
     /// Reads until the channel or the process ends.
     ///
     /// The process's end interrupts the waits, never a `hand_over`: actix drops a message whose sender does not wait for
     /// its answer any more, and these frames would be lost.
-    async fn read(&self, decoder: &mut Decoder, mut exited: Pin<&mut impl Future<Output = ExitStatus>>) -> ReadEnd {
+    async fn read(
+        &self,
+        decoder: &mut Decoder,
+        oom: &mut OomWatch,
+        mut exited: Pin<&mut impl Future<Output = ExitStatus>>,
+    ) -> ReadEnd {
         loop {
             let mut frames = Vec::new();
             let outcome = tokio::select! {
@@ -80,6 +86,10 @@ impl Life {
                 _ = exited.as_mut() => None,
             };
             let makes_events = frames.iter().any(makes_events);
+            // Who puts workers into groups of their own has done it by then, or the worker itself has.
+            if frames.iter().any(|incoming| tells_a_step(&incoming.frame)) {
+                oom.look_again();
+            }
             self.hand_over(frames).await;
             match outcome {
                 None => return ReadEnd::ProcessEnded,
@@ -164,6 +174,14 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
         | ToMaster::MoreTime(_)
         | ToMaster::Reply { .. } => false,
     }
+}
+
+/// Is it a step towards serving?
+const fn tells_a_step(frame: &ToMaster) -> bool {
+    matches!(
+        frame,
+        ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Ready
+    )
 }
 
 /// Passes the lines of a piped stream on until it ends. After the process's death only what is in the pipe counts: a

@@ -36,8 +36,8 @@ pub(crate) enum Happening {
     ChannelClosed,
     /// A frame broke the protocol.
     ProtocolBroken(String),
-    /// The process is gone and reaped.
-    Died(Reaped),
+    /// The process is gone and reaped; `true` if it was the kernel that killed it for want of memory.
+    Died(Reaped, bool),
     /// A line on a piped stream.
     Line(OutputStream, String),
 }

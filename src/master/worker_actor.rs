@@ -323,7 +323,7 @@ impl Handler<Happening> for WorkerActor {
             }
             Happening::ProtocolBroken(what) => self.step(LifeInput::ProtocolBroken(what), ctx),
             Happening::Line(stream, line) => vec![Report::Line(stream, line)],
-            Happening::Died(reaped) => {
+            Happening::Died(reaped, starved) => {
                 dead = true;
                 if reaped.leftovers {
                     tracing::warn!(
@@ -333,7 +333,11 @@ impl Handler<Happening> for WorkerActor {
                 }
                 self.close_channel();
                 self.link.calls.fail_all();
-                let mut reports = self.step(LifeInput::Exited(reaped.status), ctx);
+                let mut reports = Vec::new();
+                if starved {
+                    reports = self.step(LifeInput::OutOfMemory, ctx);
+                }
+                reports.extend(self.step(LifeInput::Exited(reaped.status), ctx));
                 self.add_last_words(&mut reports);
                 reports
             }

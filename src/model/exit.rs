@@ -101,6 +101,10 @@ pub enum ExitReason {
     ChannelClosed,
     /// A loop of it, named here, did not turn, and it was ended for that.
     Hang(String),
+    /// It used more memory than it may, as told here, and a plug-in ended it for that.
+    Memory(String),
+    /// The kernel killed it because the machine, or its control group, was out of memory.
+    Oom,
     /// A signal sent through the handle ended it.
     Killed,
     /// The process could not be started.
@@ -117,6 +121,10 @@ impl fmt::Display for ExitReason {
             Self::Protocol(what) => write!(f, "protocol violation: {what}"),
             Self::ChannelClosed => f.write_str("closed its channel"),
             Self::Hang(name) => write!(f, "hung: loop `{name}` did not turn"),
+            Self::Memory(what) => write!(f, "used too much memory: {what}"),
+            Self::Oom => f.write_str(
+                "out of memory: the kernel killed it; let it have more, or replace it before (MemoryWatchdog)",
+            ),
             Self::Killed => f.write_str("killed through the handle"),
             Self::SpawnFailed(failure) => write!(f, "could not be started: {failure}"),
         }

@@ -183,6 +183,8 @@ impl CustomEvent {
 pub enum EndCause {
     /// This loop of it does not turn; the exit says [`ExitReason::Hang`](crate::ExitReason::Hang) with this name.
     Hang(String),
+    /// It uses more memory than it may; the exit says [`ExitReason::Memory`](crate::ExitReason::Memory) with this text.
+    Memory(String),
 }
 
 #[cfg(test)]

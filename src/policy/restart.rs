@@ -55,6 +55,8 @@ pub(crate) fn has_nothing_to_do(exit: &Exit) -> bool {
             | ExitReason::Protocol(_)
             | ExitReason::ChannelClosed
             | ExitReason::Hang(_)
+            | ExitReason::Memory(_)
+            | ExitReason::Oom
             | ExitReason::SpawnFailed(_) => false,
         }
 }
@@ -69,6 +71,8 @@ fn is_normal(exit: &Exit) -> bool {
             | ExitReason::Protocol(_)
             | ExitReason::ChannelClosed
             | ExitReason::Hang(_)
+            | ExitReason::Memory(_)
+            | ExitReason::Oom
             | ExitReason::SpawnFailed(_) => false,
         }
 }

@@ -47,6 +47,8 @@ pub(crate) enum LifeInput {
     StopOrdered(ShutdownPolicy),
     /// A plug-in is about to end it, for this.
     Blamed(EndCause),
+    /// The kernel's killer for want of memory has taken it, as far as can be told. Comes just before `Exited`.
+    OutOfMemory,
     /// A handle wants it signalled.
     KillOrdered(Signal),
     /// It was reaped. The last input that counts; feed it after everything read from the channel.

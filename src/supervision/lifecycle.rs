@@ -39,6 +39,8 @@ pub(crate) struct Lifecycle {
     exited_after_disconnect: Option<bool>,
     /// Signals sent through a handle, bit `number - 1` each.
     signals: u64,
+    /// The kernel's killer for want of memory was seen at work as it ended.
+    starved: bool,
     stats: WorkerStats,
     /// Since it was told to stop, or announced it.
     drain: Option<Drain>,
@@ -98,6 +100,7 @@ impl Lifecycle {
             cause: None,
             exited_after_disconnect: None,
             signals: 0,
+            starved: false,
             stats: WorkerStats::default(),
             drain: None,
             ignored: 0,
@@ -145,12 +148,16 @@ impl Lifecycle {
             (State::Up { boot: Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::StopOrdered(policy)) => {
                 self.stop_again(policy, now);
             }
-            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Blamed(EndCause::Hang(name))) => {
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::Blamed(cause)) => {
                 // An order to stop, or a kill that is under way already, stays the reason.
                 if !self.ladder.is_killed() {
-                    self.cause.get_or_insert(ExitReason::Hang(name));
+                    self.cause.get_or_insert(match cause {
+                        EndCause::Hang(name) => ExitReason::Hang(name),
+                        EndCause::Memory(what) => ExitReason::Memory(what),
+                    });
                 }
             }
+            (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::OutOfMemory) => self.starved = true,
             (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::KillOrdered(signal)) => {
                 return self.signal(signal, now);
             }
@@ -210,6 +217,7 @@ impl Lifecycle {
                 | In::ProtocolBroken(_)
                 | In::StopOrdered(_)
                 | In::Blamed(_)
+                | In::OutOfMemory
                 | In::KillOrdered(_)
                 | In::Exited(_),
             ) => return self.ignore(),
@@ -460,6 +468,8 @@ impl Lifecycle {
         });
         if by_handle {
             ExitReason::Killed
+        } else if self.starved && status.signal() == Some(Signal::KILL) && !self.ladder.is_killed() {
+            ExitReason::Oom
         } else {
             ExitReason::Crash
         }

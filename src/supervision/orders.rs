@@ -305,6 +305,8 @@ pub(super) fn spawn_refusal(exit: &Exit) -> ForkRefused {
         | ExitReason::Protocol(_)
         | ExitReason::ChannelClosed
         | ExitReason::Hang(_)
+        | ExitReason::Memory(_)
+        | ExitReason::Oom
         | ExitReason::Killed => ForkRefused::Stopping,
     }
 }

@@ -31,6 +31,8 @@ mod listening;
 mod listening_faults;
 mod master_death;
 mod master_faults;
+mod memory;
+mod memory_oom;
 mod messages;
 mod metrics;
 mod metrics_workers;
@@ -89,6 +91,8 @@ fn main() -> ExitCode {
         listening_faults::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
+        memory::SCENARIOS,
+        memory_oom::SCENARIOS,
         messages::SCENARIOS,
         metrics::SCENARIOS,
         metrics_workers::SCENARIOS,

@@ -264,6 +264,7 @@ mod tests {
             requests_cut: 2,
             was_ready: true,
             drain: None,
+            last_words: None,
         }
     }
 

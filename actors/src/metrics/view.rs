@@ -414,6 +414,7 @@ mod tests {
             requests_cut: 0,
             was_ready: true,
             drain: None,
+            last_words: None,
         }
     }
 

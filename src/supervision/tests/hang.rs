@@ -1,4 +1,4 @@
-//! Tables for a worker that asks for more time, and for one that is ended because it hangs.
+//! Tables for a worker that asks for more time, and for the reasons that an exit has: a hang, want of memory.
 
 use super::*;
 use crate::model::{EndCause, ExitReason, ExitStatus, Signal};
@@ -104,4 +104,37 @@ fn an_order_to_stop_and_somebody_elses_kill_stay_the_reason() {
     assert_eq!(reason(&mut ordered, ms(100)).0, ExitReason::Ordered);
     let mut killed = life([LifeInput::Online, LifeInput::KillOrdered(Signal::KILL), hang()]);
     assert_eq!(reason(&mut killed, ms(100)).0, ExitReason::Killed);
+}
+
+#[test]
+fn f_232_the_kernels_kill_for_want_of_memory_is_named_and_ours_is_not_taken_for_it() {
+    let mut starved = life([LifeInput::Online, LifeInput::Ready, LifeInput::OutOfMemory]);
+    assert_eq!(reason(&mut starved, ms(100)), (ExitReason::Oom, false));
+    let mut crashed = life([LifeInput::Online, LifeInput::Ready]);
+    assert_eq!(reason(&mut crashed, ms(100)).0, ExitReason::Crash);
+    // The counter rose for somebody else of the group: this one was killed by us, or told to stop, or ended otherwise.
+    let mut killed = life([
+        LifeInput::Online,
+        LifeInput::KillOrdered(Signal::KILL),
+        LifeInput::OutOfMemory,
+    ]);
+    assert_eq!(reason(&mut killed, ms(100)).0, ExitReason::Killed);
+    let mut hung = life([LifeInput::Online, hang(), LifeInput::OutOfMemory]);
+    assert_eq!(reason(&mut hung, ms(100)).0, ExitReason::Hang("main".to_owned()));
+    let stop = LifeInput::StopOrdered(ShutdownPolicy::Grace(SECOND));
+    let mut stopped = life([LifeInput::Online, stop, LifeInput::OutOfMemory]);
+    assert_eq!(reason(&mut stopped, ms(100)).0, ExitReason::Ordered);
+}
+
+#[test]
+fn f_186_a_kill_for_memory_and_whatever_else_ends_it_make_one_exit() {
+    let blame = || LifeInput::Blamed(EndCause::Memory("2 of 1 MiB".to_owned()));
+    let memory = ExitReason::Memory("2 of 1 MiB".to_owned());
+    let mut life_of = life([LifeInput::Online, LifeInput::Ready, blame()]);
+    drain(&mut life_of);
+    life_of.handle(LifeInput::KillOrdered(Signal::KILL), ms(100));
+    life_of.handle(LifeInput::ChannelClosed, ms(100));
+    assert_eq!(reason(&mut life_of, ms(101)), (memory, true));
+    assert_eq!(life_of.handle(blame(), ms(102)), Note::Ignored);
+    assert!(drain(&mut life_of).is_empty());
 }

@@ -351,6 +351,7 @@ impl Process {
             | LifeInput::Ready
             | LifeInput::MoreTime(_)
             | LifeInput::Blamed(_)
+            | LifeInput::OutOfMemory
             | LifeInput::Stats(_)
             | LifeInput::Exited(_) => {}
         }
