@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`EventLog`] | every event its [`EventFilter`](actix_cluster::EventFilter) lets through | writes each as one line of JSON |
 //! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
+//! | [`SystemdNotifier`] | the cluster's readiness, reloads and stop | tells the service manager, and that the supervising loop turns |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
@@ -15,9 +16,11 @@
 
 mod event_log;
 mod health_monitor;
+mod systemd;
 
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
 pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
+pub use systemd::{SystemdConfig, SystemdNotifier};
 
 /// The program in the README compiles.
 #[cfg(doctest)]
