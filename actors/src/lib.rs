@@ -16,10 +16,12 @@
 
 mod event_log;
 mod health_monitor;
+mod rotating_file;
 mod systemd;
 
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
 pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
+pub use rotating_file::{RotatingFile, Rotation};
 pub use systemd::{SystemdConfig, SystemdNotifier};
 
 /// The program in the README compiles.
