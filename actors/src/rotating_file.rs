@@ -3,7 +3,7 @@
 //! The renaming is `rolling-file`'s. Here: when, lines that stay whole, and what happens while the disk does not take any.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Local};
@@ -72,7 +72,8 @@ impl Default for Rotation {
 pub struct RotatingFile {
     path: PathBuf,
     rotation: Rotation,
-    file: Option<RollingFileAppender<Rule>>,
+    file: Option<RollingFileAppender<Never>>,
+    age: Age,
 }
 
 impl RotatingFile {
@@ -82,6 +83,7 @@ impl RotatingFile {
             path: path.into(),
             rotation,
             file: None,
+            age: Age::default(),
         }
     }
 }
@@ -90,17 +92,22 @@ impl Write for RotatingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // What is larger than the buffer would go to the disk past it, and a part of it could be written untold.
         let part = &bytes[..bytes.len().min(BUFFER_BYTES - 1)];
+        let now = Local::now();
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                let rule = Rule::new(self.rotation);
-                let file =
-                    RollingFileAppender::new_with_buffer_capacity(&self.path, rule, self.rotation.keep, BUFFER_BYTES)?;
+                let (keep, path) = (self.rotation.keep, &self.path);
+                let file = RollingFileAppender::new_with_buffer_capacity(path, Never, keep, BUFFER_BYTES)?;
+                self.age = Age::of(path);
                 none.insert(file)
             }
         };
+        // Ordered here and not by its own rule: that one complains on standard error, and panics where this is full too.
+        if self.age.is_over(&now, self.rotation) && file.rollover().is_ok() {
+            self.age = Age::of(&self.path);
+        }
         let taken = file.write(part)?;
-        file.condition_mut().is_within_line = part[..taken].last().is_some_and(|last| *last != b'\n');
+        self.age.took(&part[..taken], now);
         Ok(taken)
     }
 
@@ -109,36 +116,47 @@ impl Write for RotatingFile {
     }
 }
 
-/// When the next file is due.
-#[derive(Debug)]
-struct Rule {
-    rotation: Rotation,
+/// How old and how large the file is.
+#[derive(Debug, Default)]
+struct Age {
+    bytes: u64,
     /// When the first line was written since the file was begun or opened.
     since: Option<DateTime<Local>>,
     /// What comes next belongs to the line before it.
     is_within_line: bool,
 }
 
-impl Rule {
-    const fn new(rotation: Rotation) -> Self {
+impl Age {
+    fn of(path: &Path) -> Self {
         Self {
-            rotation,
-            since: None,
-            is_within_line: false,
+            bytes: std::fs::metadata(path).map_or(0, |file| file.len()),
+            ..Self::default()
         }
+    }
+
+    fn is_over(&self, now: &DateTime<Local>, rotation: Rotation) -> bool {
+        let age = self
+            .since
+            .map_or(Duration::ZERO, |since| (*now - since).to_std().unwrap_or_default());
+        let is_large = rotation.max_bytes.is_some_and(|max| self.bytes >= max.max(1));
+        let is_old = rotation.max_age.is_some_and(|max| age >= max) && self.since.is_some();
+        (is_large || is_old) && !self.is_within_line
+    }
+
+    fn took(&mut self, part: &[u8], now: DateTime<Local>) {
+        self.bytes += part.len() as u64;
+        self.since.get_or_insert(now);
+        self.is_within_line = part.last().is_some_and(|last| *last != b'\n');
     }
 }
 
-impl RollingCondition for Rule {
-    fn should_rollover(&mut self, now: &DateTime<Local>, bytes: u64) -> bool {
-        let age = (*now - *self.since.get_or_insert(*now)).to_std().unwrap_or_default();
-        let is_large = self.rotation.max_bytes.is_some_and(|max| bytes >= max.max(1));
-        let is_old = self.rotation.max_age.is_some_and(|max| age >= max) && bytes > 0;
-        let is_due = (is_large || is_old) && !self.is_within_line;
-        if is_due {
-            self.since = Some(*now);
-        }
-        is_due
+/// Nothing is put aside unless it is ordered.
+#[derive(Debug)]
+struct Never;
+
+impl RollingCondition for Never {
+    fn should_rollover(&mut self, _: &DateTime<Local>, _: u64) -> bool {
+        false
     }
 }
 
@@ -198,20 +216,17 @@ mod tests {
     #[test]
     fn an_old_file_is_put_aside_and_an_empty_or_unfinished_one_is_not() {
         let minute = Duration::from_secs(60);
-        let mut rule = Rule::new(Rotation::new().max_age(Some(minute)));
-        let start = Local::now();
-        assert!(!rule.should_rollover(&start, 0));
-        assert!(!rule.should_rollover(&(start + minute / 2), 10));
-        rule.is_within_line = true;
-        assert!(!rule.should_rollover(&(start + minute), 10));
-        rule.is_within_line = false;
-        assert!(!rule.should_rollover(&(start + minute), 0));
-        assert!(rule.should_rollover(&(start + minute), 10));
-        assert!(
-            !rule.should_rollover(&(start + minute + minute / 2), 10),
-            "the new one is young"
-        );
-        assert!(!rule.should_rollover(&(start - minute), 10), "the clock went back");
+        let rotation = Rotation::new().max_age(Some(minute));
+        let (mut age, start) = (Age::default(), Local::now());
+        assert!(!age.is_over(&(start + minute), rotation), "it is empty");
+        age.took(b"a line\n", start);
+        assert!(!age.is_over(&(start + minute / 2), rotation));
+        assert!(!age.is_over(&(start - minute), rotation), "the clock went back");
+        assert!(age.is_over(&(start + minute), rotation));
+        age.took(b"half a ", start + minute / 2);
+        assert!(!age.is_over(&(start + minute), rotation));
+        age.took(b"line\n", start + minute / 2);
+        assert!(age.is_over(&(start + minute), rotation));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod descriptors;
 mod disconnect;
 mod draining;
 mod errors;
+mod event_log;
 mod exit_kill;
 mod fork_env;
 mod groups;
@@ -45,6 +46,8 @@ mod spawn_failures;
 mod specs;
 mod stop_orders;
 mod syscall_faults;
+mod systemd;
+mod tracker;
 
 use std::process::ExitCode;
 
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         disconnect::SCENARIOS,
         draining::SCENARIOS,
         errors::SCENARIOS,
+        event_log::SCENARIOS,
         exit_kill::SCENARIOS,
         fork_env::SCENARIOS,
         groups::SCENARIOS,
@@ -93,5 +97,7 @@ fn main() -> ExitCode {
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
         syscall_faults::SCENARIOS,
+        systemd::SCENARIOS,
+        tracker::SCENARIOS,
     ])
 }

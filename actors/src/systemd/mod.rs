@@ -245,7 +245,9 @@ impl Handler<ClusterEvent> for SystemdNotifier {
 
     fn handle(&mut self, event: ClusterEvent, ctx: &mut Self::Context) {
         let was_stopping = self.script.is_stopping();
-        if matches!(event.kind.kind(), Kind::AllReady | Kind::ReloadStarted) {
+        // Ready must be said before a reload is.
+        let is_early = matches!(event.kind, EventKind::ReloadStarted { .. }) && self.script.is_silent();
+        if is_early || matches!(event.kind, EventKind::AllReady { .. }) {
             self.look(ctx);
         }
         if FRAMING.contains(event.kind.kind()) {

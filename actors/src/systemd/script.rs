@@ -86,6 +86,11 @@ impl Script {
         &self.status
     }
 
+    /// Nothing but a status was said.
+    pub(super) fn is_silent(&self) -> bool {
+        self.said == Said::Nothing
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.said == Said::Stopping
     }
