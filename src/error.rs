@@ -22,6 +22,14 @@ pub enum BuildError {
         /// What is wrong with the text.
         source: ListenAddrError,
     },
+    /// The service manager has handed over no such socket.
+    #[error("listener {name:?}: {why}; `listen_activated_or` has an address for this case")]
+    NotActivated {
+        /// The listener's name.
+        name: String,
+        /// What there is instead.
+        why: String,
+    },
     /// Two listeners have one name.
     #[error("two listeners are named {0:?}: give each its own name")]
     DuplicateListener(String),

@@ -1,6 +1,7 @@
 //! `EventLog`: every event as one line of JSON, on whatever can be written to.
 //!
-//! What an event says is the core's affair; rotating, compressing and shipping files is not done here.
+//! What an event says is the core's affair; a file that rotates is a sink ([`crate::RotatingFile`]). Compressing and shipping
+//! files is not done here.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler};
-use actix_cluster::{ClusterEvent, EventFilter, SubscribeOptions};
+use actix_cluster::{ClusterEvent, EventFilter, EventKind, Settings, SubscribeOptions};
 use serde::Serialize;
 
 /// What is logged, and how much may wait for a slow sink.
@@ -16,6 +17,7 @@ use serde::Serialize;
 pub struct EventLogConfig {
     filter: EventFilter,
     capacity: usize,
+    environment: bool,
 }
 
 impl EventLogConfig {
@@ -39,6 +41,14 @@ impl EventLogConfig {
         self.capacity = events;
         self
     }
+
+    /// Writes the values of the workers' environment variables in `setup` lines, which may be secrets. Default: no, only
+    /// their names.
+    #[must_use]
+    pub const fn environment(mut self, yes: bool) -> Self {
+        self.environment = yes;
+        self
+    }
 }
 
 impl Default for EventLogConfig {
@@ -46,6 +56,7 @@ impl Default for EventLogConfig {
         Self {
             filter: EventFilter::lifecycle(),
             capacity: 4096,
+            environment: false,
         }
     }
 }
@@ -124,7 +135,12 @@ impl<W: Write + Send + Unpin + 'static> Actor for EventLog<W> {
 impl<W: Write + Send + Unpin + 'static> Handler<ClusterEvent> for EventLog<W> {
     type Result = ();
 
-    fn handle(&mut self, event: ClusterEvent, _: &mut Self::Context) {
+    fn handle(&mut self, mut event: ClusterEvent, _: &mut Self::Context) {
+        if let EventKind::Setup(settings) = &mut event.kind
+            && !self.config.environment
+        {
+            redact(settings);
+        }
         let outcome = line(&event).map_or(Outcome::Dropped, |line| self.outlet.put(line));
         self.counts.count(outcome);
     }
@@ -170,6 +186,13 @@ impl EventLogCounts {
 enum Outcome {
     Written,
     Dropped,
+}
+
+/// Leaves the names of variables only.
+fn redact(settings: &mut Settings) {
+    for (_, value) in &mut settings.env {
+        *value = "(not shown)".into();
+    }
 }
 
 /// The line of an event; `None` if it has no JSON form (a wall clock before 1970).
@@ -312,6 +335,7 @@ mod tests {
         let cluster = Cluster::builder()
             .workers(1)
             .exec("/bin/true")
+            .env("API_TOKEN", "hunter2")
             .restart(RestartType::Temporary)
             .ready_when(ReadyWhen::Spawned)
             .when_empty(WhenEmpty::Stop)
@@ -337,6 +361,7 @@ mod tests {
             let events: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
             let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
             assert_eq!(names[0], "setup");
+            assert!(text.contains("API_TOKEN") && !text.contains("hunter2"), "{text}");
             assert!(names.contains(&"fork") && names.contains(&"exit"), "{names:?}");
             let order: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
             assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");

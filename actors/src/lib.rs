@@ -7,6 +7,8 @@
 //! | [`HealthMonitor`] | the heartbeats of every worker | tells which loops no longer turn, and replaces or kills their workers |
 //! | [`MemoryWatchdog`] | how much memory each worker uses, as the kernel tells it | replaces those that use too much, kills those that reach the limit |
 //! | `metrics::Metrics` (feature `metrics`) | everything, and what workers measure themselves | answers a scrape with the whole cluster as OpenMetrics text |
+//! | [`StateTracker`] | the steps of every worker's life | keeps their records, tells of slow starts, reports |
+//! | [`SystemdNotifier`] | the cluster's readiness, reloads and stop | tells the service manager, and that the supervising loop turns |
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
@@ -23,7 +25,10 @@ mod kernel;
 mod memory_watchdog;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod rotating_file;
 mod signals;
+mod state_tracker;
+mod systemd;
 
 pub use autoscaler::{AutoscaleConfig, AutoscaleConfigError, Autoscaler, ScaleDecision, ScaleReason};
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
@@ -31,7 +36,13 @@ pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthM
 pub use memory_watchdog::{
     GroupReport, MemoryConfig, MemoryConfigError, MemoryLimit, MemoryReport, MemoryView, MemoryWatchdog, WorkerMemory,
 };
+pub use rotating_file::{RotatingFile, Rotation};
 pub use signals::{LoadReport, LoadSignal, Reading};
+pub use state_tracker::{
+    Forget, GetAll, GetState, GetTable, IsHealthy, MetadataError, SetMetadata, StartUp, StateReader, StateTracker,
+    StateTrackerConfig, WorkerRecord,
+};
+pub use systemd::{SystemdConfig, SystemdNotifier};
 
 /// The program in the README compiles.
 #[cfg(doctest)]

@@ -13,14 +13,13 @@ use std::time::Duration;
 use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::model::{
-    ListenAddr, ListenAddrError, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr,
-};
+use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr};
 use crate::plug_ins::PlugIn;
 use crate::policy::{
     AutoShutdown, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
+use crate::socket::activation;
 use crate::spec::WorkerSpec;
 use crate::worker::{Worker, WorkerOutput};
 
@@ -33,7 +32,7 @@ pub struct ClusterBuilder {
     pub(crate) config: Config,
     workers: Option<u32>,
     max_booting: Option<usize>,
-    listeners: Vec<(String, Result<ListenAddr, ListenAddrError>, ListenOptions)>,
+    listeners: Vec<(String, Result<ListenAddr, BuildError>, ListenOptions)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
     before_start: Option<BeforeStartHook>,
@@ -128,8 +127,39 @@ impl ClusterBuilder {
 
     /// [`listen`](Self::listen) with options.
     pub fn listen_with(mut self, name: impl Into<String>, address: impl ToListenAddr, options: ListenOptions) -> Self {
-        self.listeners.push((name.into(), address.to_listen_addr(), options));
+        let name = name.into();
+        let address = address.to_listen_addr().map_err(|source| BuildError::Address {
+            name: name.clone(),
+            source,
+        });
+        self.listeners.push((name, address, options));
         self
+    }
+
+    /// Listens on a socket that the service manager has opened (systemd's socket activation): the one whose
+    /// `FileDescriptorName=` is `name`, or the only one, whatever it is called. Clients can then connect before this
+    /// program runs, and while it is restarted. All workers share it.
+    ///
+    /// `LISTEN_PID` of another process counts as none; [`build`](Self::build) tells if there is no such socket, and the start
+    /// if it is no listening stream socket. Workers do not see `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`.
+    pub fn listen_activated(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let address = activated(&name).map_err(|why| BuildError::NotActivated {
+            name: name.clone(),
+            why,
+        });
+        self.listeners.push((name, address, ListenOptions::default()));
+        self
+    }
+
+    /// [`listen_activated`](Self::listen_activated), or [`listen`](Self::listen) on `address` where no such socket was handed
+    /// over: one program for both ways to be started.
+    pub fn listen_activated_or(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        let name = name.into();
+        match activated(&name) {
+            Ok(activated) => self.listen(name, activated),
+            Err(_) => self.listen(name, address),
+        }
     }
 
     /// Which of the declared listeners the builder's own workers get, by name; see [`WorkerSpec::listeners`]. Default: all.
@@ -421,10 +451,7 @@ impl ClusterBuilder {
             if config.listeners.iter().any(|declared| declared.name == name) {
                 return Err(BuildError::DuplicateListener(name));
             }
-            let address = match address {
-                Ok(address) => address,
-                Err(source) => return Err(BuildError::Address { name, source }),
-            };
+            let address = address?;
             config.listeners.push(DeclaredListener { name, address, options });
         }
         // A worker runs this too, on its way to the first answer, and has no use for the number, which takes some 30
@@ -465,6 +492,14 @@ impl ClusterBuilder {
     pub fn main(self) -> std::process::ExitCode {
         Cluster::exit_code(self.build().map_err(RunError::from).and_then(Cluster::run))
     }
+}
+
+/// A socket of the service manager's. A worker is told by its master what it listens on, and looks for nothing.
+fn activated(name: &str) -> Result<ListenAddr, String> {
+    if crate::is_worker() {
+        return Ok(ListenAddr::Fd(0));
+    }
+    activation::find(name).map(ListenAddr::Fd)
 }
 
 impl fmt::Debug for ClusterBuilder {

@@ -212,6 +212,8 @@ fn environment(
     contract: &Contract,
 ) -> Result<Vec<CString>, SpawnFailure> {
     let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    // They name descriptors of the master's; a worker would find others under these numbers.
+    variables.retain(|name, _| !MASTERS_OWN.iter().any(|own| name == own));
     for (name, value) in settings.env.iter().chain(extra) {
         if name.is_empty() || name.as_bytes().contains(&b'=') {
             let detail = format!("{name:?} is no name for an environment variable: it is empty or contains \"=\"");
@@ -233,6 +235,9 @@ fn environment(
         })
         .collect()
 }
+
+/// What a service manager says to the master alone: the variables of socket activation.
+const MASTERS_OWN: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// F-106: the kernel would cut the string at the NUL.
 fn c_string(text: &OsStr, what: &str) -> Result<CString, SpawnFailure> {

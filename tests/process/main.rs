@@ -16,6 +16,7 @@ mod descriptors;
 mod disconnect;
 mod draining;
 mod errors;
+mod event_log;
 mod exit_kill;
 mod flight;
 mod fork_env;
@@ -57,6 +58,8 @@ mod specs;
 mod stop_orders;
 mod storms;
 mod syscall_faults;
+mod systemd;
+mod tracker;
 
 use std::process::ExitCode;
 
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         disconnect::SCENARIOS,
         draining::SCENARIOS,
         errors::SCENARIOS,
+        event_log::SCENARIOS,
         exit_kill::SCENARIOS,
         flight::SCENARIOS,
         fork_env::SCENARIOS,
@@ -117,5 +121,7 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         syscall_faults::SCENARIOS,
+        systemd::SCENARIOS,
+        tracker::SCENARIOS,
     ])
 }

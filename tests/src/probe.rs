@@ -103,7 +103,7 @@ pub enum Order {
     Setup(Change),
     /// `fault::start`; answered by `said: "forked <id>"` or `said: "error …"`.
     Hostile(Fault),
-    /// Sets the soft limit of the master for descriptors (`nofile`) or processes (`nproc`), `None` for as much as may be;
+    /// Sets the soft limit of the master for descriptors (`nofile`), processes (`nproc`) or the size of files (`fsize`), `None` for as much as may be;
     /// answered by `said: "limited"`.
     Limit(String, Option<u64>),
     /// `handle.reload_with`; answered by `said: "reloaded <generation>"` or `said: "not reloaded: …"`.
@@ -371,6 +371,7 @@ fn set_limit(what: &str, soft: Option<u64>) {
     let resource = match what {
         "nofile" => Resource::RLIMIT_NOFILE,
         "nproc" => Resource::RLIMIT_NPROC,
+        "fsize" => Resource::RLIMIT_FSIZE,
         other => panic!("no limit {other:?}"),
     };
     let (_, hard) = getrlimit(resource).expect("the limit can be read");
