@@ -3,9 +3,13 @@
 mod cluster;
 mod driver;
 mod meddle;
+mod plan;
 mod process;
 mod reload;
 mod script;
+mod settings;
+mod shrink;
+mod simulate;
 mod specs;
 mod trace;
 mod world;
