@@ -261,8 +261,9 @@ impl World {
             Deed::HoldUpMaster(time, first) => return self.hold_up_master(time, first),
         };
         self.requests.extend(request_of(&input));
-        // I-35: the same again changes nothing.
-        let again = (number.is_multiple_of(3) && request_of(&input).is_none()).then(|| input.clone());
+        // I-35: the same again changes nothing. A slot may be given up again before it is started by hand once more.
+        let may_repeat = request_of(&input).is_none() && !matches!(input, Input::SlotStartRequested { .. });
+        let again = (number.is_multiple_of(3) && may_repeat).then(|| input.clone());
         for input in std::iter::once(input).chain(again) {
             self.happen(Happening::Arrives(input));
         }

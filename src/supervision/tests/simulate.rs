@@ -18,7 +18,7 @@ use super::meddle::Deed;
 use super::plan::{Item, Plan};
 use super::script::Script;
 use super::shrink::{items, shrink, told, violation};
-use super::world::{History, live_through};
+use super::world::{History, Sum, Trace, live_through};
 use super::*;
 use crate::clock;
 
@@ -200,7 +200,7 @@ fn from_environment<T: FromStr>(variable: &str) -> Option<T> {
 }
 
 fn live(plan: Plan) -> History {
-    live_through(plan, false)
+    live_through(plan, Trace::Off)
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn simulated_world_keeps_every_invariant() {
     let first = from_environment("SIMULATE_FROM").unwrap_or(0);
     if let Some(text) = from_environment::<String>("SIMULATE_PLAN") {
         let plan = Plan::parse(first, &text).unwrap_or_else(|| panic!("SIMULATE_PLAN: {text}"));
-        if let Err(text) = violation(|| live(plan.clone())) {
+        if let Err(text) = violation(|| live_through(plan.clone(), Trace::Told)) {
             panic!("{}", told(&plan, &text));
         }
         return;
@@ -223,7 +223,7 @@ fn simulated_world_keeps_every_invariant() {
 #[test]
 fn i_42_the_same_seed_gives_the_same_history() {
     for seed in 0..150 {
-        let history = || live_through(Plan::new(seed), true);
+        let history = || live_through(Plan::new(seed), Trace::Summed(Sum::default()));
         assert_eq!(history(), history(), "seed {seed}");
     }
 }

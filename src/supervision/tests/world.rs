@@ -71,7 +71,7 @@ pub(super) struct World {
     /// The scripts and deeds that were met, a bit each.
     pub(super) met: u64,
     steps: u64,
-    trace: Option<Trace>,
+    trace: Trace,
 }
 
 /// What there is to tell about a history that went well.
@@ -87,11 +87,26 @@ pub(super) struct History {
     pub(super) trace: u64,
 }
 
+/// What is made of all that the cluster's machine orders.
+#[derive(Debug)]
+pub(super) enum Trace {
+    Off,
+    /// It is printed, with what happens.
+    Told,
+    Summed(Sum),
+}
+
 /// A sum over text.
 #[derive(Debug)]
-struct Trace(u64);
+pub(super) struct Sum(u64);
 
-impl Write for Trace {
+impl Default for Sum {
+    fn default() -> Self {
+        Self(0xCBF2_9CE4_8422_2325)
+    }
+}
+
+impl Write for Sum {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
@@ -101,7 +116,7 @@ impl Write for Trace {
 }
 
 impl World {
-    pub(super) fn new(plan: Plan) -> Self {
+    fn new(plan: Plan, trace: Trace) -> Self {
         let (config, surroundings) = (config(&plan), surroundings(&plan));
         let start = surroundings.start;
         let deeds = deeds(&plan, surroundings.faults);
@@ -128,7 +143,7 @@ impl World {
             kills: 0,
             met: 0,
             steps: 0,
-            trace: None,
+            trace,
         };
         world.later(Duration::ZERO, Happening::Arrives(Input::Started));
         for (number, at, deed) in deeds {
@@ -249,6 +264,9 @@ impl World {
     }
 
     pub(super) fn happen(&mut self, what: Happening) {
+        if matches!(self.trace, Trace::Told) {
+            eprintln!("{:>14.3?} {what:?}", self.now.since(self.start));
+        }
         match what {
             Happening::Arrives(input) => {
                 self.inputs.push_back(input);
@@ -281,8 +299,11 @@ impl World {
     fn carry_out(&mut self) {
         while let Some(action) = self.machine.poll_action() {
             self.judge.see(&action, &self.machine, self.now);
-            if let Some(trace) = &mut self.trace {
-                write!(trace, "{:?} {action:?}", self.now.since(self.start)).expect("a sum takes any text");
+            let after = self.now.since(self.start);
+            match &mut self.trace {
+                Trace::Off => {}
+                Trace::Told => eprintln!("{after:>14.3?}  {action:?}"),
+                Trace::Summed(sum) => write!(sum, "{after:?} {action:?}").expect("a sum takes any text"),
             }
             match action {
                 Action::Spawn { id, generation, .. } => self.spawn(id, generation),
@@ -413,9 +434,8 @@ impl World {
 }
 
 /// Lives through a plan; panics with the invariant that does not hold.
-pub(super) fn live_through(plan: Plan, is_traced: bool) -> History {
-    let mut world = World::new(plan);
-    world.trace = is_traced.then_some(Trace(0xCBF2_9CE4_8422_2325));
+pub(super) fn live_through(plan: Plan, trace: Trace) -> History {
+    let mut world = World::new(plan, trace);
     world.run_until(world.faults_until);
     world.settle();
     if world.judge.finished.is_none() {
@@ -443,6 +463,9 @@ pub(super) fn live_through(plan: Plan, is_traced: bool) -> History {
         generations: u32::try_from(world.generations.len()).expect("there are few reloads"),
         kills: world.kills,
         met: world.met,
-        trace: world.trace.map_or(0, |trace| trace.0),
+        trace: match world.trace {
+            Trace::Off | Trace::Told => 0,
+            Trace::Summed(Sum(sum)) => sum,
+        },
     }
 }
