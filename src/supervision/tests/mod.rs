@@ -3,6 +3,7 @@
 mod cluster;
 mod driver;
 mod meddle;
+mod metamorphic;
 mod plan;
 mod process;
 mod reload;

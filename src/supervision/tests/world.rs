@@ -41,6 +41,10 @@ impl Happening {
     }
 }
 
+/// How late a timer may be by chance. A master that reads what happened no sooner than it looks at what is due was held
+/// up for longer.
+const CHANCE: Duration = Duration::from_millis(10);
+
 pub(super) struct World {
     pub(super) plan: Plan,
     start: Mono,
@@ -116,9 +120,8 @@ impl Write for Sum {
 }
 
 impl World {
-    fn new(plan: Plan, trace: Trace) -> Self {
+    fn new(plan: Plan, start: Mono, trace: Trace) -> Self {
         let (config, surroundings) = (config(&plan), surroundings(&plan));
-        let start = surroundings.start;
         let deeds = deeds(&plan, surroundings.faults);
         let mut world = Self {
             plan,
@@ -204,7 +207,8 @@ impl World {
             if let Some((_, first)) = self.held_up.take_if(|(until, _)| *until <= at)
                 && first == First::WhatIsDue
             {
-                self.pass_time();
+                let by = Mono::new(self.now.since_start().saturating_sub(CHANCE));
+                self.pass_time(by);
                 continue;
             }
             // What happened goes before what is due: a worker whose word is under way is not late.
@@ -213,7 +217,7 @@ impl World {
                     self.agenda.pop();
                     self.happens_at(sequence, place);
                 }
-                Some(_) | None => self.pass_time(),
+                Some(_) | None => self.pass_time(self.now),
             }
         }
         if self.judge.finished.is_none() {
@@ -235,26 +239,27 @@ impl World {
         }
     }
 
-    fn pass_time(&mut self) {
+    /// Looks at what was due by then.
+    fn pass_time(&mut self, by: Mono) {
         // What was late may make something due that is late too: a successor may be too old when its turn comes.
         for _ in 0..3 {
-            if self.machine.next_deadline().is_some_and(|at| at <= self.now) {
+            if self.machine.next_deadline().is_some_and(|at| at <= by) {
                 self.machine.handle_deadline(self.now);
                 self.drain_cluster();
             }
         }
         let next = self.machine.next_deadline();
         assert!(
-            next.is_none_or(|at| at > self.now),
+            next.is_none_or(|at| at > by),
             "I-45: {next:?} is asked for again and again at {}",
             self.now
         );
-        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= self.now) {
+        while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= by) {
             if let Some(process) = self.processes.get_mut(&id) {
                 process.life.handle_deadline(self.now);
                 let next = process.life.next_deadline();
                 assert!(
-                    next.is_none_or(|next| next > self.now),
+                    next.is_none_or(|next| next > by),
                     "I-45: worker {id}: {at} at {}",
                     self.now
                 );
@@ -435,7 +440,13 @@ impl World {
 
 /// Lives through a plan; panics with the invariant that does not hold.
 pub(super) fn live_through(plan: Plan, trace: Trace) -> History {
-    let mut world = World::new(plan, trace);
+    let start = surroundings(&plan).start;
+    live_from(start, plan, trace)
+}
+
+/// The same, with this time on the clock at the start.
+pub(super) fn live_from(start: Mono, plan: Plan, trace: Trace) -> History {
+    let mut world = World::new(plan, start, trace);
     world.run_until(world.faults_until);
     world.settle();
     if world.judge.finished.is_none() {
