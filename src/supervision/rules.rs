@@ -213,14 +213,10 @@ impl Supervision {
 
     /// Which specs go with one of this spec.
     fn affected(&self, failed: super::SpecKey) -> Vec<super::SpecKey> {
-        let position = self.specs.range(..failed).count();
-        let affected = affected_by(&*self.config.strategy, position, self.specs.len());
-        self.specs
-            .keys()
-            .copied()
-            .skip(affected.start)
-            .take(affected.len())
-            .collect()
+        // Keys grow with every spec that is added.
+        let position = self.order.partition_point(|key| *key < failed);
+        let affected = affected_by(&*self.config.strategy, position, self.order.len());
+        self.order.get(affected).unwrap_or_default().to_vec()
     }
 
     /// A worker has ended by itself and is not restarted: does that end the cluster?

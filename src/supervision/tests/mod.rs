@@ -2,6 +2,7 @@
 
 mod cluster;
 mod driver;
+mod many;
 mod meddle;
 mod metamorphic;
 mod plan;

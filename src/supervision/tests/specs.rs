@@ -278,20 +278,3 @@ fn o_078_a_restarting_spec_says_so_and_can_be_stopped() {
     let words = cluster.tell(Input::SpecStopRequested { request, spec: spec() });
     assert_eq!(words[..2], ["gone b.0", "ok"]);
 }
-
-#[test]
-fn o_075_o_086_ten_thousand_workers_start_and_stop_in_linear_time() {
-    let mut config = web(10_000);
-    config.max_booting = 10_000;
-    let mut cluster = Cluster::new(config);
-    cluster.tell(Input::Started);
-    for id in 1..=10_000 {
-        cluster.ready(id);
-    }
-    assert_eq!(cluster.machine.ready(), 10_000);
-    cluster.tell(Input::ShutdownRequested { now: false });
-    for id in 1..10_000 {
-        cluster.ordered(id);
-    }
-    assert_eq!(cluster.ordered(10_000).last().expect("the end"), "finished Clean");
-}
