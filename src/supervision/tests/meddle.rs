@@ -249,10 +249,13 @@ impl World {
                 self.judge.at_once |= now;
                 Input::ShutdownRequested { now }
             }
-            Deed::Rumour(number, rumour) => match self.rumour(number, rumour) {
-                Some(input) => input,
-                None => return,
-            },
+            Deed::Rumour(number, rumour) => {
+                // Once: what it makes the machine do may be to start the one it is about.
+                if let Some(input) = self.rumour(number, rumour) {
+                    self.happen(Happening::Arrives(input));
+                }
+                return;
+            }
             Deed::KillEverybody => return self.kill_everybody(),
             Deed::FailSpawns(step, time) => {
                 self.spawns_fail = Some((step, self.now + time));
