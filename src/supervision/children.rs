@@ -42,6 +42,7 @@ impl Supervision {
             config,
         };
         self.specs.insert(key, spec);
+        self.order.push(key);
         for index in (0..count).filter(|_| started) {
             self.add_seat(SeatKey { spec: key, index });
         }
@@ -191,6 +192,7 @@ impl Supervision {
         }
         self.roster.remove_spec(key);
         if let Some(spec) = self.specs.remove(&key) {
+            self.order.retain(|known| *known != key);
             self.by_name.remove(&spec.config.name);
             self.actions.push_back(Action::SpecGone { spec: spec.config.name });
         }

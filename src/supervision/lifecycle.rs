@@ -39,6 +39,8 @@ pub(crate) struct Lifecycle {
     exited_after_disconnect: Option<bool>,
     /// Signals sent through a handle, bit `number - 1` each.
     signals: u64,
+    /// How often in a row a limit was looked at too late.
+    held_up: u32,
     stats: WorkerStats,
     /// Since it was told to stop, or announced it.
     drain: Option<Drain>,
@@ -84,6 +86,12 @@ impl Lifecycle {
     /// descriptors just before it reports the death, so at first a closed channel looks the same in a crash and in a
     /// worker that lives on; signalling at once would blame every crash on the channel.
     const DEATH_AFTER_CLOSE: Duration = Duration::from_millis(100);
+    /// A limit that is looked at later than this is not late by chance: the master was stopped, or starved.
+    const LATE: Duration = Duration::from_millis(10);
+    /// How long the master reads, after that, before it acts on a limit.
+    const CATCH_UP: Duration = Duration::from_millis(100);
+    /// How often in a row: a master that is always late must kill in the end.
+    const HELD_UP_MAX: u32 = 10;
 
     /// A process that was born just now.
     pub(crate) fn new(config: LifecycleConfig, now: Mono) -> Self {
@@ -98,6 +106,7 @@ impl Lifecycle {
             cause: None,
             exited_after_disconnect: None,
             signals: 0,
+            held_up: 0,
             stats: WorkerStats::default(),
             drain: None,
             ignored: 0,
@@ -112,6 +121,10 @@ impl Lifecycle {
     /// A fact happened.
     pub(crate) fn handle(&mut self, input: LifeInput, now: Mono) -> Note {
         use LifeInput as In;
+        // These act on what is due, and what the worker said before may not have been read yet.
+        if matches!(input, In::StopOrdered(_) | In::KillOrdered(_) | In::ProtocolBroken(_)) {
+            self.forgive_hold_up(now);
+        }
         match (self.state, input) {
             // It comes up. Silent → Online → Listening, in this order only.
             (State::Up { heard: Heard::Silent, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Online) => {
@@ -219,6 +232,10 @@ impl Lifecycle {
 
     /// Time passed.
     pub(crate) fn handle_deadline(&mut self, now: Mono) {
+        if self.forgive_hold_up(now) {
+            return;
+        }
+        self.held_up = 0;
         if let State::Up {
             heard,
             boot: Boot::Pending(at),
@@ -301,6 +318,28 @@ impl Lifecycle {
     #[cfg(test)]
     pub(crate) const fn ignored(&self) -> u64 {
         self.ignored
+    }
+
+    /// If what is due first is looked at much too late, the master did not run since then: all limits move by as much,
+    /// and by the time to read what the worker said meanwhile. So its answer counts however long the master was held up,
+    /// and between `SIGTERM` and `SIGKILL` it has the time that it was promised. A worker that stood still together with
+    /// the master gets the time to catch up and no more: nothing tells the master since when it stood still itself.
+    fn forgive_hold_up(&mut self, now: Mono) -> bool {
+        let lag = self.next_deadline().map_or(Duration::ZERO, |due| now.since(due));
+        if lag <= Self::LATE || self.held_up >= Self::HELD_UP_MAX {
+            return false;
+        }
+        self.held_up += 1;
+        let delay = lag.saturating_add(Self::CATCH_UP);
+        if let State::Up {
+            boot: Boot::Pending(at),
+            ..
+        } = &mut self.state
+        {
+            *at = *at + delay;
+        }
+        self.ladder.postpone(delay);
+        true
     }
 
     fn progress(&mut self, heard: Heard, boot: Boot, fact: Fact) {

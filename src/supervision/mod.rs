@@ -82,6 +82,8 @@ pub(crate) struct Supervision {
     config: SupervisionConfig,
     course: Course,
     specs: BTreeMap<SpecKey, Spec>,
+    /// Their keys, in start order, so that a spec's position costs no walk.
+    order: Vec<SpecKey>,
     by_name: BTreeMap<SpecName, SpecKey>,
     next_spec: SpecKey,
     roster: Roster,
@@ -135,6 +137,7 @@ impl Supervision {
         let mut machine = Self {
             course: Course::Prepared,
             specs: BTreeMap::new(),
+            order: Vec::new(),
             by_name: BTreeMap::new(),
             next_spec: SpecKey(0),
             roster: Roster::default(),

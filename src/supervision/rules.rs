@@ -229,20 +229,18 @@ impl Supervision {
 
     /// Which specs go with this worker of this spec. A strategy that panics is told of, and nobody goes.
     fn affected(&mut self, failed: super::SpecKey, id: WorkerId) -> Vec<super::SpecKey> {
-        let position = self.specs.range(..failed).count();
-        let affected = match affected_by(&*self.config.strategy, position, self.specs.len()) {
-            Ok(affected) => affected,
-            Err(panic) => {
-                self.publish(Some(id), EventKind::Error(WorkerError::Strategy(panic)));
-                return Vec::new();
-            }
-        };
-        self.specs
-            .keys()
-            .copied()
-            .skip(affected.start)
-            .take(affected.len())
-            .collect()
+        self.asked_strategy(failed).unwrap_or_else(|panic| {
+            self.publish(Some(id), EventKind::Error(WorkerError::Strategy(panic)));
+            Vec::new()
+        })
+    }
+
+    /// What the strategy says, or how it panics.
+    fn asked_strategy(&self, failed: super::SpecKey) -> Result<Vec<super::SpecKey>, String> {
+        // Keys grow with every spec that is added.
+        let position = self.order.partition_point(|key| *key < failed);
+        let affected = affected_by(&*self.config.strategy, position, self.order.len())?;
+        Ok(self.order.get(affected).unwrap_or_default().to_vec())
     }
 
     /// A worker has ended by itself and is not restarted: does that end the cluster?

@@ -1,160 +1,404 @@
-//! What the simulated handles ask for: anything, at any time, of anybody.
+//! What is done to a simulated cluster: anything, at any time, to anybody. By handles, by the kernel, by the clock.
+//!
+//! Not here: what its processes do of their own ([`super::script`]).
 
+use super::plan::{Dice, Plan, Sort};
+use super::script::Script;
+use super::settings::NAMES;
 use super::world::{Happening, World};
 use super::*;
-use crate::model::{RecycleReason, Signal, SlotState, WorkerError};
+use crate::model::{Exit, ExitStatus, RecycleReason, Signal, SlotState, SpawnStep, WorkerError};
 use crate::policy::{Canary, RolloutOptions};
 
-impl World {
-    /// A handle, or a late message, does something.
-    pub(super) fn meddle(&mut self) {
-        let id = WorkerId::new(self.pick(16));
-        let (a, b, c) = self.answered_before();
-        let input = match self.pick(31) {
-            // Who stops one by one does not do it in order.
-            0..=2 if self.machine.phase() != Phase::Running => Input::Started,
-            0 => Input::WorkerStopRequested { id },
-            1 | 2 => Input::RestartRequested { id },
-            3 => Input::SlotForkRequested {
-                request: a,
-                spec: self.some_spec(),
-            },
-            4..=6 => {
-                let Some(slot) = self.machine.slots().into_iter().find(|slot| slot.worker.is_none()) else {
-                    return self.later(100 * MS, Happening::Meddles);
+/// Something that is done at a certain time.
+#[derive(Clone, Debug)]
+pub(super) enum Deed {
+    StopWorker(Whom),
+    RestartWorker(Whom),
+    RecycleWorker(Whom),
+    SignalWorker(Whom, Signal),
+    /// The n-th of the slots that have no worker.
+    StartSlot(usize),
+    Fork(SpecName),
+    Scale(SpecName, ScaleTarget, Vec<(WorkerId, u64)>),
+    Reload(Option<SpecName>, RolloutOptions, IfBusy),
+    StopSpec(SpecName),
+    StartSpec(SpecName),
+    RestartSpec(SpecName),
+    DeleteSpec(SpecName),
+    /// With the configuration that one of this name had.
+    AddSpec(SpecName),
+    Disconnect,
+    ShutDown {
+        now: bool,
+    },
+    /// Once more.
+    Start,
+    /// Something that is said about somebody who is not, not any more, or not yet.
+    Rumour(u64, Rumour),
+    /// Every process dies in this instant.
+    KillEverybody,
+    /// No process can be started for a while.
+    FailSpawns(SpawnStep, Duration),
+    /// The master does not run for a while; what comes first when it does again?
+    HoldUpMaster(Duration, First),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whom {
+    /// The n-th of those who live.
+    Living(usize),
+    Number(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfBusy {
+    Wait,
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rumour {
+    Forked,
+    Online,
+    Ready,
+    Exiting,
+    Disconnected,
+    Unkillable,
+    Exited,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    WhatHappened,
+    WhatIsDue,
+}
+
+impl Deed {
+    pub(super) const NAMES: [&str; 20] = [
+        "stop worker",
+        "restart worker",
+        "recycle worker",
+        "signal worker",
+        "start slot",
+        "fork",
+        "scale",
+        "reload",
+        "stop spec",
+        "start spec",
+        "restart spec",
+        "delete spec",
+        "add spec",
+        "disconnect",
+        "shut down",
+        "start again",
+        "rumour",
+        "kill everybody",
+        "fail spawns",
+        "hold up master",
+    ];
+
+    /// Its name's place among [`NAMES`](Self::NAMES).
+    pub(super) const fn kind(&self) -> usize {
+        match self {
+            Self::StopWorker(_) => 0,
+            Self::RestartWorker(_) => 1,
+            Self::RecycleWorker(_) => 2,
+            Self::SignalWorker(..) => 3,
+            Self::StartSlot(_) => 4,
+            Self::Fork(_) => 5,
+            Self::Scale(..) => 6,
+            Self::Reload(..) => 7,
+            Self::StopSpec(_) => 8,
+            Self::StartSpec(_) => 9,
+            Self::RestartSpec(_) => 10,
+            Self::DeleteSpec(_) => 11,
+            Self::AddSpec(_) => 12,
+            Self::Disconnect => 13,
+            Self::ShutDown { .. } => 14,
+            Self::Start => 15,
+            Self::Rumour(..) => 16,
+            Self::KillEverybody => 17,
+            Self::FailSpawns(..) => 18,
+            Self::HoldUpMaster(..) => 19,
+        }
+    }
+
+    /// Is it asked of the master? Else the kernel or the clock does it.
+    pub(super) const fn is_up_to_master(&self) -> bool {
+        !matches!(
+            self,
+            Self::KillEverybody | Self::FailSpawns(..) | Self::HoldUpMaster(..)
+        )
+    }
+
+    fn any(dice: &mut Dice) -> Self {
+        match dice.below(36) {
+            0 => Self::StopWorker(whom(dice)),
+            1 | 2 => Self::RestartWorker(whom(dice)),
+            3 => Self::Fork(some_spec(dice)),
+            4..=6 => Self::StartSlot(dice.below(4) as usize),
+            7 if dice.once_in(8) => Self::Disconnect,
+            8 if dice.once_in(8) => Self::ShutDown { now: dice.once_in(3) },
+            9 | 10 => Self::SignalWorker(whom(dice), dice.of([Signal::TERM, Signal::KILL, Signal::USR1])),
+            11..=13 => some_scaling(dice),
+            14..=18 => some_reload(dice),
+            19..=21 => Self::RecycleWorker(whom(dice)),
+            22 | 23 => Self::StopSpec(some_spec(dice)),
+            24 => Self::StartSpec(some_spec(dice)),
+            25 => Self::RestartSpec(some_spec(dice)),
+            26 => Self::DeleteSpec(some_spec(dice)),
+            27 => Self::AddSpec(some_spec(dice)),
+            28 => Self::KillEverybody,
+            29 | 30 => Self::FailSpawns(some_step(dice), dice.millis(100, 3_000)),
+            31 | 32 => {
+                let time = if dice.once_in(2) {
+                    dice.millis(100, 3_000)
+                } else {
+                    dice.millis(3_000, 60_000)
                 };
-                let down = matches!(slot.state, SlotState::Failed | SlotState::Stopped);
-                if down && self.machine.phase() == Phase::Running {
-                    self.judge.forgive(&slot.slot);
-                }
-                Input::SlotStartRequested { slot: slot.slot }
+                Self::HoldUpMaster(time, dice.of([First::WhatHappened, First::WhatIsDue]))
             }
-            7 if self.pick(8) == 0 => Input::ClusterDisconnectRequested,
-            8 if self.pick(8) == 0 => {
-                let now = self.pick(3) == 0;
+            33 | 34 => {
+                let number = dice.of([0, 1, 2, 5, 9_999, u64::MAX]);
+                Self::Rumour(number, some_rumour(dice))
+            }
+            _ => Self::Start,
+        }
+    }
+}
+
+/// Everything that is done, and when after the start.
+pub(super) fn deeds(plan: &Plan, until: Duration) -> Vec<(u32, Duration, Deed)> {
+    let mut at = 500 * MS;
+    let mut deeds = Vec::new();
+    for number in 0.. {
+        if at >= until {
+            break;
+        }
+        let mut dice = plan.always(Sort::Deed, number);
+        let pause = dice.millis(50, 950);
+        if plan.dice(Sort::Deed, number).is_some() {
+            deeds.push((number, at, Deed::any(&mut dice)));
+        }
+        at += pause;
+    }
+    deeds
+}
+
+impl World {
+    /// Does something.
+    pub(super) fn meddle(&mut self, number: u32, deed: Deed) {
+        self.met |= 1 << (deed.kind() + Script::ALL.len());
+        let request = RequestId(u64::from(number) + 1);
+        let input = match deed {
+            Deed::Start => Input::Started,
+            // Who stops one by one does not do it in order.
+            Deed::StopWorker(_) | Deed::RestartWorker(_) if self.machine.phase() != Phase::Running => Input::Started,
+            Deed::StopWorker(whom) => Input::WorkerStopRequested { id: self.id_of(whom) },
+            Deed::RestartWorker(whom) => Input::RestartRequested { id: self.id_of(whom) },
+            Deed::RecycleWorker(whom) => Input::RecycleRequested {
+                id: self.id_of(whom),
+                why: RecycleReason::Memory,
+            },
+            Deed::SignalWorker(whom, signal) => {
+                let id = self.id_of(whom);
+                return self.learn(id, LifeInput::KillOrdered(signal));
+            }
+            Deed::StartSlot(index) => match self.empty_slot(index) {
+                Some(slot) => Input::SlotStartRequested { slot },
+                None => return,
+            },
+            Deed::Fork(spec) => Input::SlotForkRequested { request, spec },
+            Deed::Scale(spec, target, active) => Input::ScaleRequested {
+                request,
+                spec,
+                target,
+                active,
+            },
+            Deed::Reload(spec, options, if_busy) => Input::ReloadRequested {
+                request,
+                spec,
+                options,
+                queue: if_busy == IfBusy::Wait,
+            },
+            Deed::StopSpec(spec) => Input::SpecStopRequested { request, spec },
+            Deed::StartSpec(spec) => {
+                self.judge.spec_restarts.remove(&spec);
+                Input::SpecStartRequested { request, spec }
+            }
+            Deed::RestartSpec(spec) => {
+                self.judge.spec_restarts.remove(&spec);
+                Input::SpecRestartRequested { request, spec }
+            }
+            Deed::DeleteSpec(spec) => {
+                self.judge.asked.insert(request, (spec.clone(), None));
+                Input::SpecDeleteRequested { request, spec }
+            }
+            Deed::AddSpec(spec) => {
+                let mut config = self.judge.config_of(&spec).clone();
+                config.name = spec;
+                self.judge
+                    .asked
+                    .insert(request, (config.name.clone(), Some(config.clone())));
+                let config = Box::new(config);
+                Input::SpecAddRequested { request, config }
+            }
+            Deed::Disconnect => Input::ClusterDisconnectRequested,
+            Deed::ShutDown { now } => {
                 self.judge.at_once |= now;
                 Input::ShutdownRequested { now }
             }
-            9 => Input::WorkerFailed {
-                id: WorkerId::new(9_999),
-                error: WorkerError::Unkillable,
-            },
-            10 | 11 => {
-                let signal = [Signal::TERM, Signal::KILL, Signal::USR1][self.pick(3) as usize];
-                self.happen(Happening::Does(id, LifeInput::KillOrdered(signal)));
-                Input::WorkerReady {
-                    id: WorkerId::new(9_999),
+            Deed::Rumour(number, rumour) => {
+                // Once: what it makes the machine do may be to start the one it is about.
+                if let Some(input) = self.rumour(number, rumour) {
+                    self.happen(Happening::Arrives(input));
                 }
+                return;
             }
-            12..=14 => self.some_scaling(a),
-            15..=19 => self.some_reload(a),
-            20..=22 => Input::RecycleRequested {
-                id,
-                why: RecycleReason::Memory,
-            },
-            23 | 24 => Input::SpecStopRequested {
-                request: a,
-                spec: self.some_spec(),
-            },
-            25 | 26 => {
-                let spec = self.some_spec();
-                self.judge.spec_restarts.remove(&spec);
-                Input::SpecStartRequested { request: b, spec }
+            Deed::KillEverybody => return self.kill_everybody(),
+            Deed::FailSpawns(step, time) => {
+                self.spawns_fail = Some((step, self.now + time));
+                return;
             }
-            27 => {
-                let spec = self.some_spec();
-                self.judge.asked.insert(c, (spec.clone(), None));
-                Input::SpecDeleteRequested { request: c, spec }
-            }
-            28 => {
-                let spec = self.some_spec();
-                let mut config = self.judge.config_of(&spec).clone();
-                config.name = spec;
-                self.judge.asked.insert(a, (config.name.clone(), Some(config.clone())));
-                Input::SpecAddRequested {
-                    request: a,
-                    config: Box::new(config),
-                }
-            }
-            29 => self.some_reconfiguration(a),
-            _ => Input::Started,
+            Deed::HoldUpMaster(time, first) => return self.hold_up_master(time, first),
         };
         self.requests.extend(request_of(&input));
-        self.happen(Happening::Arrives(input.clone()));
-        if self.pick(3) == 0 && request_of(&input).is_none() {
+        // I-35: the same again changes nothing. A slot may be given up again before it is started by hand once more.
+        let may_repeat = request_of(&input).is_none() && !matches!(input, Input::SlotStartRequested { .. });
+        let again = (number.is_multiple_of(3) && may_repeat).then(|| input.clone());
+        for input in std::iter::once(input).chain(again) {
             self.happen(Happening::Arrives(input));
         }
-        if self.now < self.faults_until {
-            let pause = MS * (50 + self.pick(900) as u32);
-            self.later(pause, Happening::Meddles);
+    }
+
+    fn id_of(&self, whom: Whom) -> WorkerId {
+        match whom {
+            Whom::Number(number) => WorkerId::new(number),
+            Whom::Living(index) => {
+                let index = index % self.processes.len().max(1);
+                let living = self.processes.keys().nth(index);
+                living.copied().unwrap_or(WorkerId::FIRST)
+            }
         }
     }
 
-    fn answered_before(&mut self) -> (RequestId, RequestId, RequestId) {
-        self.last_request += 3;
-        let last = self.last_request;
-        (RequestId(last), RequestId(last - 1), RequestId(last - 2))
+    fn empty_slot(&mut self, index: usize) -> Option<Slot> {
+        let mut slots = self.machine.slots();
+        slots.retain(|slot| slot.worker.is_none());
+        if slots.is_empty() {
+            return None;
+        }
+        let slot = slots.swap_remove(index % slots.len());
+        let is_down = matches!(slot.state, SlotState::Failed | SlotState::Stopped);
+        if is_down && self.machine.phase() == Phase::Running {
+            self.judge.forgive(&slot.slot);
+        }
+        Some(slot.slot)
     }
 
-    fn some_spec(&mut self) -> SpecName {
-        ["web", "jobs", "cache", "unknown"][self.pick(4) as usize].into()
+    /// News about somebody; none about who is there, since that would be no rumour.
+    fn rumour(&self, number: u64, rumour: Rumour) -> Option<Input> {
+        let id = WorkerId::new(number);
+        let is_there = self.machine.roster.find(id).is_some();
+        (!is_there).then(|| match rumour {
+            Rumour::Forked => Input::WorkerForked { id },
+            Rumour::Online => Input::WorkerOnline { id },
+            Rumour::Ready => Input::WorkerReady { id },
+            Rumour::Exiting => Input::WorkerExiting { id },
+            Rumour::Disconnected => Input::WorkerDisconnected { id },
+            Rumour::Unkillable => Input::WorkerFailed {
+                id,
+                error: WorkerError::Unkillable,
+            },
+            Rumour::Exited => Input::WorkerExited {
+                id,
+                exit: Exit::not_started(failure(SpawnStep::Exec)),
+            },
+        })
     }
 
-    /// I-35: the same again changes nothing.
-    fn some_scaling(&mut self, request: RequestId) -> Input {
-        let spec = self.some_spec();
-        let count = [-1, 0, 1, 2, 3, 5, 7][self.pick(7) as usize];
-        let active = (0..12).map(|id| (WorkerId::new(id), self.pick(5))).collect();
-        let target = match self.pick(3) {
-            0 => ScaleTarget::By(count - 2),
-            _ => ScaleTarget::To(count),
-        };
-        Input::ScaleRequested {
-            request,
-            spec,
-            target,
-            active,
+    fn kill_everybody(&mut self) {
+        let ids: Vec<WorkerId> = self.processes.keys().copied().collect();
+        for id in ids {
+            let status = ExitStatus::Signal {
+                signal: Signal::KILL,
+                core: false,
+            };
+            self.said(id, LifeInput::Exited(status));
         }
     }
+}
 
-    /// Other descriptions that leave the judge's rules as they are.
-    fn some_reconfiguration(&mut self, request: RequestId) -> Input {
-        let name = self.some_spec();
-        let mut spec = self.judge.config_of(&name).clone();
-        spec.name = name;
-        if self.pick(2) == 0 {
-            spec.shutdown = ShutdownPolicy::Grace(3 * SECOND);
-        }
-        let changes = Box::new(Reconfiguration {
-            specs: vec![spec],
-            only_known: true,
-            ..Reconfiguration::default()
+pub(super) fn failure(step: SpawnStep) -> crate::model::SpawnFailure {
+    crate::model::SpawnFailure {
+        step,
+        errno: Some(11),
+        detail: "EAGAIN".to_owned(),
+    }
+}
+
+fn whom(dice: &mut Dice) -> Whom {
+    match dice.below(4) {
+        0 => Whom::Number(dice.below(16)),
+        _ => Whom::Living(dice.below(16) as usize),
+    }
+}
+
+fn some_spec(dice: &mut Dice) -> SpecName {
+    let [web, jobs, cache] = NAMES;
+    dice.of([web, web, jobs, cache, "unknown"]).into()
+}
+
+fn some_step(dice: &mut Dice) -> SpawnStep {
+    dice.of([
+        SpawnStep::Settings,
+        SpawnStep::Listeners,
+        SpawnStep::Channel,
+        SpawnStep::Pipes,
+        SpawnStep::Exec,
+        SpawnStep::Pidfd,
+        SpawnStep::Register,
+    ])
+}
+
+fn some_rumour(dice: &mut Dice) -> Rumour {
+    dice.of([
+        Rumour::Forked,
+        Rumour::Online,
+        Rumour::Ready,
+        Rumour::Exiting,
+        Rumour::Disconnected,
+        Rumour::Unkillable,
+        Rumour::Exited,
+    ])
+}
+
+fn some_scaling(dice: &mut Dice) -> Deed {
+    let count = dice.of([-1, 0, 1, 2, 3, 5, 7]);
+    let target = match dice.below(3) {
+        0 => ScaleTarget::By(count - 2),
+        _ => ScaleTarget::To(count),
+    };
+    let active = (0..12).map(|id| (WorkerId::new(id), dice.below(5))).collect();
+    Deed::Scale(some_spec(dice), target, active)
+}
+
+fn some_reload(dice: &mut Dice) -> Deed {
+    let spec = dice.once_in(3).then(|| some_spec(dice));
+    let mut options = RolloutOptions::new()
+        .surge(dice.number(3))
+        .max_unavailable(dice.number(2))
+        .pause(MS * (dice.number(3) * 300))
+        .probation(MS * (dice.number(3) * 500))
+        .step_deadline(MS * (1000 + dice.number(3) * 1000));
+    if dice.once_in(3) {
+        options = options.canary(Canary {
+            count: dice.number(3),
+            bake: SECOND,
         });
-        Input::ReconfigureRequested { request, changes }
     }
-
-    fn some_reload(&mut self, request: RequestId) -> Input {
-        let spec = (self.pick(3) == 0).then(|| self.some_spec());
-        let mut options = RolloutOptions::new()
-            .surge(self.pick(3) as u32)
-            .max_unavailable(self.pick(2) as u32)
-            .pause(MS * (self.pick(3) * 300) as u32)
-            .probation(MS * (self.pick(3) * 500) as u32)
-            .step_deadline(MS * (1000 + self.pick(3) * 1000) as u32);
-        if self.pick(3) == 0 {
-            options = options.canary(Canary {
-                count: self.pick(3) as u32,
-                bake: SECOND,
-            });
-        }
-        let queue = self.pick(2) == 0;
-        Input::ReloadRequested {
-            request,
-            spec,
-            options,
-            queue,
-        }
-    }
+    Deed::Reload(spec, options, dice.of([IfBusy::Wait, IfBusy::Refuse]))
 }
 
 /// Which request an input is, if it must be answered.
@@ -167,8 +411,7 @@ pub(super) const fn request_of(input: &Input) -> Option<RequestId> {
         | Input::SpecStopRequested { request, .. }
         | Input::SpecStartRequested { request, .. }
         | Input::SpecRestartRequested { request, .. }
-        | Input::SpecDeleteRequested { request, .. }
-        | Input::ReconfigureRequested { request, .. } => Some(*request),
+        | Input::SpecDeleteRequested { request, .. } => Some(*request),
         _ => None,
     }
 }

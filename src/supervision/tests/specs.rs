@@ -296,23 +296,6 @@ fn o_078_a_restarting_spec_says_so_and_can_be_stopped() {
 }
 
 #[test]
-fn o_075_o_086_ten_thousand_workers_start_and_stop_in_linear_time() {
-    let mut config = web(10_000);
-    config.max_booting = 10_000;
-    let mut cluster = Cluster::new(config);
-    cluster.tell(Input::Started);
-    for id in 1..=10_000 {
-        cluster.ready(id);
-    }
-    assert_eq!(cluster.machine.ready(), 10_000);
-    cluster.tell(Input::ShutdownRequested { now: false });
-    for id in 1..10_000 {
-        cluster.ordered(id);
-    }
-    assert_eq!(cluster.ordered(10_000).last().expect("the end"), "finished Clean");
-}
-
-#[test]
 fn a_strategy_that_panics_is_told_of_and_only_the_failed_worker_is_restarted() {
     let strategy = crate::policy::StrategyFn::new("broken", |failed, _| panic!("no answer for {failed}"));
     let mut cluster = Cluster::up(abc(strategy));

@@ -53,7 +53,6 @@ pub(super) struct Judge {
     gone: BTreeSet<Generation>,
     /// Was an immediate shutdown asked for?
     pub(super) at_once: bool,
-    pub(super) hash: u64,
     last_id: WorkerId,
     shutting_down: bool,
     pub(super) finished: Option<Outcome>,
@@ -80,7 +79,6 @@ impl Judge {
             reload: None,
             gone: BTreeSet::new(),
             at_once: false,
-            hash: 0xCBF2_9CE4_8422_2325,
             last_id: WorkerId::new(0),
             shutting_down: false,
             finished: None,
@@ -91,9 +89,6 @@ impl Judge {
 
     pub(super) fn see(&mut self, action: &Action, machine: &Supervision, now: Mono) {
         assert!(self.finished.is_none(), "{action:?} after the end");
-        for byte in format!("{now} {action:?}").bytes() {
-            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-        }
         match action {
             Action::Spawn {
                 id, slot, generation, ..
