@@ -43,12 +43,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
-    WorkerError, WorkerId,
+    WorkerId,
 };
 use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
-use children::{PendingStart, Spec};
+use children::{PendingStart, PendingStop, Spec};
 use groups::Group;
 use recycle::Recycling;
 use rollout::Reloads;
@@ -93,8 +93,8 @@ pub(crate) struct Supervision {
     recycling: Recycling,
     /// Who waits until every slot of a spec has a process.
     starts: BTreeMap<RequestId, PendingStart>,
-    /// Who waits until every process of a spec is gone.
-    stops: Vec<(RequestId, SpecKey)>,
+    /// Who waits until the processes of a spec are gone.
+    stops: Vec<PendingStop>,
     /// Was there ever something that the cluster can be empty of?
     had_workers: bool,
     all_ready: bool,
@@ -168,14 +168,7 @@ impl Supervision {
             Input::WorkerReady { id } => self.got_ready(id, now),
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
             Input::WorkerDisconnected { id } => self.heard(id, EventKind::Disconnect, Occupant::end),
-            Input::WorkerFailed { id, error } => {
-                let is_unkillable = error == WorkerError::Unkillable;
-                self.heard(id, EventKind::Error(error), |worker| {
-                    if is_unkillable {
-                        worker.stage = Stage::Unkillable(worker.purpose());
-                    }
-                });
-            }
+            Input::WorkerFailed { id, error } => self.failed(id, error),
             Input::WorkerExited { id, exit } => self.exited(id, exit, now),
             Input::SlotForkRequested { request, spec } => self.add_slot(request, spec),
             Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove),

@@ -7,7 +7,7 @@ use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, SpawnFailure, Work
 use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart};
 
 use super::changes::Way;
-use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Turn};
+use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Stage, Turn};
 use super::{Course, Supervision};
 
 /// For what a slot is left without a worker.
@@ -60,6 +60,21 @@ impl Supervision {
         self.newcomer_ready(key, id, now);
     }
 
+    pub(super) fn failed(&mut self, id: WorkerId, error: WorkerError) {
+        let is_unkillable = error == WorkerError::Unkillable;
+        let before = self.roster.find(id).filter(|(_, _, worker)| worker.forked);
+        self.heard(id, EventKind::Error(error), |worker| {
+            if is_unkillable {
+                worker.stage = Stage::Unkillable(worker.purpose());
+            }
+        });
+        if let Some((key, _, worker)) = before.filter(|_| is_unkillable)
+            && !worker.is_unkillable()
+        {
+            self.not_waited_for(key.spec, id);
+        }
+    }
+
     pub(super) fn exited(&mut self, id: WorkerId, exit: Exit, now: Mono) {
         let Some((key, role, worker)) = self.roster.find(id) else {
             return self.ignore();
@@ -73,6 +88,9 @@ impl Supervision {
             (false, _) => {}
         }
         self.recycling.forget(id);
+        if !worker.is_unkillable() {
+            self.not_waited_for(key.spec, id);
+        }
         let stable_after = self.specs[&key.spec].config.stable_after;
         let seat = self.roster.seat_mut(key);
         seat.last_exit = Some(exit.clone());
@@ -115,7 +133,7 @@ impl Supervision {
             // It would have been stopped with its group anyway, and the group's failure counts once.
             Some(Purpose::Replace) | None if is_in_group => self.hold(key),
             Some(Purpose::Replace) => self.queue_restart(key),
-            None if self.newcomer_in_place_exited(key, worker, exit) => self.queue_restart(key),
+            None if self.is_failure_of_reload(key, worker, exit) => self.refill(key),
             None => self.judge(key, exit, now),
         }
     }
@@ -212,7 +230,7 @@ impl Supervision {
     }
 
     /// Which specs go with one of this spec.
-    fn affected(&self, failed: super::SpecKey) -> Vec<super::SpecKey> {
+    pub(super) fn affected(&self, failed: super::SpecKey) -> Vec<super::SpecKey> {
         let position = self.specs.range(..failed).count();
         let affected = affected_by(&*self.config.strategy, position, self.specs.len());
         self.specs

@@ -255,6 +255,19 @@ fn f_051_o_053_a_worker_that_closes_its_channel_but_lives_is_ended() {
 }
 
 #[test]
+fn i_010_a_worker_without_a_channel_has_its_whole_grace_after_the_sigterm() {
+    let mut life = ready();
+    life.handle(LifeInput::ChannelClosed, ms(1_000));
+    orders(&mut life);
+    life.handle_deadline(ms(1_100));
+    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::TERM))]);
+    life.handle_deadline(ms(6_099));
+    assert_eq!(orders(&mut life), []);
+    life.handle_deadline(ms(6_100));
+    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::KILL))]);
+}
+
+#[test]
 fn n_039_a_crash_whose_channel_closes_first_is_still_a_crash() {
     for status in [
         ExitStatus::Code(101),
