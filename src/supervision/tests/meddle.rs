@@ -2,7 +2,7 @@
 
 use super::world::{Happening, World};
 use super::*;
-use crate::model::{RecycleReason, Signal, SlotState, WorkerError};
+use crate::model::{RecycleReason, Signal, WorkerError};
 use crate::policy::{Canary, RolloutOptions};
 
 impl World {
@@ -23,16 +23,11 @@ impl World {
                 let Some(slot) = self.machine.slots().into_iter().find(|slot| slot.worker.is_none()) else {
                     return self.later(100 * MS, Happening::Meddles);
                 };
-                let down = matches!(slot.state, SlotState::Failed | SlotState::Stopped);
-                if down && self.machine.phase() == Phase::Running {
-                    self.judge.forgive(&slot.slot);
-                }
                 Input::SlotStartRequested { slot: slot.slot }
             }
             7 if self.pick(8) == 0 => Input::ClusterDisconnectRequested,
             8 if self.pick(8) == 0 => {
                 let now = self.pick(3) == 0;
-                self.judge.at_once |= now;
                 Input::ShutdownRequested { now }
             }
             9 => Input::WorkerFailed {
@@ -56,21 +51,18 @@ impl World {
                 request: a,
                 spec: self.some_spec(),
             },
-            25 | 26 => {
-                let spec = self.some_spec();
-                self.judge.spec_restarts.remove(&spec);
-                Input::SpecStartRequested { request: b, spec }
-            }
-            27 => {
-                let spec = self.some_spec();
-                self.judge.asked.insert(c, (spec.clone(), None));
-                Input::SpecDeleteRequested { request: c, spec }
-            }
+            25 | 26 => Input::SpecStartRequested {
+                request: b,
+                spec: self.some_spec(),
+            },
+            27 => Input::SpecDeleteRequested {
+                request: c,
+                spec: self.some_spec(),
+            },
             28 => {
                 let spec = self.some_spec();
                 let mut config = self.judge.config_of(&spec).clone();
                 config.name = spec;
-                self.judge.asked.insert(a, (config.name.clone(), Some(config.clone())));
                 Input::SpecAddRequested {
                     request: a,
                     config: Box::new(config),
@@ -78,7 +70,6 @@ impl World {
             }
             _ => Input::Started,
         };
-        self.requests.extend(request_of(&input));
         self.happen(Happening::Arrives(input.clone()));
         if self.pick(3) == 0 && request_of(&input).is_none() {
             self.happen(Happening::Arrives(input));

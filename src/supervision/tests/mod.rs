@@ -1,12 +1,27 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
+/// `assert_eq` whose text begins with the name of the rule.
+macro_rules! same {
+    ($left:expr, $right:expr, $($rule:tt)+) => {{
+        let (left, right) = (&$left, &$right);
+        assert!(*left == *right, "{}: {left:?} and not {right:?}", format_args!($($rule)+));
+    }};
+}
+
 mod cluster;
 mod driver;
+mod judge_process;
+mod judge_reload;
+mod judge_restarts;
+mod judge_slots;
 mod meddle;
+mod mutants;
+mod mutants_table;
 mod process;
 mod reload;
 mod script;
 mod specs;
+mod totality;
 mod trace;
 mod world;
 
