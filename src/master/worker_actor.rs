@@ -4,6 +4,7 @@
 //! A restarted worker is a new actor with a new address, so a late message of a dead process cannot reach its successor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::prelude::*;

@@ -25,6 +25,17 @@ pub(super) struct Spec {
     pub(super) is_open: bool,
 }
 
+/// A stop of a spec that is under way. It is about whoever lived when it was asked for: a slot that is started again
+/// meanwhile must not keep its caller waiting for ever.
+#[derive(Debug)]
+pub(super) struct PendingStop {
+    request: RequestId,
+    spec: SpecKey,
+    /// The first worker that it is not about.
+    before: WorkerId,
+    left: usize,
+}
+
 impl Supervision {
     /// At the end of the order. What is not to be started has no slots until somebody starts it.
     pub(super) fn add_spec(&mut self, config: SpecConfig, started: bool) -> SpecKey {
@@ -103,19 +114,27 @@ impl Supervision {
                 }
             }
         }
-        self.stops.push((request, key));
+        self.stops.push(PendingStop {
+            request,
+            spec: key,
+            before: self.next_id,
+            left: self.roster.sums_of(key).living(),
+        });
     }
 
     /// Answers whoever waits for the end of a spec whose workers are gone; whom `SIGKILL` does not end is not waited for.
     pub(super) fn answer_stops(&mut self) {
-        if self.stops.is_empty() {
-            return;
+        for stop in self.stops.extract_if(.., |stop| stop.left == 0) {
+            let (request, result) = (stop.request, Ok(()));
+            self.actions.push_back(Action::SpecAnswered { request, result });
         }
-        for (request, key) in std::mem::take(&mut self.stops) {
-            if self.roster.sums_of(key).living() == 0 {
-                self.answer_spec(request, Ok(()));
-            } else {
-                self.stops.push((request, key));
+    }
+
+    /// A worker of a spec is gone, or `SIGKILL` does not end it: nobody waits for it any more.
+    pub(super) fn not_waited_for(&mut self, spec: SpecKey, id: WorkerId) {
+        for stop in &mut self.stops {
+            if stop.spec == spec && id < stop.before {
+                stop.left -= 1;
             }
         }
     }
@@ -240,7 +259,7 @@ impl Supervision {
 
     /// Is every slot stopped, with nobody in it? Of a spec without slots nothing has ended.
     fn is_ended(&self, key: SpecKey) -> bool {
-        let is_awaited = self.stops.iter().any(|(_, stopped)| *stopped == key);
+        let is_awaited = self.stops.iter().any(|stop| stop.spec == key);
         let mut seats = self.roster.seats_of(key).peekable();
         !is_awaited
             && seats.peek().is_some()

@@ -19,6 +19,7 @@ mod changes;
 mod children;
 mod config;
 mod drain;
+mod ending;
 mod groups;
 mod input;
 mod life;
@@ -46,12 +47,12 @@ use std::sync::Arc;
 
 use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
-    WorkerError, WorkerId,
+    WorkerId,
 };
 use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
-use children::Spec;
+use children::{PendingStop, Spec};
 use groups::Group;
 use recycle::Recycling;
 use rollout::Reloads;
@@ -101,8 +102,8 @@ pub(crate) struct Supervision {
     starts: BTreeMap<RequestId, Start>,
     /// Starts that failed, until everybody of them is gone.
     undone: Vec<Undone>,
-    /// Who waits until every process of a spec is gone.
-    stops: Vec<(RequestId, SpecKey)>,
+    /// Who waits until the processes of a spec are gone.
+    stops: Vec<PendingStop>,
     /// Specs of which a slot went down just now.
     ended: BTreeSet<SpecKey>,
     /// Was a spec emptied by hand, and with that forgotten?
@@ -184,15 +185,7 @@ impl Supervision {
             Input::WorkerReady { id } => self.got_ready(id, now),
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
             Input::WorkerDisconnected { id } => self.heard(id, EventKind::Disconnect, Occupant::end),
-            Input::WorkerFailed { id, error } => {
-                self.note_words(id, &error);
-                let is_unkillable = error == WorkerError::Unkillable;
-                self.heard(id, EventKind::Error(error), |worker| {
-                    if is_unkillable {
-                        worker.stage = Stage::Unkillable(worker.purpose());
-                    }
-                });
-            }
+            Input::WorkerFailed { id, error } => self.failed(id, error),
             Input::WorkerServed { id, requests } => self.served(id, requests),
             Input::WorkerExited { id, exit } => self.exited(id, exit, now),
             Input::SlotForkRequested { request, spec } => self.add_slot(request, spec),

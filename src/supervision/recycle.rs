@@ -15,7 +15,7 @@ use super::seat::{Role, SeatKey, SeatState};
 #[derive(Debug, Default)]
 pub(super) struct Recycling {
     /// The oldest first. Only workers that live, so bounded by their number.
-    wanted: BTreeMap<WorkerId, RecycleReason>,
+    pub(super) wanted: BTreeMap<WorkerId, RecycleReason>,
 }
 
 impl Recycling {

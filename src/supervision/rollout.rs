@@ -266,8 +266,15 @@ impl Supervision {
 
     /// Is the end of this worker a failure of the new generation?
     pub(super) fn is_blamed(&self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
-        let is_good = worker.ready_at.is_some() && exit.is_orderly() && exit.status.is_success();
-        self.reloads.goal(key.spec) == Some(worker.generation) && !is_good
+        self.reloads.goal(key.spec) == Some(worker.generation) && !is_done(worker, exit)
+    }
+
+    /// Did this worker fail while its generation is being taken back?
+    pub(super) fn is_taken_back(&self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
+        let is_of_it = |rollout: &Rollout| {
+            !rollout.is_forward() && rollout.covers(key.spec) && rollout.target == worker.generation
+        };
+        self.reloads.running.as_ref().is_some_and(is_of_it) && !is_done(worker, exit)
     }
 
     /// Begins the next batch, or ends.
@@ -442,4 +449,9 @@ impl Supervision {
     fn answer_reload(&mut self, request: RequestId, result: Result<Generation, ReloadError>) {
         self.actions.push_back(Action::ReloadFinished { request, result });
     }
+}
+
+/// Has it done what it was there for?
+fn is_done(worker: Occupant, exit: &Exit) -> bool {
+    worker.ready_at.is_some() && exit.is_orderly() && exit.status.is_success()
 }

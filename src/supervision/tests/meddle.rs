@@ -7,8 +7,8 @@ use super::script::Script;
 use super::settings::NAMES;
 use super::world::{Happening, World};
 use super::*;
-use crate::model::{Exit, ExitStatus, RecycleReason, Signal, SlotState, SpawnStep, WorkerError};
-use crate::policy::{Canary, RolloutOptions};
+use crate::model::{EndCause, Exit, ExitStatus, RecycleReason, Signal, SpawnStep, WorkerError};
+use crate::policy::{AutoShutdown, Canary, OneForAll, OneForOne, RestForOne, RolloutOptions};
 
 /// Something that is done at a certain time.
 #[derive(Clone, Debug)]
@@ -32,6 +32,12 @@ pub(super) enum Deed {
     ShutDown {
         now: bool,
     },
+    /// Other rules and another description of a spec.
+    Reconfigure(Reconfiguration, Option<(SpecName, Alteration)>),
+    /// It has served so many requests since its birth.
+    Serve(Whom, u64),
+    /// It is found to hang, and ended for that.
+    Blame(Whom),
     /// Once more.
     Start,
     /// Something that is said about somebody who is not, not any more, or not yet.
@@ -74,8 +80,50 @@ pub(super) enum First {
     WhatIsDue,
 }
 
+/// What is different in a description.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Alteration {
+    Count(u32),
+    Restart(RestartType),
+    Limit(RestartLimit),
+    Intensity(Option<RestartIntensity>),
+    Shutdown(ShutdownPolicy),
+    MaxAge(Option<Duration>),
+    MaxRequests(u64),
+}
+
+impl Alteration {
+    fn any(dice: &mut Dice) -> Self {
+        match dice.below(7) {
+            0 => Self::Count(dice.number(4)),
+            1 => Self::Restart(dice.of([RestartType::Permanent, RestartType::Transient, RestartType::Temporary])),
+            2 => Self::Limit(RestartLimit::new(dice.number(5), SECOND * (1 + dice.number(20)))),
+            3 => Self::Intensity(some_intensity(dice)),
+            4 => Self::Shutdown(dice.of([
+                ShutdownPolicy::Brutal,
+                ShutdownPolicy::Grace(SECOND),
+                ShutdownPolicy::Grace(3 * SECOND),
+            ])),
+            5 => Self::MaxAge(dice.of([None, Some(4 * SECOND)])),
+            _ => Self::MaxRequests(dice.of([0, 50])),
+        }
+    }
+
+    fn alter(self, spec: &mut SpecConfig) {
+        match self {
+            Self::Count(count) => spec.count = count,
+            Self::Restart(restart) => spec.restart = restart,
+            Self::Limit(limit) => spec.limit = limit,
+            Self::Intensity(intensity) => spec.intensity = intensity,
+            Self::Shutdown(policy) => spec.shutdown = policy,
+            Self::MaxAge(age) => spec.max_age = age,
+            Self::MaxRequests(requests) => spec.max_requests = requests,
+        }
+    }
+}
+
 impl Deed {
-    pub(super) const NAMES: [&str; 20] = [
+    pub(super) const NAMES: [&str; 23] = [
         "stop worker",
         "restart worker",
         "recycle worker",
@@ -96,6 +144,9 @@ impl Deed {
         "kill everybody",
         "fail spawns",
         "hold up master",
+        "reconfigure",
+        "serve",
+        "blame",
     ];
 
     /// Its name's place among [`NAMES`](Self::NAMES).
@@ -121,6 +172,9 @@ impl Deed {
             Self::KillEverybody => 17,
             Self::FailSpawns(..) => 18,
             Self::HoldUpMaster(..) => 19,
+            Self::Reconfigure(..) => 20,
+            Self::Serve(..) => 21,
+            Self::Blame(_) => 22,
         }
     }
 
@@ -133,7 +187,7 @@ impl Deed {
     }
 
     fn any(dice: &mut Dice) -> Self {
-        match dice.below(36) {
+        match dice.below(44) {
             0 => Self::StopWorker(whom(dice)),
             1 | 2 => Self::RestartWorker(whom(dice)),
             3 => Self::Fork(some_spec(dice)),
@@ -163,6 +217,9 @@ impl Deed {
                 let number = dice.of([0, 1, 2, 5, 9_999, u64::MAX]);
                 Self::Rumour(number, some_rumour(dice))
             }
+            35..=37 => some_reconfiguration(dice),
+            38..=40 => Self::Serve(whom(dice), dice.below(300)),
+            41 | 42 => Self::Blame(whom(dice)),
             _ => Self::Start,
         }
     }
@@ -205,6 +262,25 @@ impl World {
                 let id = self.id_of(whom);
                 return self.learn(id, LifeInput::KillOrdered(signal));
             }
+            Deed::Reconfigure(mut changes, altered) => {
+                changes.specs.extend(altered.map(|(name, alteration)| {
+                    let mut config = self.judge.config_of(&name).clone();
+                    config.name = name;
+                    alteration.alter(&mut config);
+                    config
+                }));
+                let changes = Box::new(changes);
+                Input::ReconfigureRequested { request, changes }
+            }
+            Deed::Serve(whom, requests) => Input::WorkerServed {
+                id: self.id_of(whom),
+                requests,
+            },
+            Deed::Blame(whom) => {
+                let id = self.id_of(whom);
+                self.learn(id, LifeInput::Blamed(EndCause::Hang("main".to_owned())));
+                return self.learn(id, LifeInput::KillOrdered(Signal::KILL));
+            }
             Deed::StartSlot(index) => match self.empty_slot(index) {
                 Some(slot) => Input::SlotStartRequested { slot },
                 None => return,
@@ -223,32 +299,17 @@ impl World {
                 queue: if_busy == IfBusy::Wait,
             },
             Deed::StopSpec(spec) => Input::SpecStopRequested { request, spec },
-            Deed::StartSpec(spec) => {
-                self.judge.spec_restarts.remove(&spec);
-                Input::SpecStartRequested { request, spec }
-            }
-            Deed::RestartSpec(spec) => {
-                self.judge.spec_restarts.remove(&spec);
-                Input::SpecRestartRequested { request, spec }
-            }
-            Deed::DeleteSpec(spec) => {
-                self.judge.asked.insert(request, (spec.clone(), None));
-                Input::SpecDeleteRequested { request, spec }
-            }
+            Deed::StartSpec(spec) => Input::SpecStartRequested { request, spec },
+            Deed::RestartSpec(spec) => Input::SpecRestartRequested { request, spec },
+            Deed::DeleteSpec(spec) => Input::SpecDeleteRequested { request, spec },
             Deed::AddSpec(spec) => {
                 let mut config = self.judge.config_of(&spec).clone();
                 config.name = spec;
-                self.judge
-                    .asked
-                    .insert(request, (config.name.clone(), Some(config.clone())));
                 let config = Box::new(config);
                 Input::SpecAddRequested { request, config }
             }
             Deed::Disconnect => Input::ClusterDisconnectRequested,
-            Deed::ShutDown { now } => {
-                self.judge.at_once |= now;
-                Input::ShutdownRequested { now }
-            }
+            Deed::ShutDown { now } => Input::ShutdownRequested { now },
             Deed::Rumour(number, rumour) => {
                 // Once: what it makes the machine do may be to start the one it is about.
                 if let Some(input) = self.rumour(number, rumour) {
@@ -263,7 +324,6 @@ impl World {
             }
             Deed::HoldUpMaster(time, first) => return self.hold_up_master(time, first),
         };
-        self.requests.extend(request_of(&input));
         // I-35: the same again changes nothing. A slot may be given up again before it is started by hand once more.
         let may_repeat = request_of(&input).is_none() && !matches!(input, Input::SlotStartRequested { .. });
         let again = (number.is_multiple_of(3) && may_repeat).then(|| input.clone());
@@ -283,18 +343,13 @@ impl World {
         }
     }
 
-    fn empty_slot(&mut self, index: usize) -> Option<Slot> {
+    fn empty_slot(&self, index: usize) -> Option<Slot> {
         let mut slots = self.machine.slots();
         slots.retain(|slot| slot.worker.is_none());
         if slots.is_empty() {
             return None;
         }
-        let slot = slots.swap_remove(index % slots.len());
-        let is_down = matches!(slot.state, SlotState::Failed | SlotState::Stopped);
-        if is_down && self.machine.phase() == Phase::Running {
-            self.judge.forgive(&slot.slot);
-        }
-        Some(slot.slot)
+        Some(slots.swap_remove(index % slots.len()).slot)
     }
 
     /// News about somebody; none about who is there, since that would be no rumour.
@@ -384,6 +439,36 @@ fn some_scaling(dice: &mut Dice) -> Deed {
     Deed::Scale(some_spec(dice), target, active)
 }
 
+fn some_intensity(dice: &mut Dice) -> Option<RestartIntensity> {
+    let max = dice.number(8);
+    dice.of([None, Some(5), Some(20)])
+        .map(|seconds| RestartIntensity::new(max, SECOND * seconds))
+}
+
+fn some_reconfiguration(dice: &mut Dice) -> Deed {
+    let strategy: Arc<dyn RestartStrategy> = match dice.below(3) {
+        0 => Arc::new(OneForOne),
+        1 => Arc::new(OneForAll),
+        _ => Arc::new(RestForOne),
+    };
+    let rule = dice.of([
+        AutoShutdown::Never,
+        AutoShutdown::Never,
+        AutoShutdown::AnySignificant,
+        AutoShutdown::AllSignificant,
+    ]);
+    let changes = Reconfiguration {
+        strategy: dice.once_in(4).then_some(strategy),
+        intensity: dice.once_in(4).then(|| some_intensity(dice)),
+        auto_shutdown: dice.once_in(4).then_some(rule),
+        when_empty: dice.once_in(8).then(|| dice.of([WhenEmpty::Stop, WhenEmpty::Wait])),
+        specs: Vec::new(),
+        only_known: !dice.once_in(4),
+    };
+    let spec = (!dice.once_in(3)).then(|| (some_spec(dice), Alteration::any(dice)));
+    Deed::Reconfigure(changes, spec)
+}
+
 fn some_reload(dice: &mut Dice) -> Deed {
     let spec = dice.once_in(3).then(|| some_spec(dice));
     let mut options = RolloutOptions::new()
@@ -411,7 +496,8 @@ pub(super) const fn request_of(input: &Input) -> Option<RequestId> {
         | Input::SpecStopRequested { request, .. }
         | Input::SpecStartRequested { request, .. }
         | Input::SpecRestartRequested { request, .. }
-        | Input::SpecDeleteRequested { request, .. } => Some(*request),
+        | Input::SpecDeleteRequested { request, .. }
+        | Input::ReconfigureRequested { request, .. } => Some(*request),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Not here: what must hold in each history ([`super::trace`]).
 
-use super::meddle::{Deed, deeds};
+use super::meddle::{Alteration, Deed, deeds};
 use super::plan::{Item, Plan, Sort};
 use super::script::{Birth, S};
 use super::settings::surroundings;
@@ -39,7 +39,7 @@ fn i_16_the_time_on_the_clock_at_the_start_changes_nothing_but_stamps() {
 }
 
 /// Who never needs `SIGKILL`: boots, answers and ends in time.
-const IN_TIME: [S; 11] = [
+const IN_TIME: [S; 12] = [
     S::Good,
     S::Deaf,
     S::CrashesAtBoot,
@@ -51,6 +51,7 @@ const IN_TIME: [S; 11] = [
     S::BreaksProtocol,
     S::EndsWhenReady,
     S::EndsWhenAsked,
+    S::HasNothingToDo,
 ];
 
 /// What of a seed gives no reason for a `SIGKILL`.
@@ -58,7 +59,13 @@ fn peaceful(seed: u64) -> Vec<Item> {
     let plan = Plan::new(seed);
     let brutal = |deed: &Deed| {
         let kills = [Deed::ShutDown { now: true }.kind(), Deed::KillEverybody.kind()];
-        kills.contains(&deed.kind()) || matches!(deed, Deed::SignalWorker(_, Signal::KILL))
+        let is_brutal = matches!(
+            deed,
+            Deed::SignalWorker(_, Signal::KILL)
+                | Deed::Blame(_)
+                | Deed::Reconfigure(_, Some((_, Alteration::Shutdown(_))))
+        );
+        is_brutal || kills.contains(&deed.kind())
     };
     let brutal: Vec<u32> = deeds(&plan, surroundings(&plan).faults)
         .into_iter()

@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 
 use super::plan::{Dice, Sort};
-use super::settings::{BOOT, GRACE};
+use super::settings::{BOOT, GRACE, MORE_TIME};
 use super::world::{Happening, World};
 use super::*;
-use crate::model::{BoundAddress, ExitStatus, Generation, Signal};
+use crate::model::{BoundAddress, ExitStatus, Generation, Signal, WorkerStats, exit_code};
 
 /// How a process behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,12 +39,16 @@ pub(super) enum Script {
     EndsWhenAsked,
     /// Ends by itself in the instant in which it is killed, and ignores everything else.
     EndsWhenKilled,
+    /// Ends because there is nothing to do for it: at once, or when it has served for a while.
+    HasNothingToDo,
+    /// Asks for more time to boot, and needs less than that, as much, or more.
+    AsksForTime,
 }
 
 pub(super) use Script as S;
 
 impl Script {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Good,
         Self::Deaf,
         Self::Stubborn,
@@ -63,11 +67,13 @@ impl Script {
         Self::EndsWhenReady,
         Self::EndsWhenAsked,
         Self::EndsWhenKilled,
+        Self::HasNothingToDo,
+        Self::AsksForTime,
     ];
 
     fn any(dice: &mut Dice) -> Self {
         // Some that boot and live make longer histories than only faulty ones.
-        match dice.below(26) {
+        match dice.below(28) {
             0..=4 => Self::Good,
             5 => Self::CrashesAtBoot,
             6 => Self::CrashesLater,
@@ -86,6 +92,14 @@ impl Script {
     }
 }
 
+/// It has stopped accepting.
+const DRAINING: WorkerStats = WorkerStats {
+    requests: 0,
+    errors: 0,
+    active: 0,
+    draining: true,
+};
+
 /// One process before it is born.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Birth {
@@ -99,6 +113,8 @@ pub(super) struct Birth {
     drain: Duration,
     /// How long its words lie in the channel before they are read.
     late: Duration,
+    /// How long it goes on accepting when it is told to stop.
+    lame_duck: Duration,
 }
 
 impl Birth {
@@ -110,7 +126,20 @@ impl Birth {
         later: Duration::from_secs(3),
         drain: Duration::from_millis(50),
         late: Duration::ZERO,
+        lame_duck: Duration::ZERO,
     };
+
+    /// The limits of its machine.
+    pub(super) const fn config(&self) -> LifecycleConfig {
+        LifecycleConfig {
+            ready_when: self.ready_when,
+            boot: BOOT,
+            more_time: MORE_TIME,
+            ask: Duration::from_millis(500),
+            shutdown: ShutdownPolicy::Grace(GRACE),
+            lame_duck: self.lame_duck,
+        }
+    }
 
     /// How the processes of a new generation are, unless they are like any other.
     pub(super) fn script_of_generation(dice: &mut Dice) -> Option<Script> {
@@ -150,6 +179,7 @@ impl Birth {
             } else {
                 Duration::ZERO
             },
+            lame_duck: dice.of([Duration::ZERO, 300 * MS, SECOND]),
         }
     }
 }
@@ -161,11 +191,6 @@ pub(super) struct Process {
     birth: Birth,
     /// When its machine wants to be called; also in the world's list.
     pub(super) armed: Option<Mono>,
-    /// When `SIGKILL` has an excuse, I-10.
-    excuses: Vec<Mono>,
-    pub(super) boot_limit: Option<Mono>,
-    is_killed: bool,
-    is_asked: bool,
     /// It has ended; the master may not know.
     pub(super) is_over: bool,
     /// What it said, or that it ended, and the master has not read.
@@ -173,51 +198,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(birth: Birth, now: Mono) -> Self {
-        let config = LifecycleConfig {
-            ready_when: birth.ready_when,
-            boot: BOOT,
-            ask: 500 * MS,
-            shutdown: ShutdownPolicy::Grace(GRACE),
-        };
+    pub(super) const fn new(birth: Birth, life: Lifecycle) -> Self {
         Self {
-            life: Lifecycle::new(config, now),
+            life,
             birth,
             armed: None,
-            excuses: Vec::new(),
-            boot_limit: (birth.ready_when != ReadyWhen::Spawned).then_some(now + BOOT),
-            is_killed: false,
-            is_asked: false,
             is_over: false,
             unread: VecDeque::new(),
-        }
-    }
-
-    /// The master's machine learns something.
-    pub(super) fn handle(&mut self, input: LifeInput, now: Mono) {
-        self.excuse(&input, now);
-        self.life.handle(input, now);
-        if self.life.is_ready() {
-            self.boot_limit = None;
-        }
-    }
-
-    /// Notes from when on `SIGKILL` is allowed because of this input.
-    fn excuse(&mut self, input: &LifeInput, now: Mono) {
-        match input {
-            LifeInput::StopOrdered(ShutdownPolicy::Brutal) | LifeInput::KillOrdered(Signal::KILL) => {
-                self.excuses.push(now);
-            }
-            LifeInput::StopOrdered(_)
-            | LifeInput::Leaving
-            | LifeInput::ChannelClosed
-            | LifeInput::ProtocolBroken(_)
-            | LifeInput::KillOrdered(_) => self.excuses.push(now + GRACE),
-            LifeInput::Online
-            | LifeInput::Listening(_)
-            | LifeInput::Ready
-            | LifeInput::Stats(_)
-            | LifeInput::Exited(_) => {}
         }
     }
 }
@@ -228,6 +215,12 @@ impl World {
         let Birth {
             script, online, later, ..
         } = birth;
+        // What it asks for is counted from when it asks.
+        let listens = if script == S::AsksForTime {
+            online + 5 * MS + MORE_TIME.min(later / 2) + birth.drain
+        } else {
+            online + 10 * MS
+        };
         let address = || LifeInput::Listening(BoundAddress::tcp(([127, 0, 0, 1], 8080).into()));
         let code = |code| LifeInput::Exited(ExitStatus::Code(code));
         if script == S::CrashesAtBoot {
@@ -235,8 +228,8 @@ impl World {
         }
         if script != S::NeverReady {
             self.says(id, online, LifeInput::Online);
-            self.says(id, online + 10 * MS, address());
-            self.says(id, online + 20 * MS, LifeInput::Ready);
+            self.says(id, listens, address());
+            self.says(id, listens + 10 * MS, LifeInput::Ready);
         }
         match script {
             S::Good | S::Deaf | S::Stubborn | S::CrashesAtBoot | S::NeverReady | S::Undead | S::SpawnFails => {}
@@ -249,7 +242,16 @@ impl World {
             S::EndsWithZero => self.says(id, later, code(0)),
             S::Leaves => {
                 self.says(id, later, LifeInput::Leaving);
-                self.says(id, later + 50 * MS, code(0));
+                self.says(id, later + birth.drain / 2, LifeInput::Stats(DRAINING));
+                self.says(id, later + birth.drain, code(0));
+            }
+            S::HasNothingToDo => {
+                let when = if birth.drain < 750 * MS { online / 2 } else { later };
+                self.says(id, when, code(exit_code::NOTHING_TO_DO));
+            }
+            S::AsksForTime => {
+                self.says(id, online + MS, LifeInput::MoreTime(MS));
+                self.says(id, online + 5 * MS, LifeInput::MoreTime(later / 2));
             }
             S::Declines => self.says(id, later, code(125)),
             S::ClosesChannel => self.says(id, later, LifeInput::ChannelClosed),
@@ -300,33 +302,25 @@ impl World {
 
     /// Does an order of its machine to a process.
     pub(super) fn obey(&mut self, id: WorkerId, order: Order) {
+        self.judge.ordered(id, order, self.now);
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        let (script, drain) = (process.birth.script, process.birth.drain);
+        let (script, drain, lame_duck) = (process.birth.script, process.birth.drain, process.life.lame_duck());
         let dies = |status| LifeInput::Exited(status);
         match order {
             Order::SendStop => {
-                assert!(!process.is_asked, "I-35: worker {id} was asked twice");
-                process.is_asked = true;
                 if script == S::EndsWhenAsked {
                     self.says(id, Duration::ZERO, dies(ExitStatus::Code(3)));
                 } else if !script.ignores_the_request() {
+                    let drain = lame_duck + drain;
                     self.says(id, MS, LifeInput::Leaving);
+                    self.says(id, lame_duck + MS, LifeInput::Stats(DRAINING));
                     self.says(id, drain + MS, LifeInput::ChannelClosed);
                     self.says(id, drain + 2 * MS, dies(ExitStatus::Code(0)));
                 }
             }
             Order::Signal(signal @ Signal::KILL) => {
-                assert!(!process.is_killed, "I-10: worker {id} was killed twice");
-                process.is_killed = true;
-                let mut excuses = process.excuses.iter().chain(&process.boot_limit);
-                assert!(
-                    excuses.any(|at| *at <= self.now),
-                    "I-10: worker {id} was killed at {} ({:?})",
-                    self.now,
-                    process.excuses
-                );
                 self.kills += 1;
                 let (takes, status) = match script {
                     S::Undead => (8 * SECOND, ExitStatus::Signal { signal, core: false }),

@@ -9,6 +9,8 @@ use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne, 
 /// How long a process may take to boot, and to end.
 pub(super) const BOOT: Duration = Duration::from_secs(3);
 pub(super) const GRACE: Duration = Duration::from_secs(2);
+/// How much later than that it may be ready, if it asks.
+pub(super) const MORE_TIME: Duration = Duration::from_secs(2);
 /// The names of the specs; a history has from one to three of them.
 pub(super) const NAMES: [&str; 3] = ["web", "jobs", "cache"];
 
@@ -23,7 +25,7 @@ pub(super) struct Surroundings {
 }
 
 /// What each number of a setting is; those of the specs follow, [`OF_SPEC`] for each.
-const OF_CLUSTER: [&str; 9] = [
+const OF_CLUSTER: [&str; 10] = [
     "strategy",
     "auto_shutdown",
     "intensity",
@@ -33,8 +35,9 @@ const OF_CLUSTER: [&str; 9] = [
     "number of specs",
     "latency",
     "a clock that runs for long",
+    "recycle",
 ];
-const OF_SPEC: [&str; 8] = [
+const OF_SPEC: [&str; 9] = [
     "count",
     "restart",
     "limit",
@@ -43,6 +46,7 @@ const OF_SPEC: [&str; 8] = [
     "shutdown",
     "significant",
     "max_age",
+    "max_requests",
 ];
 
 /// How many settings there are.
@@ -103,7 +107,13 @@ pub(super) fn config(plan: &Plan) -> SupervisionConfig {
             ])
         }),
         max_booting: dice(3).map_or(4, |mut dice| dice.below(5) as usize),
-        recycle: RolloutOptions::new().step_deadline(2 * SECOND),
+        recycle: dice(9).map_or(RolloutOptions::new(), |mut dice| {
+            RolloutOptions::new()
+                .surge(dice.of([0, 1, 1, 2]))
+                .max_unavailable(dice.of([0, 0, 1]))
+                .probation(dice.of([Duration::ZERO, 500 * MS]))
+        })
+        .step_deadline(2 * SECOND),
         when_empty: dice(4).map_or(WhenEmpty::Wait, |mut dice| dice.of([WhenEmpty::Stop, WhenEmpty::Wait])),
         seed: dice(5).map_or(0, |mut dice| dice.below(u64::MAX)),
     }
@@ -141,6 +151,7 @@ fn spec(plan: &Plan, index: usize) -> SpecConfig {
         },
         significant: restart != RestartType::Permanent && dice(6).is_some_and(|mut dice| dice.once_in(3)),
         max_age: dice(7).and_then(|mut dice| dice.once_in(4).then_some(4 * SECOND)),
+        max_requests: dice(8).map_or(0, |mut dice| dice.of([0, 0, 1, 100])),
         ..SpecConfig::new(NAMES[index], dice(0).map_or(1, |mut dice| 1 + dice.number(4)))
     }
 }

@@ -2,8 +2,8 @@
 
 use super::driver::{Cluster, spawn_failed};
 use super::*;
-use crate::model::{ExitReason, ExitStatus};
-use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne};
+use crate::model::{Exit, ExitReason, ExitStatus};
+use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne, RolloutOptions};
 
 fn scale(number: u64, target: ScaleTarget, active: &[(u64, u64)]) -> Input {
     Input::ScaleRequested {
@@ -191,6 +191,50 @@ fn a_spec_that_restarts_too_often_fails_alone_or_takes_the_cluster() {
 }
 
 #[test]
+fn i_013_a_restart_that_its_spec_forbids_costs_the_slot_nothing() {
+    let mut config = web(1);
+    config.specs[0].limit = RestartLimit::new(1, 60 * SECOND);
+    config.specs[0].intensity = Some(RestartIntensity::new(0, SECOND));
+    config.when_empty = WhenEmpty::Wait;
+    let mut cluster = Cluster::up(config);
+    let given_up = |cluster: &mut Cluster, id: u64| {
+        let input = Input::WorkerExited {
+            id: WorkerId::new(id),
+            exit: Exit {
+                status: ExitStatus::Code(1),
+                reason: ExitReason::Crash,
+                forced: false,
+                requests_cut: 0,
+                was_ready: true,
+                drain: None,
+            },
+        };
+        cluster.machine.handle(input, cluster.now);
+        let actions = std::iter::from_fn(|| cluster.machine.poll_action());
+        let gave_up = actions.filter_map(|action| match action {
+            Action::Publish {
+                kind: EventKind::GaveUp(what),
+                ..
+            } => Some(what),
+            _ => None,
+        });
+        gave_up.collect::<Vec<_>>()
+    };
+    assert!(matches!(given_up(&mut cluster, 1)[..], [GaveUp::Spec { .. }]));
+    // A reload fills the slot again, without a new budget; the old one was not used.
+    let options = RolloutOptions::new();
+    let (request, spec) = (RequestId(1), None);
+    cluster.tell(Input::ReloadRequested {
+        request,
+        spec,
+        options,
+        queue: false,
+    });
+    cluster.ready(2);
+    assert!(matches!(given_up(&mut cluster, 2)[..], [GaveUp::Spec { .. }]));
+}
+
+#[test]
 fn f_172_f_178_i_35_scaling_is_clamped_idempotent_and_drains_the_least_busy() {
     let mut cluster = Cluster::up(web(3));
     assert_eq!(
@@ -259,6 +303,22 @@ fn o_023_o_048_child_administration_answers_as_otp_does() {
     assert_eq!(names, ["a", "c", "b"], "added at the end");
     assert_eq!(cluster.machine.spec(&b()).expect("it is there").counts.active, 1);
     assert!(cluster.ready(5).contains(&"ok".to_owned()));
+}
+
+#[test]
+fn i_038_a_stop_of_a_spec_is_answered_though_one_of_its_slots_is_started_again() {
+    let mut cluster = Cluster::up(web(2));
+    let stop = Input::SpecStopRequested {
+        request: RequestId(1),
+        spec: "web".into(),
+    };
+    assert_eq!(cluster.tell(stop), ["stop 2", "stop 1"]);
+    assert_eq!(cluster.ordered(2), ["exit 2", "gone web.1"]);
+    let slot = Slot::new("web", 1);
+    assert_eq!(cluster.tell(Input::SlotStartRequested { slot }), ["spawn 3 web.1"]);
+    cluster.ready(3);
+    // The spec is not empty, but everybody whom the caller wanted to end has ended.
+    assert_eq!(cluster.ordered(1), ["exit 1", "gone web.0", "ok"]);
 }
 
 #[test]

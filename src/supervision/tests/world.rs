@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt::{self, Write};
 
 use super::meddle::{Deed, First, deeds, failure};
+use super::mutants::Border;
+use super::mutants_table::Mutant;
 use super::plan::{Plan, Sort};
 use super::script::{Birth, Process, S, Script};
 use super::settings::{config, surroundings};
@@ -51,6 +53,8 @@ pub(super) struct World {
     pub(super) now: Mono,
     pub(super) machine: Supervision,
     pub(super) judge: Judge,
+    /// What stands between the machines and the world: nothing, unless they are to be broken.
+    pub(super) border: Border,
     /// What its orders have led to at once: the end of every spawn.
     inputs: VecDeque<Input>,
     pub(super) processes: BTreeMap<WorkerId, Process>,
@@ -66,7 +70,6 @@ pub(super) struct World {
     /// Until when the master does not run, and what comes first then.
     held_up: Option<(Mono, First)>,
     pub(super) spawns_fail: Option<(SpawnStep, Mono)>,
-    pub(super) requests: Vec<RequestId>,
     /// What the workers of a generation are like, if they are not like any other.
     pub(super) generations: BTreeMap<Generation, Option<Script>>,
     /// Processes so far.
@@ -120,14 +123,16 @@ impl Write for Sum {
 }
 
 impl World {
-    fn new(plan: Plan, start: Mono, trace: Trace) -> Self {
+    fn new(plan: Plan, start: Mono, trace: Trace, mutant: Option<Mutant>) -> Self {
         let (config, surroundings) = (config(&plan), surroundings(&plan));
         let deeds = deeds(&plan, surroundings.faults);
+        let mut border = Border::new(mutant);
         let mut world = Self {
             plan,
             start,
             now: start,
-            machine: Supervision::new(config.clone()),
+            machine: Supervision::new(border.config(config.clone())),
+            border,
             judge: Judge::new(config),
             inputs: VecDeque::new(),
             processes: BTreeMap::new(),
@@ -140,7 +145,6 @@ impl World {
             faults_until: start + surroundings.faults,
             held_up: None,
             spawns_fail: None,
-            requests: Vec::new(),
             generations: BTreeMap::new(),
             births: 0,
             kills: 0,
@@ -177,7 +181,9 @@ impl World {
 
     pub(super) fn hold_up_master(&mut self, time: Duration, first: First) {
         let before = self.held_up.map_or(self.now, |(until, _)| until);
-        self.held_up = Some((before.max(self.now + time), first));
+        let until = before.max(self.now + time);
+        self.held_up = Some((until, first));
+        self.judge.held_up(self.now, until);
     }
 
     pub(super) const fn is_master_held_up(&self) -> bool {
@@ -244,8 +250,8 @@ impl World {
         // What was late may make something due that is late too: a successor may be too old when its turn comes.
         for _ in 0..3 {
             if self.machine.next_deadline().is_some_and(|at| at <= by) {
-                self.machine.handle_deadline(self.now);
-                self.drain_cluster();
+                self.turn(None);
+                self.drain_inputs();
             }
         }
         let next = self.machine.next_deadline();
@@ -256,6 +262,7 @@ impl World {
         );
         while let Some((at, id)) = self.timers.first().copied().filter(|(at, _)| *at <= by) {
             if let Some(process) = self.processes.get_mut(&id) {
+                self.judge.looked_at(id, self.now);
                 process.life.handle_deadline(self.now);
                 let next = process.life.next_deadline();
                 assert!(
@@ -266,6 +273,7 @@ impl World {
                 self.drain_process(id);
             }
         }
+        self.judge.time_passed(by);
     }
 
     pub(super) fn happen(&mut self, what: Happening) {
@@ -275,7 +283,7 @@ impl World {
         match what {
             Happening::Arrives(input) => {
                 self.inputs.push_back(input);
-                self.drain_cluster();
+                self.drain_inputs();
             }
             Happening::Says(id, what) => self.said(id, what),
             Happening::IsRead(id) => self.read(id),
@@ -287,22 +295,37 @@ impl World {
     /// The master's machine of a process learns something.
     pub(super) fn learn(&mut self, id: WorkerId, what: LifeInput) {
         if let Some(process) = self.processes.get_mut(&id) {
-            process.handle(what, self.now);
+            let note = process.life.handle(what.clone(), self.now);
+            self.judge.fed(id, &what, note, self.now);
             self.drain_process(id);
         }
     }
 
     /// Feeds the machine and does what it orders, until it has no more orders, as the master does.
-    fn drain_cluster(&mut self) {
-        self.carry_out();
+    fn drain_inputs(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
-            self.machine.handle(input, self.now);
-            self.carry_out();
+            self.turn(Some(input));
         }
     }
 
+    /// Something happens to the cluster's machine, or time passes.
+    fn turn(&mut self, input: Option<Input>) {
+        self.judge.told(input.as_ref(), self.now);
+        match input {
+            Some(input) => {
+                if let Some(input) = self.border.input(input) {
+                    self.machine.handle(input, self.now);
+                }
+            }
+            None if self.border.lets_time_pass() => self.machine.handle_deadline(self.now),
+            None => {}
+        }
+        self.carry_out();
+        self.judge.after_turn(&mut self.machine, self.now);
+    }
+
     fn carry_out(&mut self) {
-        while let Some(action) = self.machine.poll_action() {
+        while let Some(action) = self.border.next_action(&mut self.machine) {
             self.judge.see(&action, &self.machine, self.now);
             let after = self.now.since(self.start);
             match &mut self.trace {
@@ -327,6 +350,8 @@ impl World {
                 | Action::GenerationGone { .. }
                 | Action::ReloadFinished { .. }
                 | Action::SpecAnswered { .. }
+                | Action::SpecsTaken { .. }
+                | Action::SpecGone { .. }
                 | Action::Finished(_) => {}
             }
         }
@@ -334,7 +359,7 @@ impl World {
 
     /// A good verdict, a bad one, or none at all.
     fn judge_canary(&mut self, request: RequestId) {
-        let generation = self.machine.reloading().expect("a canary is of a reload");
+        let generation = self.machine.reloading().unwrap_or_default();
         let dice = self.plan.dice(Sort::Generation, generation.0);
         let (good, answers, takes) = dice.map_or((true, true, Duration::ZERO), |mut dice| {
             // What its script is, is drawn first.
@@ -350,16 +375,14 @@ impl World {
 
     pub(super) fn drain_process(&mut self, id: WorkerId) {
         let mut is_dead = false;
-        while let Some(output) = self
-            .processes
-            .get_mut(&id)
-            .and_then(|process| process.life.poll_output())
+        while let Some(process) = self.processes.get_mut(&id)
+            && let Some(output) = self.border.next_output(id, &mut process.life)
         {
-            assert!(!is_dead, "{output:?} of worker {id} after its exit");
             match output {
                 Output::Order(order) => self.obey(id, order),
                 Output::Fact(report) => {
-                    is_dead = matches!(report.fact, Fact::Exited(_));
+                    self.judge.said(id, &report, self.now);
+                    is_dead |= matches!(report.fact, Fact::Exited(_));
                     let input = match report.fact {
                         Fact::Online => Input::WorkerOnline { id },
                         Fact::Listening(address) => Input::WorkerListening { id, address },
@@ -373,6 +396,7 @@ impl World {
                 }
             }
         }
+        self.judge.heard_out(id);
         self.arm(id);
         if is_dead {
             self.processes.remove(&id);
@@ -407,67 +431,90 @@ impl World {
             return self.inputs.push_back(Input::WorkerExited { id, exit });
         }
         self.inputs.push_back(Input::WorkerForked { id });
-        self.processes.insert(id, Process::new(birth, self.now));
+        self.judge.born(id, birth.config(), self.now);
+        let life = Lifecycle::new(self.border.life_config(birth.config()), self.now);
+        self.processes.insert(id, Process::new(birth, life));
         self.play(id, birth);
         self.drain_process(id);
     }
 
-    /// I-37: whoever is wanted and not given up is there. I-38: a reload ends.
+    /// I-37, I-38: whoever is wanted and not given up is there, and everybody was answered.
     fn is_settled(&self) -> bool {
         let failed = self.machine.counts().failed;
         self.judge.finished.is_some()
-            || (self.machine.ready() == self.machine.target() - failed && self.machine.reloading().is_none())
+            || (self.machine.ready() == self.machine.target() - failed
+                && self.machine.reloading().is_none()
+                && self.judge.unanswered().is_empty())
     }
 
-    /// The faults have stopped: it comes to rest, and stays there.
+    fn unsettled(&self) -> String {
+        let open = self.judge.unanswered();
+        if !open.is_empty() || self.machine.reloading().is_some() {
+            return format!("I-38: at {} nobody answered {open:?}", self.now);
+        }
+        let (ready, target) = (self.machine.ready(), self.machine.target());
+        let slots = self.machine.slots();
+        format!("I-37: at {} {ready} of {target} are ready: {slots:?}", self.now)
+    }
+
+    fn comes_to_rest(&mut self) {
+        let limit = self.now + self.judge.settle_limit();
+        while !self.is_settled() {
+            assert!(self.now < limit, "{}", self.unsettled());
+            self.run_until(self.now + SECOND);
+        }
+    }
+
+    /// The faults have stopped: it comes to rest, and stays there while whoever has a fault left ends.
     fn settle(&mut self) {
         // By then every script is over, and so is the last time that the master was held up.
         let held_up = self.held_up.map_or(self.now, |(until, _)| until);
         self.run_until(held_up + 10 * SECOND);
-        // Two reloads of twenty workers, one after the other, may take this long.
-        for _ in 0..200 {
-            if self.is_settled() {
-                break;
-            }
-            self.run_until(self.now + SECOND);
-        }
-        for _ in 0..2 {
-            assert!(self.is_settled(), "I-37, I-38: {:?}", self.machine.slots());
+        for _ in 0..3 {
+            self.comes_to_rest();
             self.run_until(self.now + 3 * SECOND);
         }
+        self.comes_to_rest();
+    }
+
+    fn end(&mut self) {
+        if self.judge.finished.is_none() {
+            self.happen(Happening::Arrives(Input::ShutdownRequested { now: false }));
+            self.run_until(self.now + 60 * SECOND);
+        }
+        // I-12: it ends, and at that moment nobody lives who is not named.
+        assert!(self.judge.finished.is_some(), "I-12: a shutdown ends");
+        let left_behind = match &self.judge.finished {
+            Some(Outcome::Unkillable(ids)) => ids.clone(),
+            _ => Vec::new(),
+        };
+        let left = self.processes.keys().find(|id| !left_behind.contains(id));
+        same!(left, None, "I-12: it lives after the end");
+        self.judge.balanced(&left_behind);
+        same!(self.judge.unanswered(), Vec::new(), "I-38: nobody answered");
     }
 }
 
 /// Lives through a plan; panics with the invariant that does not hold.
 pub(super) fn live_through(plan: Plan, trace: Trace) -> History {
-    let start = surroundings(&plan).start;
-    live_from(start, plan, trace)
+    live_broken(plan, trace, None)
 }
 
-/// The same, with this time on the clock at the start.
+/// The same with machines that are broken.
+pub(super) fn live_broken(plan: Plan, trace: Trace, mutant: Option<Mutant>) -> History {
+    let start = surroundings(&plan).start;
+    live_on(World::new(plan, start, trace, mutant))
+}
+
+/// With this time on the clock at the start.
 pub(super) fn live_from(start: Mono, plan: Plan, trace: Trace) -> History {
-    let mut world = World::new(plan, start, trace);
+    live_on(World::new(plan, start, trace, None))
+}
+
+fn live_on(mut world: World) -> History {
     world.run_until(world.faults_until);
     world.settle();
-    if world.judge.finished.is_none() {
-        world.happen(Happening::Arrives(Input::ShutdownRequested { now: false }));
-        world.run_until(world.now + 60 * SECOND);
-    }
-    // I-12: it ends, and at that moment nobody lives who is not named.
-    let outcome = world.judge.finished.clone().expect("I-12: a shutdown ends");
-    let left_behind = match &outcome {
-        Outcome::Unkillable(ids) => ids.clone(),
-        Outcome::Clean | Outcome::GaveUp(_) | Outcome::AllFailed | Outcome::Killed => Vec::new(),
-    };
-    assert!(
-        world.processes.keys().all(|id| left_behind.contains(id)),
-        "I-12: {outcome:?}"
-    );
-    assert!(world.judge.is_balanced(&left_behind), "I-02: {:?}", world.judge);
-    for request in &world.requests {
-        let answers = world.judge.answers.get(request);
-        assert_eq!(answers, Some(&1), "I-21, I-38: {request:?} is answered once");
-    }
+    world.end();
     History {
         steps: world.steps,
         births: world.births,
@@ -479,4 +526,17 @@ pub(super) fn live_from(start: Mono, plan: Plan, trace: Trace) -> History {
             Trace::Summed(Sum(sum)) => sum,
         },
     }
+}
+
+/// What the cluster's machine was told, and when; time that passed without an input is `None`.
+pub(super) type Told = (Mono, Option<Input>);
+
+/// What a cluster was told in this history, until the faults stop.
+pub(super) fn history(plan: Plan) -> (SupervisionConfig, Vec<Told>) {
+    let start = surroundings(&plan).start;
+    let mut world = World::new(plan, start, Trace::Off, None);
+    world.judge.diary = Some(Vec::new());
+    let config = world.judge.config.clone();
+    world.run_until(world.faults_until);
+    (config, world.judge.diary.take().unwrap_or_default())
 }
