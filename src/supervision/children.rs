@@ -25,8 +25,8 @@ pub(super) struct Spec {
     pub(super) is_open: bool,
 }
 
-/// A stop of a spec that is under way. It is about whoever lived when it was asked for: a slot that is started again
-/// meanwhile must not keep its caller waiting for ever.
+/// A stop of a spec that is under way, because somebody wants it or because its start has failed. It is about whoever lived
+/// when it began: a slot that is started again meanwhile must not keep its caller waiting for ever.
 #[derive(Debug)]
 pub(super) struct PendingStop {
     request: RequestId,
@@ -34,6 +34,15 @@ pub(super) struct PendingStop {
     /// The first worker that it is not about.
     before: WorkerId,
     left: usize,
+    failed: Option<FailedStart>,
+}
+
+/// A start that has failed.
+#[derive(Debug)]
+pub(super) struct FailedStart {
+    /// Did the spec come with it? Then it goes with it.
+    pub(super) is_new: bool,
+    pub(super) why: SpecRefused,
 }
 
 impl Supervision {
@@ -114,19 +123,34 @@ impl Supervision {
                 }
             }
         }
+        self.await_end(request, key, None);
+    }
+
+    /// Waits for whoever lives of a spec now.
+    pub(super) fn await_end(&mut self, request: RequestId, spec: SpecKey, failed: Option<FailedStart>) {
         self.stops.push(PendingStop {
             request,
-            spec: key,
+            spec,
             before: self.next_id,
-            left: self.roster.sums_of(key).living(),
+            left: self.roster.sums_of(spec).living(),
+            failed,
         });
     }
 
     /// Answers whoever waits for the end of a spec whose workers are gone; whom `SIGKILL` does not end is not waited for.
     pub(super) fn answer_stops(&mut self) {
-        for stop in self.stops.extract_if(.., |stop| stop.left == 0) {
-            let (request, result) = (stop.request, Ok(()));
-            self.actions.push_back(Action::SpecAnswered { request, result });
+        let over: Vec<PendingStop> = self.stops.extract_if(.., |stop| stop.left == 0).collect();
+        for stop in over {
+            let Some(FailedStart { is_new, why }) = stop.failed else {
+                self.answer_spec(stop.request, Ok(()));
+                continue;
+            };
+            // One that SIGKILL does not end keeps its place in the list, and so does one that was started again meanwhile.
+            let is_empty = self.is_down(stop.spec) && self.one_of(stop.spec).is_none();
+            if is_new && is_empty && !self.is_stopping() && self.specs.contains_key(&stop.spec) {
+                self.remove_spec(stop.spec);
+            }
+            self.answer_spec(stop.request, Err(why));
         }
     }
 

@@ -58,7 +58,7 @@ use recycle::Recycling;
 use rollout::Reloads;
 use roster::Roster;
 use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
-use starts::{Start, Undone};
+use starts::Start;
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
 ///
@@ -100,8 +100,6 @@ pub(crate) struct Supervision {
     recycling: Recycling,
     /// Who waits until every slot of a spec has a ready worker.
     starts: BTreeMap<RequestId, Start>,
-    /// Starts that failed, until everybody of them is gone.
-    undone: Vec<Undone>,
     /// Who waits until the processes of a spec are gone.
     stops: Vec<PendingStop>,
     /// Specs of which a slot went down just now.
@@ -150,7 +148,6 @@ impl Supervision {
             reloads: Reloads::default(),
             recycling: Recycling::default(),
             starts: BTreeMap::new(),
-            undone: Vec::new(),
             stops: Vec::new(),
             ended: BTreeSet::new(),
             was_emptied: false,

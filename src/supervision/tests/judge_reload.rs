@@ -204,12 +204,11 @@ impl Judge {
             // On the way back a successor that failed is not waited for.
             return;
         }
-        let of_reload = reload.filter(|reload| reload.replaces(seen, successor.generation));
-        let (rule, probation) = match of_reload {
+        let (rule, probation) = match reload {
+            _ if successor.is_for_recycling => ("I-41", self.config.recycle.probation),
             Some(reload) if successor.generation == reload.generation => ("I-20", reload.options.probation),
             // What is known to be good needs no proof.
-            Some(_) => ("I-20", Duration::ZERO),
-            None => ("I-41", self.config.recycle.probation),
+            Some(_) | None => ("I-20", Duration::ZERO),
         };
         let ready = successor.ready_at.filter(|_| !successor.is_ending());
         let is_proven = ready.is_some_and(|ready| now.since(ready) >= probation);

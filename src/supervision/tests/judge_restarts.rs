@@ -89,7 +89,8 @@ impl Judge {
         if is_ordered || is_in_group {
             return Some(false);
         }
-        let asked = self.places[&seen.slot].asked;
+        let slot = seen.slot.clone();
+        let asked = self.places[&slot].asked;
         if asked == Some(AskedFor::Process) {
             self.disturb_reload();
             return Some(false);
@@ -125,6 +126,10 @@ impl Judge {
         }
         if asked == Some(AskedFor::Ready) && !nothing_to_do {
             return self.start_fails(id);
+        }
+        if nothing_to_do {
+            // That is as good as ready.
+            self.places.entry(slot).or_default().asked = None;
         }
         if !deserves {
             self.disturb_reload();

@@ -54,6 +54,7 @@ impl Judge {
             );
             assert!(now >= group.until, "I-14: the group is back before its delay is over");
         }
+        let is_for_recycling = self.occupants(slot).iter().any(|id| self.turn.recycled.contains(id));
         for other in self.occupants(slot) {
             self.may_be_joined(slot, other, generation);
         }
@@ -74,6 +75,7 @@ impl Judge {
             is_unkillable: false,
             is_left_over: false,
             is_undone: false,
+            is_for_recycling,
             why: Default::default(),
         };
         self.workers.insert(id, seen);

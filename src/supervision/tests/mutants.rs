@@ -199,6 +199,10 @@ impl Border {
             },
             Action::Publish { worker: Some(id), kind } => self.pass_fact(mutant, id, kind),
             Action::Publish { worker: None, kind } => self.pass_notice(mutant, kind),
+            Action::ReloadFinished { request, result: Ok(_) } if mutant == Mutant::SuccessIsFailure => {
+                let result = Err(ReloadError::general(ReloadFailure::NotReadyInTime));
+                self.give(Action::ReloadFinished { request, result });
+            }
             Action::GenerationAdded { .. } => {
                 if mutant == Mutant::ReloadsTwice {
                     self.give(action.clone());

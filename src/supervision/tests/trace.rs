@@ -62,6 +62,8 @@ pub(super) struct Seen {
     pub(super) is_left_over: bool,
     /// It was stopped because the start of its spec failed.
     pub(super) is_undone: bool,
+    /// It is to be the successor of a worker that is recycled.
+    pub(super) is_for_recycling: bool,
     /// What may be a reason to recycle it.
     pub(super) why: Why,
 }

@@ -15,6 +15,7 @@ use super::plan::{Plan, Sort};
 use super::script::{Birth, Process, S, Script};
 use super::settings::{config, surroundings};
 use super::trace::Judge;
+use super::changes::{Way, Why};
 use super::*;
 use crate::model::{Exit, Generation, SpawnStep};
 
@@ -440,16 +441,23 @@ impl World {
 
     /// I-37, I-38: whoever is wanted and not given up is there, and everybody was answered.
     fn is_settled(&self) -> bool {
-        let failed = self.machine.counts().failed;
         self.judge.finished.is_some()
-            || (self.machine.ready() == self.machine.target() - failed
+            || (self.is_complete()
                 && self.machine.reloading().is_none()
                 && self.judge.unanswered().is_empty())
     }
 
+    /// Who is given up is not missed. Nor are those that are replaced in place because of their age: that goes on for ever.
+    fn is_complete(&self) -> bool {
+        let in_place = |change: &&Change| (change.why, change.way) == (Why::Recycling, Way::InPlace);
+        let relieved = self.machine.changes.values().filter(in_place).count();
+        let failed = self.machine.counts().failed;
+        self.machine.ready() + relieved >= self.machine.target() - failed
+    }
+
     fn unsettled(&self) -> String {
-        let open = self.judge.unanswered();
-        if !open.is_empty() || self.machine.reloading().is_some() {
+        if self.is_complete() {
+            let open = self.judge.unanswered();
             return format!("I-38: at {} nobody answered {open:?}", self.now);
         }
         let (ready, target) = (self.machine.ready(), self.machine.target());
