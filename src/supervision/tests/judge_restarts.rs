@@ -118,8 +118,9 @@ impl Judge {
                 // New code that fails costs its slot nothing.
                 return Some(false);
             }
-            if reload.options.max_unavailable > 0 {
-                // Nor does a successor in place; the same worker some time later is like any other.
+            if reload.options.max_unavailable > 0 && asked.is_none() {
+                // Nor does a successor in place; the same worker some time later is like any other. A slot that somebody
+                // waits for is not replaced.
                 self.disturb_reload();
                 return None;
             }

@@ -408,7 +408,10 @@ impl Judge {
                 seen.ready_at = Some(now);
                 let spec = &self.specs[&seen.slot.spec];
                 (seen.why.max_age, seen.why.max_requests) = (spec.max_age, spec.max_requests);
-                self.has_come(id);
+                // One that was told to stop before is not what was waited for.
+                if seen.is_wanted() && !seen.is_ending() {
+                    self.has_come(id);
+                }
             }
             EventKind::Error(WorkerError::Unkillable) => self.has_come(id),
             EventKind::Exit(_) => self.ended(id, now),
@@ -462,7 +465,9 @@ impl Judge {
         self.reload_after_turn(machine);
         if let Some((spec, to)) = &self.turn.scaled {
             let workers = machine.spec(spec).map(|status| status.counts.workers - status.counts.declined);
-            same!(workers, Some(*to as usize), "I-35: {spec} is scaled to what was asked");
+            // A temporary one of which nobody is left is gone.
+            let wanted = (*to > 0 || self.order.contains(spec)).then_some(*to as usize);
+            same!(workers, wanted, "I-35: {spec} is scaled to what was asked");
         }
         self.ready_before = machine.ready();
         self.group_ends(now);
