@@ -158,9 +158,11 @@ impl Judge {
             || self.turn.is_final
             || self.turn.failed_start.is_some();
         let is_relieved = self.is_main(id)
-            && self
-                .beside(&seen.slot)
-                .is_some_and(|second| self.seen(second).generation == seen.generation);
+            && self.beside(&seen.slot).is_some_and(|second| {
+                // A successor that recycling had started before the reload takes over all the same.
+                let second = self.seen(second);
+                second.generation == seen.generation || second.is_for_recycling
+            });
         if let Some(reload) = self
             .reload
             .as_mut()

@@ -258,6 +258,21 @@ fn f_184_f_186_i_41_recycling_is_one_at_a_time_and_successor_first() {
 }
 
 #[test]
+fn i_041_who_is_not_ready_yet_has_no_age() {
+    let mut config = web(1);
+    config.specs[0].max_age = Some(100 * SECOND);
+    let mut cluster = Cluster::up(config);
+    let (id, why) = (WorkerId::new(1), RecycleReason::Memory);
+    cluster.tell(Input::RecycleRequested { id, why });
+    assert_eq!(last(&cluster.crash(1)), "spawn 3 web.0");
+    // The successor of the one that crashed fails, while its slot is being filled again.
+    assert_eq!(cluster.tell(spawn_failed(2)), ["error 2"]);
+    assert_eq!(cluster.machine.next_deadline(), None);
+    cluster.ready(3);
+    assert!(cluster.machine.next_deadline().is_some());
+}
+
+#[test]
 fn f_188_workers_of_one_age_are_recycled_apart_and_a_failed_successor_harms_nobody() {
     let mut config = web(3);
     config.specs[0].max_age = Some(100 * SECOND);

@@ -253,7 +253,7 @@ impl Judge {
             Input::ShutdownRequested { now } => self.at_once |= *now && self.finished.is_none(),
             Input::CanaryJudged { request, good, .. } => self.canary_judged(*request, *good),
             Input::RecycleRequested { id, .. } => self.why(*id, |why| why.is_asked = true),
-            Input::WorkerServed { id, requests } => self.why(*id, |why| why.requests = *requests),
+            Input::WorkerServed { id, requests } => self.why(*id, |why| why.requests = why.requests.max(*requests)),
             _ => {}
         }
         if let Some(reload) = self.reload.as_mut().filter(|_| self.turn.is_request()) {
