@@ -168,8 +168,7 @@ impl Supervision {
         if is_newcomer || is_blamed {
             self.abort_reload(Some(worker.id), ReloadFailure::Exited(Box::new(exit.clone())));
         }
-        let is_alone =
-            || self.goes_alone(key.spec) || !self.specs[&key.spec].config.restart.deserves_restart(exit);
+        let is_alone = || self.goes_alone(key.spec) || !self.specs[&key.spec].config.restart.deserves_restart(exit);
         (is_newcomer && is_forward) || ((is_blamed || is_taken_back) && is_alone())
     }
 

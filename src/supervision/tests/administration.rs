@@ -225,21 +225,6 @@ fn o_011_o_047_a_stopped_spec_whose_start_fails_stays_stopped_and_can_be_started
 }
 
 #[test]
-fn i_038_a_start_that_failed_is_answered_though_one_of_its_slots_was_started_again() {
-    let mut cluster = Cluster::up(web(1));
-    cluster.tell(add(SpecConfig::new("b", 2)));
-    cluster.ready(2);
-    // The third fails, the second is told to stop; meanwhile somebody starts the slot of the third again.
-    assert_eq!(cluster.tell(spawn_failed(3)), ["error 3", "gone b.1", "stop 2", "all_ready"]);
-    let slot = Slot::new("b", 1);
-    assert_eq!(cluster.tell(Input::SlotStartRequested { slot }), ["spawn 4 b.1"]);
-    let words = cluster.ordered(2);
-    assert!(words.last().expect("an answer").starts_with("refused: "), "{words:?}");
-    cluster.ready(4);
-    assert_eq!(cluster.machine.ready(), 2, "the spec is still there");
-}
-
-#[test]
 fn o_074_a_temporary_name_is_free_after_any_end_and_the_others_keep_theirs() {
     for restart in [RestartType::Permanent, RestartType::Transient, RestartType::Temporary] {
         for end in ["kill", "exit 0", "crash", "stop"] {

@@ -158,7 +158,11 @@ impl Life {
             self.lame_until = Some(lame_until);
             self.end_by(policy, lame_until);
             if policy != ShutdownPolicy::Brutal {
-                let patience = if self.is_online { self.config.ask } else { Duration::ZERO };
+                let patience = if self.is_online {
+                    self.config.ask
+                } else {
+                    Duration::ZERO
+                };
                 self.terminate_by(now + patience);
             }
             return self.goes(Way::Going);
@@ -389,9 +393,17 @@ impl Judge {
             assert!(life.is_reaped, "I-02: the exit of worker {id}, which was not reaped");
             life.exit_told = true;
             let cause = life.cause.unwrap_or(Cause::None);
-            same!(Cause::of(exit), cause, "I-15: why worker {id} ended: {exit:?}, {life:?}");
+            same!(
+                Cause::of(exit),
+                cause,
+                "I-15: why worker {id} ended: {exit:?}, {life:?}"
+            );
             let after = life.exited_after_disconnect.or(Some(false));
-            same!(report.exited_after_disconnect, after, "I-15: did worker {id} end unasked");
+            same!(
+                report.exited_after_disconnect,
+                after,
+                "I-15: did worker {id} end unasked"
+            );
             same!(exit.was_ready, life.is_ready, "I-15: was worker {id} ready");
             let was_stopped = life.lame_until.is_some();
             same!(exit.drain.is_some(), was_stopped, "I-15: had worker {id} time to drain");

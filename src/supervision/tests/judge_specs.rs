@@ -94,7 +94,9 @@ impl Judge {
     /// O-074: only what was deleted, what never came up, and a temporary one that has ended.
     pub(super) fn spec_gone(&mut self, name: &SpecName) {
         let place = self.order.iter().position(|known| known == name);
-        let Some(place) = place else { panic!("O-074: `{name}` is gone, and was not there") };
+        let Some(place) = place else {
+            panic!("O-074: `{name}` is gone, and was not there")
+        };
         let left = self.alive.iter().find(|id| self.spec_of(**id) == name);
         same!(left, None, "O-074: `{name}` is gone with a worker");
         let is_own = self.own.as_ref() == Some(name);

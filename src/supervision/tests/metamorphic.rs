@@ -2,12 +2,12 @@
 //!
 //! Not here: what must hold in each history ([`super::trace`]).
 
-use super::meddle::{Alteration, Deed, deeds};
+use super::deed::{Alteration, Deed, deeds};
+use super::history::{Sum, Trace, live_from, live_through};
 use super::plan::{Item, Plan, Sort};
 use super::script::{Birth, S};
 use super::settings::surroundings;
 use super::shrink::{items, shrink, told};
-use super::world::{Sum, Trace, live_from, live_through};
 use super::*;
 use crate::model::Signal;
 

@@ -11,8 +11,10 @@ macro_rules! same {
 mod administration;
 mod auto_end;
 mod cluster;
+mod deed;
 mod driver;
 mod hang;
+mod history;
 mod judge_process;
 mod judge_reload;
 mod judge_restarts;

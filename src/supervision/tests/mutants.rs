@@ -27,6 +27,9 @@ pub(super) struct Border {
     reloading: bool,
     is_stopping: bool,
     recycled: Option<WorkerId>,
+    /// The last addition of a spec, and the one that was taken and whose workers come now.
+    added: Option<RequestId>,
+    taken: Option<RequestId>,
 }
 
 impl Border {
@@ -42,6 +45,8 @@ impl Border {
             reloading: false,
             is_stopping: false,
             recycled: None,
+            added: None,
+            taken: None,
         }
     }
 
@@ -86,6 +91,7 @@ impl Border {
             Mutant::OneMoreBoots => config.max_booting = config.max_booting.max(1) + 1,
             Mutant::EndsWhenEmpty => config.when_empty = WhenEmpty::Stop,
             Mutant::RecyclesTwoAtOnce => config.recycle.surge += 1,
+            Mutant::RecyclesOneMoreInPlace => config.recycle.max_unavailable += 1,
             _ => {}
         }
         config
@@ -95,6 +101,8 @@ impl Border {
         match self.mutant {
             Some(Mutant::BootLimitHalved) => config.boot /= 2,
             Some(Mutant::BootLimitGone) => config.boot = Duration::MAX,
+            Some(Mutant::LameDuckForgotten) => config.lame_duck = Duration::ZERO,
+            Some(Mutant::MoreTimeRefused) => config.more_time = Duration::ZERO,
             Some(Mutant::FaultGraceHalved) => config.shutdown = ShutdownPolicy::Grace(SECOND),
             _ => {}
         }
@@ -107,7 +115,8 @@ impl Border {
 
     /// What the cluster's machine hears of what happened.
     pub(super) fn input(&mut self, mut input: Input) -> Option<Input> {
-        if let Input::SpecAddRequested { config, .. } = &input {
+        if let Input::SpecAddRequested { config, request } = &input {
+            self.added = Some(*request);
             self.policies.insert(config.name.clone(), config.shutdown);
             self.order.push(config.name.clone());
         }
@@ -119,6 +128,10 @@ impl Border {
                 *id = self.alive.keys().find(|other| *other != id).copied().unwrap_or(*id);
             }
             (Some(Mutant::AsksThoughAtOnce), Input::ShutdownRequested { now }) => *now = false,
+            (Some(Mutant::RecyclesTooSoon), Input::WorkerServed { requests, .. }) => *requests += 60,
+            (Some(Mutant::ReconfiguresLimit), Input::ReconfigureRequested { changes, .. }) => {
+                changes.specs.iter_mut().for_each(|spec| spec.limit.max += 1);
+            }
             (Some(Mutant::BadCanaryIsGood), Input::CanaryJudged { good, .. }) => *good = true,
             (
                 Some(Mutant::ScalesOneMore),
@@ -203,6 +216,16 @@ impl Border {
                 let result = Err(ReloadError::general(ReloadFailure::NotReadyInTime));
                 self.give(Action::ReloadFinished { request, result });
             }
+            Action::SpecsTaken { request } => {
+                self.give(action);
+                if mutant == Mutant::StartedTooEarly && self.added == Some(request) {
+                    self.taken = self.added;
+                }
+                if mutant == Mutant::SpecLost {
+                    self.give(Action::SpecGone { spec: "web".into() });
+                }
+            }
+            Action::SpecGone { .. } if mutant == Mutant::SpecKept => {}
             Action::GenerationAdded { .. } => {
                 if mutant == Mutant::ReloadsTwice {
                     self.give(action.clone());
@@ -284,6 +307,10 @@ impl Border {
                 let kind = EventKind::Recycling(RecycleReason::Age);
                 Some(Action::Publish { worker: Some(id), kind })
             }
+            Mutant::StartedTooEarly if is_fork => self.taken.take().map(|request| {
+                let result = Ok(());
+                Action::SpecAnswered { request, result }
+            }),
             Mutant::AllReadyTooEarly if is_fork => Some(notice(EventKind::AllReady { workers: 99 })),
             Mutant::ShutsDownUnasked if is_ready => Some(notice(EventKind::ShutdownStarted)),
             _ => None,
@@ -406,7 +433,7 @@ fn falsify(mutant: Mutant, mut output: Output, give: &mut impl FnMut(Output)) {
             }),
         ) => *state = WorkerState::Created,
         (
-            Mutant::OrderedIsCrash | Mutant::CrashIsOrdered,
+            Mutant::OrderedIsCrash | Mutant::CrashIsOrdered | Mutant::HangIsCrash,
             Output::Fact(Report {
                 fact: Fact::Exited(exit),
                 ..
@@ -415,6 +442,7 @@ fn falsify(mutant: Mutant, mut output: Output, give: &mut impl FnMut(Output)) {
             exit.reason = match (mutant, &exit.reason) {
                 (Mutant::OrderedIsCrash, ExitReason::Ordered) => ExitReason::Crash,
                 (Mutant::CrashIsOrdered, ExitReason::Crash) => ExitReason::Ordered,
+                (Mutant::HangIsCrash, ExitReason::Hang(_)) => ExitReason::Crash,
                 (_, reason) => reason.clone(),
             };
         }

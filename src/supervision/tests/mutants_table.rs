@@ -2,9 +2,9 @@
 //!
 //! Not here: what a mutant does ([`super::mutants`]).
 
+use super::history::{Trace, live_broken};
 use super::plan::Plan;
 use super::shrink::violation;
-use super::world::{Trace, live_broken};
 
 macro_rules! mutants {
     ($($name:ident: $rule:literal, $what:literal;)+) => {
@@ -38,6 +38,8 @@ mutants! {
     AllGoAlong: "I-15", "innocent workers are restarted too";
     OrderedIsCrash: "I-15", "an ordered end is called a crash";
     CrashIsOrdered: "I-15", "a crash is called an ordered end";
+    HangIsCrash: "I-15", "who was ended for a hang is said to have crashed";
+    ReconfiguresLimit: "I-13", "a new description brings a higher limit than it says";
     NobodyGoesAlong: "O-032", "the others of a group are spared";
     StopsEveryoneAtOnce: "O-085", "all specs are stopped at the same time";
     EndsForAnybody: "I-11", "anybody's end ends the cluster";
@@ -59,6 +61,8 @@ mutants! {
     NeverKills: "I-10", "SIGKILL is never sent";
     KillsTwice: "I-10", "SIGKILL is sent twice";
     HidesUnkillable: "I-10", "nobody hears who outlives SIGKILL";
+    LameDuckForgotten: "I-10", "the time as a lame duck comes out of the grace";
+    MoreTimeRefused: "I-10", "who asks for more time to boot gets none";
     TerminatesTheReady: "I-10", "who gets ready is terminated";
     SignalsTheDead: "I-09", "a reaped process is signalled";
     StopsTheDead: "I-09", "a dead worker is stopped";
@@ -87,10 +91,15 @@ mutants! {
     ReloadsTwice: "I-21", "two reloads begin at once";
     AnswerLost: "I-38", "a request is never answered";
     AllReadyTooEarly: "I-27", "all are said to be ready when they are not";
+    StartedTooEarly: "O-012", "a start is answered before everybody is ready";
+    SpecLost: "O-074", "a spec goes for no reason";
+    SpecKept: "O-074", "nobody is told that a spec is gone";
     StateBehind: "I-27", "a fact is told with the state before it";
     StopsTwice: "I-35", "a worker is stopped twice";
     AsksTwice: "I-35", "a worker is asked twice";
     ScalesOneMore: "I-35", "a scaling makes one more than asked";
+    RecyclesTooSoon: "I-41", "a worker is recycled before its share of requests is served";
+    RecyclesOneMoreInPlace: "I-41", "recycling stops one more in place";
     RecyclesTheDead: "I-41", "a dead worker is recycled";
     RecyclesTwoAtOnce: "I-41", "two are recycled at once";
     RecyclesOldFirst: "I-41", "recycling stops the old worker first";
@@ -126,6 +135,6 @@ fn mutants_are_all_caught() {
     for seed in 0..=last {
         assert_eq!(verdict(seed, None).err(), None, "seed {seed}");
     }
-    assert!(MUTANTS.len() >= 35);
+    assert!(MUTANTS.len() >= 83);
     assert!(escaped.is_empty(), "{escaped:#?}");
 }

@@ -265,19 +265,6 @@ fn o_021_an_order_that_comes_between_the_closed_channel_and_the_death_is_not_the
 }
 
 #[test]
-fn i_010_a_worker_without_a_channel_has_its_whole_grace_after_the_sigterm() {
-    let mut life = ready();
-    life.handle(LifeInput::ChannelClosed, ms(1_000));
-    orders(&mut life);
-    life.handle_deadline(ms(1_100));
-    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::TERM))]);
-    life.handle_deadline(ms(6_099));
-    assert_eq!(orders(&mut life), []);
-    life.handle_deadline(ms(6_100));
-    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::KILL))]);
-}
-
-#[test]
 fn n_039_a_crash_whose_channel_closes_first_is_still_a_crash() {
     for status in [
         ExitStatus::Code(101),

@@ -107,13 +107,14 @@ pub(super) fn config(plan: &Plan) -> SupervisionConfig {
             ])
         }),
         max_booting: dice(3).map_or(4, |mut dice| dice.below(5) as usize),
-        recycle: dice(9).map_or(RolloutOptions::new(), |mut dice| {
-            RolloutOptions::new()
-                .surge(dice.of([0, 1, 1, 2]))
-                .max_unavailable(dice.of([0, 0, 1]))
-                .probation(dice.of([Duration::ZERO, 500 * MS]))
-        })
-        .step_deadline(2 * SECOND),
+        recycle: dice(9)
+            .map_or(RolloutOptions::new(), |mut dice| {
+                RolloutOptions::new()
+                    .surge(dice.of([0, 1, 1, 2]))
+                    .max_unavailable(dice.of([0, 0, 1]))
+                    .probation(dice.of([Duration::ZERO, 500 * MS]))
+            })
+            .step_deadline(2 * SECOND),
         when_empty: dice(4).map_or(WhenEmpty::Wait, |mut dice| dice.of([WhenEmpty::Stop, WhenEmpty::Wait])),
         seed: dice(5).map_or(0, |mut dice| dice.below(u64::MAX)),
     }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
-use super::meddle::deeds;
+use super::deed::deeds;
 use super::plan::{Item, Plan, Sort};
 use super::script::Birth;
 use super::settings::{self, surroundings};

@@ -14,11 +14,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use super::meddle::Deed;
+use super::deed::Deed;
+use super::history::{History, Trace, live_through};
 use super::plan::{Item, Plan};
 use super::script::Script;
 use super::shrink::{items, shrink, told, violation};
-use super::world::{History, Trace, live_through};
 use super::*;
 use crate::clock;
 

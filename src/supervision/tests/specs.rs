@@ -364,3 +364,43 @@ fn a_strategy_that_panics_is_told_of_and_only_the_failed_worker_is_restarted() {
     cluster.ready(4);
     assert_eq!(cluster.machine.ready(), 3);
 }
+
+#[test]
+fn i_038_a_start_that_failed_is_answered_though_one_of_its_slots_was_started_again() {
+    let mut cluster = Cluster::up(web(1));
+    let (request, config) = (RequestId(1), Box::new(SpecConfig::new("b", 2)));
+    cluster.tell(Input::SpecAddRequested { request, config });
+    cluster.ready(2);
+    // The third fails, the second is told to stop; meanwhile somebody starts the slot of the third again.
+    assert_eq!(
+        cluster.tell(spawn_failed(3)),
+        ["error 3", "gone b.1", "stop 2", "all_ready"]
+    );
+    let slot = Slot::new("b", 1);
+    assert_eq!(cluster.tell(Input::SlotStartRequested { slot }), ["spawn 4 b.1"]);
+    let words = cluster.ordered(2);
+    assert!(words.last().expect("an answer").starts_with("refused: "), "{words:?}");
+    cluster.ready(4);
+    assert_eq!(cluster.machine.ready(), 2, "the spec is still there");
+}
+
+#[test]
+fn i_014_a_slot_that_waits_keeps_its_delay_in_a_group() {
+    let mut config = abc(OneForOne);
+    config.specs[1].delay = RestartDelay::Backoff(Backoff::default().jitter(0.0).first_at_once(false));
+    let mut cluster = Cluster::up(config);
+    cluster.crash(2);
+    let due = cluster.machine.next_deadline().expect("b waits");
+    // Only now its failures would take others along; the next one takes it along.
+    let strategy: Arc<dyn RestartStrategy> = Arc::new(OneForAll);
+    let changes = Box::new(Reconfiguration {
+        strategy: Some(strategy),
+        ..Reconfiguration::default()
+    });
+    let request = RequestId(1);
+    cluster.tell(Input::ReconfigureRequested { request, changes });
+    cluster.crash(1);
+    assert_eq!(cluster.ordered(3), ["exit 3"]);
+    assert_eq!(cluster.machine.next_deadline(), Some(due));
+    assert_eq!(cluster.wait(), ["spawn 4 a.0"]);
+}

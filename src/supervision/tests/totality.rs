@@ -3,8 +3,8 @@
 //! The states of [`Supervision`] are those of simulated histories: a history is written down, and every input is fed after
 //! each of its steps to a machine that has just lived through them. Those of [`Lifecycle`] are all that a few inputs reach.
 
+use super::history::{Told, history};
 use super::plan::Plan;
-use super::world::{Told, history};
 use super::*;
 use crate::model::{BoundAddress, Exit, ExitReason, ExitStatus, RecycleReason, Signal, WorkerError, WorkerStats};
 use crate::policy::RolloutOptions;

@@ -22,7 +22,7 @@
 //! | I-27 what can be read is as new as what is told | [`Judge::see`], `judge_process::said` |
 //! | I-30 at most `max_booting` boot | `judge_slots::room_is_kept` |
 //! | I-35 twice is once | `judge_slots::stopped`, `judge_process::ordered`, [`Judge::after_turn`], [`Judge::notice`] |
-//! | I-37, I-38 convergence and answers in bounded time | `world::comes_to_rest`, with [`Judge::settle_limit`] |
+//! | I-37, I-38 convergence and answers in bounded time | `history::comes_to_rest`, with [`Judge::settle_limit`] |
 //! | I-41 recycling within its room, successor first | `judge_slots`, `judge_reload::may_be_relieved` |
 //! | I-42 the same seed, the same trace; I-16, I-17 what a clock and a pause may change | `metamorphic` |
 //! | I-45 no timer that is due again at once | `world::pass_time` |
@@ -188,7 +188,7 @@ pub(super) struct Judge {
     pub(super) last_id: WorkerId,
     pub(super) finished: Option<Outcome>,
     /// What was told, if somebody wants to know.
-    pub(super) diary: Option<Vec<world::Told>>,
+    pub(super) diary: Option<Vec<history::Told>>,
 }
 
 impl Judge {
@@ -464,7 +464,9 @@ impl Judge {
         self.specs_after_turn(machine);
         self.reload_after_turn(machine);
         if let Some((spec, to)) = &self.turn.scaled {
-            let workers = machine.spec(spec).map(|status| status.counts.workers - status.counts.declined);
+            let workers = machine
+                .spec(spec)
+                .map(|status| status.counts.workers - status.counts.declined);
             // A temporary one of which nobody is left is gone.
             let wanted = (*to > 0 || self.order.contains(spec)).then_some(*to as usize);
             same!(workers, wanted, "I-35: {spec} is scaled to what was asked");
