@@ -69,6 +69,16 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// So many are missing already.
+    pub(super) const fn leave_out_in_place(&mut self, missing: usize) {
+        self.in_place = self.in_place.saturating_sub(missing);
+    }
+
+    /// For how many?
+    pub(super) const fn left(self) -> usize {
+        self.beside.saturating_add(self.in_place)
+    }
+
     /// Which way the next one goes, if there is room.
     pub(super) const fn next(&mut self) -> Option<Way> {
         if self.beside > 0 {
@@ -168,6 +178,9 @@ impl Supervision {
         if is_newcomer || is_blamed {
             self.abort_reload(Some(worker.id), ReloadFailure::Exited(Box::new(exit.clone())));
         }
+        if is_newcomer {
+            self.note_emptied(key);
+        }
         let is_alone = || self.goes_alone(key.spec) || !self.specs[&key.spec].config.restart.deserves_restart(exit);
         (is_newcomer && is_forward) || ((is_blamed || is_taken_back) && is_alone())
     }
@@ -202,6 +215,7 @@ impl Supervision {
             }) => {
                 self.abort_reload(id, reason);
                 if way == Way::InPlace && self.newcomer(key, way).is_some_and(|worker| !worker.is_ready()) {
+                    self.note_emptied(key);
                     self.stop_slot(key, Purpose::Replace, None);
                 }
             }

@@ -295,9 +295,7 @@ impl Judge {
             assert!(generations.len() <= 2, "I-19: {generations:?} live in `{spec}`");
         }
         if let Some(reload) = self.reload.as_ref().filter(|reload| !reload.is_disturbed) {
-            // The way back has its own room: what was stopped in place when it began is not counted again.
-            let ways = if reload.is_failed { 2 } else { 1 };
-            let missing = ways * reload.options.max_unavailable as usize + self.lost - reload.lost;
+            let missing = reload.options.max_unavailable as usize + self.lost - reload.lost;
             let ready = machine.ready();
             assert!(
                 ready + missing >= reload.ready,

@@ -346,7 +346,9 @@ impl Judge {
     pub(super) fn may_shut_down(&mut self) {
         let is_significant = |id| self.specs[self.spec_of(id)].significant;
         let by_end = self.config.auto_shutdown != AutoShutdown::Never;
-        let has_ended = self.turn.is_significant || self.turn.gave_up.is_some();
+        // Of a successor in place it cannot be seen whether it ended for good.
+        let has_ended =
+            self.turn.is_significant || self.turn.gave_up.is_some() || matches!(self.turn.end, Some((_, None)));
         let by_end = by_end && has_ended && self.turn.end.is_some_and(|(id, _)| is_significant(id));
         let by_limit = self.turn.gave_up.as_ref().is_some_and(|gave_up| match gave_up {
             GaveUp::Spec { spec, .. } => self.specs[spec].escalation == Escalation::StopCluster,

@@ -25,7 +25,7 @@ impl World {
             },
             Deed::SignalWorker(whom, signal) => {
                 let id = self.id_of(whom);
-                return self.learn(id, LifeInput::KillOrdered(signal));
+                return self.learn(id, &LifeInput::KillOrdered(signal));
             }
             Deed::Reconfigure(mut changes, altered) => {
                 changes.specs.extend(altered.map(|(name, alteration)| {
@@ -43,8 +43,8 @@ impl World {
             },
             Deed::Blame(whom) => {
                 let id = self.id_of(whom);
-                self.learn(id, LifeInput::Blamed(EndCause::Hang("main".to_owned())));
-                return self.learn(id, LifeInput::KillOrdered(Signal::KILL));
+                self.learn(id, &LifeInput::Blamed(EndCause::Hang("main".to_owned())));
+                return self.learn(id, &LifeInput::KillOrdered(Signal::KILL));
             }
             Deed::StartSlot(index) => match self.empty_slot(index) {
                 Some(slot) => Input::SlotStartRequested { slot },

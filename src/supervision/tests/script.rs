@@ -296,7 +296,7 @@ impl World {
         while let Some(process) = self.processes.get_mut(&id)
             && let Some(what) = process.unread.pop_front()
         {
-            self.learn(id, what);
+            self.learn(id, &what);
         }
     }
 

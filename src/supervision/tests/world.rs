@@ -248,16 +248,16 @@ impl World {
             }
             Happening::Says(id, what) => self.said(id, what),
             Happening::IsRead(id) => self.read(id),
-            Happening::Ordered(id, policy) => self.learn(id, LifeInput::StopOrdered(policy)),
+            Happening::Ordered(id, policy) => self.learn(id, &LifeInput::StopOrdered(policy)),
             Happening::Meddles(number, deed) => self.meddle(number, deed),
         }
     }
 
     /// The master's machine of a process learns something.
-    pub(super) fn learn(&mut self, id: WorkerId, what: LifeInput) {
+    pub(super) fn learn(&mut self, id: WorkerId, what: &LifeInput) {
         if let Some(process) = self.processes.get_mut(&id) {
             let note = process.life.handle(what.clone(), self.now);
-            self.judge.fed(id, &what, note, self.now);
+            self.judge.fed(id, what, note, self.now);
             self.drain_process(id);
         }
     }
