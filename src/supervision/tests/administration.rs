@@ -2,7 +2,7 @@
 
 use super::driver::{Cluster, spawn_failed};
 use super::*;
-use crate::model::{ExitReason, ExitStatus, Signal, SpecFault, exit_code};
+use crate::model::{ExitReason, ExitStatus, Signal, SpecFault, WorkerError, exit_code};
 use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne};
 
 const REQUEST: RequestId = RequestId(1);
