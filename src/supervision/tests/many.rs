@@ -48,7 +48,11 @@ fn live_but_one(cluster: &mut Cluster, words: Vec<String>, fails: Option<u64>) -
         let id = |rest: &str| rest.split(' ').next().and_then(|id| id.parse().ok());
         if let Some(id) = word.strip_prefix("spawn ").and_then(id) {
             let is_it = fails == Some(id);
-            words.extend(if is_it { cluster.tell(spawn_failed(id)) } else { cluster.ready(id) });
+            words.extend(if is_it {
+                cluster.tell(spawn_failed(id))
+            } else {
+                cluster.ready(id)
+            });
         } else if let Some(id) = word.strip_prefix("stop ").and_then(id) {
             words.extend(cluster.ordered(id));
             ends += 1;
