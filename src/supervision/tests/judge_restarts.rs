@@ -315,7 +315,9 @@ impl Judge {
         };
         let is_by_hand = match &self.turn.input {
             Some(Input::SlotStartRequested { slot: started }) => started == slot,
-            Some(Input::SpecStartRequested { .. } | Input::SpecRestartRequested { .. }) => true,
+            Some(Input::SpecStartRequested { spec, .. } | Input::SpecRestartRequested { spec, .. }) => {
+                *spec == slot.spec && !self.turn.is_refused
+            }
             _ => false,
         };
         let place = self.places.entry(slot.clone()).or_default();

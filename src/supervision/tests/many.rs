@@ -3,8 +3,9 @@
 //! Time is measured, because that is what must not grow: ten times the workers may take twenty times as long, and would
 //! take a hundred times as long if it were quadratic. Not here: what the operations do.
 
-use super::driver::Cluster;
+use super::driver::{Cluster, spawn_failed};
 use super::*;
+use crate::policy::RolloutOptions;
 use nix::time::{ClockId, clock_gettime};
 
 /// So many workers, all ready: of one spec, or of as many specs with one each.
@@ -36,12 +37,22 @@ enum Specs {
 
 /// Whoever is started gets ready, whoever is stopped ends, until nothing more is ordered; how many ended.
 fn live(cluster: &mut Cluster, words: Vec<String>) -> usize {
+    live_but_one(cluster, words, None)
+}
+
+/// The same, but this one cannot be started.
+fn live_but_one(cluster: &mut Cluster, words: Vec<String>, fails: Option<u64>) -> usize {
     let mut words = VecDeque::from(words);
     let mut ends = 0;
     while let Some(word) = words.pop_front() {
         let id = |rest: &str| rest.split(' ').next().and_then(|id| id.parse().ok());
         if let Some(id) = word.strip_prefix("spawn ").and_then(id) {
-            words.extend(cluster.ready(id));
+            let is_it = fails == Some(id);
+            words.extend(if is_it {
+                cluster.tell(spawn_failed(id))
+            } else {
+                cluster.ready(id)
+            });
         } else if let Some(id) = word.strip_prefix("stop ").and_then(id) {
             words.extend(cluster.ordered(id));
             ends += 1;
@@ -99,6 +110,23 @@ fn crash_all(count: u32, specs: Specs) {
     assert_eq!(cluster.machine.ready(), count as usize);
 }
 
+/// One after the other; if the last one fails, all the way back.
+fn reload_all(count: u32, options: RolloutOptions, fails: bool) {
+    let mut cluster = up(count, Specs::One);
+    let words = cluster.tell(Input::ReloadRequested {
+        request: RequestId(1),
+        spec: None,
+        options,
+        queue: false,
+    });
+    let last = fails.then_some(2 * u64::from(count));
+    let ends = live_but_one(&mut cluster, words, last);
+    let all = count as usize;
+    assert_eq!(ends, if fails { 2 * (all - 1) } else { all });
+    let spec = cluster.machine.spec(&"web".into()).expect("it is there");
+    assert_eq!((spec.generation.0, spec.counts.ready), (u32::from(!fails), all));
+}
+
 /// How long this thread has run on a core: what others do meanwhile is not counted.
 fn on_a_core() -> Duration {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has one");
@@ -140,6 +168,13 @@ fn o_086_start_and_stop_of_many_named_workers_is_linear() {
 #[test]
 fn scaling_ten_thousand_away_and_back_is_linear() {
     assert!(is_linear(1_000, scale_to_nothing_and_back));
+}
+
+#[test]
+fn o_075_a_reload_of_ten_thousand_is_linear_on_both_ways() {
+    let beside = RolloutOptions::new();
+    assert!(is_linear(1_000, |count| reload_all(count, beside, false)));
+    assert!(is_linear(1_000, |count| reload_all(count, beside, true)));
 }
 
 #[test]

@@ -238,6 +238,30 @@ fn in_place_stops_first_and_keeps_to_max_unavailable() {
 }
 
 #[test]
+fn i_020_what_is_missing_when_a_reload_turns_back_counts_on_the_way_back() {
+    let mut cluster = Cluster::up(web(4));
+    let words = cluster.tell(reload(1, RolloutOptions::new().surge(0).max_unavailable(2)));
+    assert_eq!(words[2..], ["stop 1", "stop 2"]);
+    for id in [1, 2] {
+        cluster.ordered(id);
+    }
+    cluster.ready(5);
+    assert_eq!(last(&cluster.ready(6)), "stop 4");
+    assert_eq!(last(&cluster.ordered(3)), "spawn 7 web.2");
+    // It fails, and two are missing: its own slot, and that of the fourth worker, which still stops.
+    assert_eq!(cluster.crash(7), ["spawn 8 web.2"]);
+    assert_eq!(last(&cluster.ready(8)), "stop 5", "one is there again, so one may go");
+    assert_eq!(cluster.ordered(4), ["exit 4", "spawn 9 web.3"]);
+    assert_eq!(cluster.ordered(5), ["exit 5", "spawn 10 web.0"]);
+    cluster.ready(9);
+    assert_eq!(last(&cluster.ready(10)), "stop 6");
+    cluster.ordered(6);
+    let words = cluster.ready(11);
+    assert!(words.iter().any(|word| word.starts_with("not reloaded")), "{words:?}");
+    assert_eq!(cluster.machine.ready(), 4);
+}
+
+#[test]
 fn f_184_f_186_i_41_recycling_is_one_at_a_time_and_successor_first() {
     let mut cluster = Cluster::up(web(3));
     let recycle = |id| Input::RecycleRequested {
