@@ -1,6 +1,7 @@
 //! `ClusterBuilder`: setters are prose with defaults; `build` validates, and nothing has an effect before `run`.
 
 mod checks;
+mod listening;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,13 +14,12 @@ use std::time::Duration;
 use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode, ToListenAddr};
+use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode};
 use crate::plug_ins::PlugIn;
 use crate::policy::{
     AutoShutdown, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
     RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
-use crate::socket::activation;
 use crate::spec::WorkerSpec;
 use crate::worker::{Worker, WorkerOutput};
 
@@ -116,50 +116,6 @@ impl ClusterBuilder {
             Box::pin(async move { future.await.into_result() })
         }));
         self
-    }
-
-    /// Binds `address` in the master before the first worker is started; workers take it by `name`. The socket lives
-    /// until the cluster ends, so clients are never refused while workers restart. A text is checked by
-    /// [`build`](Self::build).
-    pub fn listen(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
-        self.listen_with(name, address, ListenOptions::default())
-    }
-
-    /// [`listen`](Self::listen) with options.
-    pub fn listen_with(mut self, name: impl Into<String>, address: impl ToListenAddr, options: ListenOptions) -> Self {
-        let name = name.into();
-        let address = address.to_listen_addr().map_err(|source| BuildError::Address {
-            name: name.clone(),
-            source,
-        });
-        self.listeners.push((name, address, options));
-        self
-    }
-
-    /// Listens on a socket that the service manager has opened (systemd's socket activation): the one whose
-    /// `FileDescriptorName=` is `name`, or the only one, whatever it is called. Clients can then connect before this
-    /// program runs, and while it is restarted. All workers share it.
-    ///
-    /// `LISTEN_PID` of another process counts as none; [`build`](Self::build) tells if there is no such socket, and the start
-    /// if it is no listening stream socket. Workers do not see `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`.
-    pub fn listen_activated(mut self, name: impl Into<String>) -> Self {
-        let name = name.into();
-        let address = activated(&name).map_err(|why| BuildError::NotActivated {
-            name: name.clone(),
-            why,
-        });
-        self.listeners.push((name, address, ListenOptions::default()));
-        self
-    }
-
-    /// [`listen_activated`](Self::listen_activated), or [`listen`](Self::listen) on `address` where no such socket was handed
-    /// over: one program for both ways to be started.
-    pub fn listen_activated_or(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
-        let name = name.into();
-        match activated(&name) {
-            Ok(activated) => self.listen(name, activated),
-            Err(_) => self.listen(name, address),
-        }
     }
 
     /// Which of the declared listeners the builder's own workers get, by name; see [`WorkerSpec::listeners`]. Default: all.
@@ -492,14 +448,6 @@ impl ClusterBuilder {
     pub fn main(self) -> std::process::ExitCode {
         Cluster::exit_code(self.build().map_err(RunError::from).and_then(Cluster::run))
     }
-}
-
-/// A socket of the service manager's. A worker is told by its master what it listens on, and looks for nothing.
-fn activated(name: &str) -> Result<ListenAddr, String> {
-    if crate::is_worker() {
-        return Ok(ListenAddr::Fd(0));
-    }
-    activation::find(name).map(ListenAddr::Fd)
 }
 
 impl fmt::Debug for ClusterBuilder {

@@ -121,19 +121,8 @@ impl WorkerActor {
             ctx.cancel_future(handle);
         }
         if let Some(at) = next {
-            let handle = ctx.run_later(clock::now().until(at), move |actor, ctx| actor.wake(at, ctx));
+            let handle = ctx.run_later(clock::now().until(at), Self::time_passed);
             self.deadline = Some((at, handle));
-        }
-    }
-
-    /// A timer that fires much too late was held up with everything else: the master was stopped, or starved. What the
-    /// worker said meanwhile lies unread in its channel and comes first, so that it is not blamed for the master's lag.
-    fn wake(&mut self, at: Mono, ctx: &mut Context<Self>) {
-        if clock::now().since(at) > LATE {
-            let handle = ctx.run_later(CATCH_UP, Self::time_passed);
-            self.deadline = Some((at, handle));
-        } else {
-            self.time_passed(ctx);
         }
     }
 
@@ -403,7 +392,3 @@ async fn write(channel: Arc<Channel>, outbox: Outbox) {
 
 /// Orders and news that may wait for one worker's actor: one batch of frames, a few lines, a few orders.
 const MAILBOX: usize = 256;
-/// A timer that is later than this is not late by chance.
-const LATE: Duration = Duration::from_millis(100);
-/// How long the master reads before it acts on a limit that passed while it could not look. Once for each limit.
-const CATCH_UP: Duration = Duration::from_millis(100);

@@ -101,6 +101,13 @@ impl Ladder {
         }
     }
 
+    /// Everything is due this much later.
+    pub(crate) fn postpone(&mut self, delay: Duration) {
+        for at in [&mut self.terminate_at, &mut self.kill_at, &mut self.unkillable_at] {
+            *at = at.map(|at| at + delay);
+        }
+    }
+
     /// Was `SIGKILL` sent?
     pub(crate) const fn is_killed(&self) -> bool {
         self.killed

@@ -71,6 +71,16 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// So many are missing already.
+    pub(super) const fn leave_out_in_place(&mut self, missing: usize) {
+        self.in_place = self.in_place.saturating_sub(missing);
+    }
+
+    /// For how many?
+    pub(super) const fn left(self) -> usize {
+        self.beside.saturating_add(self.in_place)
+    }
+
     /// Which way the next one goes, if there is room.
     pub(super) const fn next(&mut self) -> Option<Way> {
         if self.beside > 0 {
@@ -166,19 +176,35 @@ impl Supervision {
     }
 
     /// A slot's own worker has ended, unasked. Says whether that was a failure of a reload, which costs the slot
-    /// nothing, because the worker never was what the slot should hold.
-    pub(super) fn newcomer_in_place_exited(&mut self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
+    /// nothing, because the worker never was what the slot should hold: neither its budget, nor, if its workers are not
+    /// restarted, its place. Only where others go down with a failed worker the rules of the group come first.
+    pub(super) fn is_failure_of_reload(&mut self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
         let is_newcomer = self.changes.get(&key).is_some_and(|change| {
             change.why == Why::Reload && change.way == Way::InPlace && change.progress != Progress::Emptying
         });
         let is_forward = self.reloads.goal(key.spec).is_some();
+        let is_blamed = self.is_blamed(key, worker, exit);
+        let is_taken_back = self.is_taken_back(key, worker, exit);
         if is_newcomer {
             self.changes.remove(&key);
         }
-        if is_newcomer || self.is_blamed(key, worker, exit) {
+        if is_newcomer || is_blamed {
             self.abort_reload(Some(worker.id), ReloadFailure::Exited(Box::new(exit.clone())));
         }
-        is_newcomer && is_forward
+        if is_newcomer {
+            self.note_emptied(key);
+        }
+        let is_alone = || self.goes_alone(key.spec) || !self.specs[&key.spec].config.restart.deserves_restart(exit);
+        (is_newcomer && is_forward) || ((is_blamed || is_taken_back) && is_alone())
+    }
+
+    /// Fills a slot again whose worker failed in a reload: with the one that was to take it back, if there is one.
+    pub(super) fn refill(&mut self, key: SeatKey) {
+        self.queue_restart(key);
+        let is_coming = matches!(self.roster.seat(key).beside(), Some(Beside::Coming(_)));
+        if is_coming && self.reloads.is_going_back() && self.changes.get(&key).is_some_and(|it| it.why == Why::Reload) {
+            self.take_over(key);
+        }
     }
 
     /// A successor is not what it should be. Beside, it goes and nothing has happened; what follows for the others is
@@ -202,6 +228,7 @@ impl Supervision {
             }) => {
                 self.abort_reload(id, reason);
                 if way == Way::InPlace && self.newcomer(key, way).is_some_and(|worker| !worker.is_ready()) {
+                    self.note_emptied(key);
                     self.stop_slot(key, Purpose::Replace, None);
                 }
             }

@@ -25,6 +25,26 @@ pub(super) struct Spec {
     pub(super) is_open: bool,
 }
 
+/// A stop of a spec that is under way, because somebody wants it or because its start has failed. It is about whoever lived
+/// when it began: a slot that is started again meanwhile must not keep its caller waiting for ever.
+#[derive(Debug)]
+pub(super) struct PendingStop {
+    request: RequestId,
+    spec: SpecKey,
+    /// The first worker that it is not about.
+    before: WorkerId,
+    left: usize,
+    failed: Option<FailedStart>,
+}
+
+/// A start that has failed.
+#[derive(Debug)]
+pub(super) struct FailedStart {
+    /// Did the spec come with it? Then it goes with it.
+    pub(super) is_new: bool,
+    pub(super) why: SpecRefused,
+}
+
 impl Supervision {
     /// At the end of the order. What is not to be started has no slots until somebody starts it.
     pub(super) fn add_spec(&mut self, config: SpecConfig, started: bool) -> SpecKey {
@@ -42,6 +62,7 @@ impl Supervision {
             config,
         };
         self.specs.insert(key, spec);
+        self.order.push(key);
         for index in (0..count).filter(|_| started) {
             self.add_seat(SeatKey { spec: key, index });
         }
@@ -102,19 +123,42 @@ impl Supervision {
                 }
             }
         }
-        self.stops.push((request, key));
+        self.await_end(request, key, None);
+    }
+
+    /// Waits for whoever lives of a spec now.
+    pub(super) fn await_end(&mut self, request: RequestId, spec: SpecKey, failed: Option<FailedStart>) {
+        self.stops.push(PendingStop {
+            request,
+            spec,
+            before: self.next_id,
+            left: self.roster.sums_of(spec).living(),
+            failed,
+        });
     }
 
     /// Answers whoever waits for the end of a spec whose workers are gone; whom `SIGKILL` does not end is not waited for.
     pub(super) fn answer_stops(&mut self) {
-        if self.stops.is_empty() {
-            return;
+        let over: Vec<PendingStop> = self.stops.extract_if(.., |stop| stop.left == 0).collect();
+        for stop in over {
+            let Some(FailedStart { is_new, why }) = stop.failed else {
+                self.answer_spec(stop.request, Ok(()));
+                continue;
+            };
+            // One that SIGKILL does not end keeps its place in the list, and so does one that was started again meanwhile.
+            let is_empty = self.is_down(stop.spec) && self.one_of(stop.spec).is_none();
+            if is_new && is_empty && !self.is_stopping() && self.specs.contains_key(&stop.spec) {
+                self.remove_spec(stop.spec);
+            }
+            self.answer_spec(stop.request, Err(why));
         }
-        for (request, key) in std::mem::take(&mut self.stops) {
-            if self.roster.sums_of(key).living() == 0 {
-                self.answer_spec(request, Ok(()));
-            } else {
-                self.stops.push((request, key));
+    }
+
+    /// A worker of a spec is gone, or `SIGKILL` does not end it: nobody waits for it any more.
+    pub(super) fn not_waited_for(&mut self, spec: SpecKey, id: WorkerId) {
+        for stop in &mut self.stops {
+            if stop.spec == spec && id < stop.before {
+                stop.left -= 1;
             }
         }
     }
@@ -191,6 +235,7 @@ impl Supervision {
         }
         self.roster.remove_spec(key);
         if let Some(spec) = self.specs.remove(&key) {
+            self.order.retain(|known| *known != key);
             self.by_name.remove(&spec.config.name);
             self.actions.push_back(Action::SpecGone { spec: spec.config.name });
         }
@@ -238,7 +283,7 @@ impl Supervision {
 
     /// Is every slot stopped, with nobody in it? Of a spec without slots nothing has ended.
     fn is_ended(&self, key: SpecKey) -> bool {
-        let is_awaited = self.stops.iter().any(|(_, stopped)| *stopped == key);
+        let is_awaited = self.stops.iter().any(|stop| stop.spec == key);
         let mut seats = self.roster.seats_of(key).peekable();
         !is_awaited
             && seats.peek().is_some()

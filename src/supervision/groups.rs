@@ -42,18 +42,23 @@ impl Supervision {
             None => (BTreeSet::new(), until),
         };
         specs.extend(affected);
-        let group = Group {
+        let mut group = Group {
             at: specs.last().copied(),
             specs,
             until,
         };
         self.abort_reload_of(&group);
         self.overtaken_by(&group);
-        for spec in &group.specs {
-            for key in self.roster.keys_of(*spec) {
+        for spec in group.specs.clone() {
+            for key in self.roster.keys_of(spec) {
                 // Nobody of the group may be started from here on.
                 match self.roster.seat(key).state() {
-                    SeatState::Queued(_) | SeatState::Waiting { .. } => self.roster.set(key, SeatState::Held),
+                    SeatState::Queued(_) => self.roster.set(key, SeatState::Held),
+                    // Its own delay still counts: it failed by itself, before there was a group for it.
+                    SeatState::Waiting { until } => {
+                        group.until = group.until.max(until);
+                        self.roster.set(key, SeatState::Held);
+                    }
                     SeatState::Filled(_) | SeatState::Held | SeatState::Failed | SeatState::Stopped => {}
                 }
             }

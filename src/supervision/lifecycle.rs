@@ -1,13 +1,13 @@
 //! The machine of one process: from its birth to exactly one exit, whatever the process does or says.
 //!
-//! Not here: its words ([`super::life`]), what follows from the end for its slot ([`super::Supervision`]), the channel and
-//! the signals themselves.
+//! Not here: its words ([`super::life`]), how it ends ([`super::ending`]), what follows from the end for its slot
+//! ([`super::Supervision`]), the channel and the signals themselves.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::{EndCause, Exit, ExitReason, ExitStatus, Mono, Signal, WorkerError, WorkerState, WorkerStats};
-use crate::policy::{Ladder, ReadyWhen, Rung, ShutdownPolicy};
+use crate::model::{EndCause, ExitReason, Mono, WorkerState, WorkerStats};
+use crate::policy::{Ladder, ReadyWhen, ShutdownPolicy};
 
 use super::drain::Drain;
 use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report};
@@ -29,27 +29,29 @@ use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report}
 /// A worker may lie: what is out of order changes nothing but a count.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
-    config: LifecycleConfig,
-    state: State,
+    pub(super) config: LifecycleConfig,
+    pub(super) state: State,
     /// When it must be ready, whatever it asks for.
     ready_by: Mono,
-    ladder: Ladder,
+    pub(super) ladder: Ladder,
     /// Why the master is ending it; the first reason stays.
-    cause: Option<ExitReason>,
-    exited_after_disconnect: Option<bool>,
+    pub(super) cause: Option<ExitReason>,
+    pub(super) exited_after_disconnect: Option<bool>,
     /// Signals sent through a handle, bit `number - 1` each.
-    signals: u64,
+    pub(super) signals: u64,
+    /// How often in a row a limit was looked at too late.
+    held_up: u32,
     /// The kernel's killer for want of memory was seen at work as it ended.
-    starved: bool,
-    stats: WorkerStats,
+    pub(super) starved: bool,
+    pub(super) stats: WorkerStats,
     /// Since it was told to stop, or announced it.
-    drain: Option<Drain>,
+    pub(super) drain: Option<Drain>,
     ignored: u64,
     outputs: VecDeque<Output>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+pub(super) enum State {
     Up { heard: Heard, boot: Boot },
     Exiting(Past),
     Disconnected(Past),
@@ -58,14 +60,14 @@ enum State {
 
 /// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+pub(super) enum Heard {
     Silent,
     Online,
     Listening,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Boot {
+pub(super) enum Boot {
     /// Not ready; killed at this instant.
     Pending(Mono),
     Ready,
@@ -75,17 +77,19 @@ enum Boot {
 
 /// What the exit has to tell about the time before the end began.
 #[derive(Clone, Copy, Debug)]
-struct Past {
-    was_ready: bool,
+pub(super) struct Past {
+    pub(super) was_ready: bool,
     /// Did it announce its end?
-    left: bool,
+    pub(super) left: bool,
 }
 
 impl Lifecycle {
-    /// How long after its channel the process may die before the master ends it. The kernel closes a dying process's
-    /// descriptors just before it reports the death, so at first a closed channel looks the same in a crash and in a
-    /// worker that lives on; signalling at once would blame every crash on the channel.
-    const DEATH_AFTER_CLOSE: Duration = Duration::from_millis(100);
+    /// A limit that is looked at later than this is not late by chance: the master was stopped, or starved.
+    const LATE: Duration = Duration::from_millis(10);
+    /// How long the master reads, after that, before it acts on a limit.
+    const CATCH_UP: Duration = Duration::from_millis(100);
+    /// How often in a row: a master that is always late must kill in the end.
+    const HELD_UP_MAX: u32 = 10;
 
     /// A process that was born just now.
     pub(crate) fn new(config: LifecycleConfig, now: Mono) -> Self {
@@ -101,6 +105,7 @@ impl Lifecycle {
             exited_after_disconnect: None,
             signals: 0,
             starved: false,
+            held_up: 0,
             stats: WorkerStats::default(),
             drain: None,
             ignored: 0,
@@ -115,6 +120,10 @@ impl Lifecycle {
     /// A fact happened.
     pub(crate) fn handle(&mut self, input: LifeInput, now: Mono) -> Note {
         use LifeInput as In;
+        // These act on what is due, and what the worker said before may not have been read yet.
+        if matches!(input, In::StopOrdered(_) | In::KillOrdered(_) | In::ProtocolBroken(_)) {
+            self.forgive_hold_up(now);
+        }
         match (self.state, input) {
             // It comes up. Silent → Online → Listening, in this order only.
             (State::Up { heard: Heard::Silent, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Online) => {
@@ -227,6 +236,10 @@ impl Lifecycle {
 
     /// Time passed.
     pub(crate) fn handle_deadline(&mut self, now: Mono) {
+        if self.forgive_hold_up(now) {
+            return;
+        }
+        self.held_up = 0;
         if let State::Up {
             heard,
             boot: Boot::Pending(at),
@@ -311,6 +324,29 @@ impl Lifecycle {
         self.ignored
     }
 
+    /// If what is due first is looked at much too late, the master did not run since then: all limits move by as much,
+    /// and by the time to read what the worker said meanwhile. So its answer counts however long the master was held up,
+    /// and between `SIGTERM` and `SIGKILL` it has the time that it was promised. A worker that stood still together with
+    /// the master gets the time to catch up and no more: nothing tells the master since when it stood still itself.
+    fn forgive_hold_up(&mut self, now: Mono) -> bool {
+        let lag = self.next_deadline().map_or(Duration::ZERO, |due| now.since(due));
+        if lag <= Self::LATE || self.held_up >= Self::HELD_UP_MAX {
+            return false;
+        }
+        self.held_up += 1;
+        let delay = lag.saturating_add(Self::CATCH_UP);
+        if let State::Up {
+            boot: Boot::Pending(at),
+            ..
+        } = &mut self.state
+        {
+            *at = *at + delay;
+        }
+        self.ready_by = self.ready_by + delay;
+        self.ladder.postpone(delay);
+        true
+    }
+
     fn progress(&mut self, heard: Heard, boot: Boot, fact: Fact) {
         self.state = State::Up { heard, boot };
         self.tell(fact);
@@ -332,196 +368,20 @@ impl Lifecycle {
         self.tell(Fact::Ready);
     }
 
-    /// It announced its end. `Brutal` and `Infinity` say nothing about an end it chose itself.
-    fn leave(&mut self, was_ready: bool, now: Mono) {
-        // After a handle's signal it only obeys: the end is no less unasked than that of a worker that dies of it.
-        let chosen = !self.ended_by_handle();
-        self.exited_after_disconnect.get_or_insert(chosen);
-        self.state = State::Exiting(Past { was_ready, left: true });
-        self.tell(Fact::Exiting);
-        // It decides by itself whether it was ready and goes on accepting: it has the time for it in any case.
-        let lame_duck = self.config.lame_duck;
-        self.drain = Some(Drain::new(lame_duck, self.stats.active, now));
-        if let policy @ ShutdownPolicy::Grace(_) = self.config.shutdown {
-            self.ladder.kill_by(policy, now + lame_duck);
-        }
-    }
-
-    fn stop(&mut self, heard: Heard, was_ready: bool, policy: ShutdownPolicy, now: Mono) {
-        self.cause.get_or_insert(ExitReason::Ordered);
-        self.exited_after_disconnect.get_or_insert(true);
-        self.state = State::Exiting(Past { was_ready, left: false });
-        self.tell(Fact::Exiting);
-        // Whom no balancer knew, none has to forget; and who is killed at once accepts nothing.
-        let lame_duck = if was_ready && policy != ShutdownPolicy::Brutal {
-            self.config.lame_duck
-        } else {
-            Duration::ZERO
-        };
-        self.drain = Some(Drain::new(lame_duck, self.stats.active, now));
-        self.ladder.kill_by(policy, now + lame_duck);
-        if policy != ShutdownPolicy::Brutal {
-            self.order(Order::SendStop);
-            // Before it is online nobody reads the channel; its bootstrap leaves SIGTERM deadly until then.
-            let patience = if heard == Heard::Silent {
-                Duration::ZERO
-            } else {
-                self.config.ask
-            };
-            self.ladder.terminate_at(now + patience);
-        }
-        self.climb(now);
-    }
-
-    /// It is going already: one more order can only make it faster.
-    fn stop_again(&mut self, policy: ShutdownPolicy, now: Mono) {
-        // A channel that closed unasked is the beginning of a crash, whose report may come after the order: then the order is
-        // not the reason.
-        let was_first = matches!(self.state, State::Disconnected(_)) && self.exited_after_disconnect == Some(false);
-        if !was_first {
-            self.cause.get_or_insert(ExitReason::Ordered);
-        }
-        self.exited_after_disconnect.get_or_insert(true);
-        let from = match policy {
-            ShutdownPolicy::Brutal => now,
-            ShutdownPolicy::Grace(_) | ShutdownPolicy::Infinity => {
-                self.drain.map_or(now, |drain| drain.counts_from(now))
-            }
-        };
-        self.ladder.kill_by(policy, from);
-        self.climb(now);
-    }
-
-    fn signal(&mut self, signal: Signal, now: Mono) -> Note {
-        if signal == Signal::KILL && self.ladder.is_killed() {
-            return self.ignore();
-        }
-        self.signals |= bit(signal);
-        self.order(Order::Signal(signal));
-        if signal == Signal::KILL {
-            self.ladder.killed(now);
-        } else if signal.asks_to_end() {
-            // A worker that spins never sees a polite signal; one that does is a lame duck first, like in any stop.
-            self.ladder.kill_by(self.config.shutdown, now + self.config.lame_duck);
-        }
-        self.climb(now);
-        Note::Taken
-    }
-
-    fn close_unasked(&mut self, was_ready: bool, now: Mono) {
-        self.disconnect(Past { was_ready, left: false });
-        let end_of_patience = now + Self::DEATH_AFTER_CLOSE;
-        self.ladder.terminate_at(end_of_patience);
-        self.ladder.kill_by(self.config.shutdown, end_of_patience);
-    }
-
-    fn break_off(&mut self, past: Past, what: String, now: Mono) {
-        self.tell(Fact::Error(WorkerError::Protocol(what.clone())));
-        self.cause.get_or_insert(ExitReason::Protocol(what));
-        self.order(Order::CloseChannel);
-        self.disconnect(past);
-        self.ladder.terminate_at(now);
-        self.ladder.kill_by(self.config.shutdown, now);
-        self.climb(now);
-    }
-
-    fn disconnect(&mut self, past: Past) {
-        self.exited_after_disconnect.get_or_insert(false);
-        self.state = State::Disconnected(past);
-        self.tell(Fact::Disconnected);
-    }
-
-    fn exit(&mut self, past: Past, status: ExitStatus, now: Mono) {
-        let reason = self.exit_reason(past, status);
-        let orderly = matches!(reason, ExitReason::Ordered | ExitReason::Voluntary) && status.is_success();
-        // A SIGKILL that was under way when it ended by itself was not needed.
-        let forced = self.ladder.is_killed() && status.code().is_none();
-        let lost = if orderly { 0 } else { self.stats.active };
-        self.state = State::Dead;
-        self.tell(Fact::Exited(Exit {
-            status,
-            reason,
-            forced,
-            requests_cut: lost,
-            was_ready: past.was_ready,
-            drain: self.drain.map(|drain| drain.report(lost, now)),
-            // Added by who can read it.
-            last_words: None,
-        }));
-    }
-
-    fn exit_reason(&mut self, past: Past, status: ExitStatus) -> ExitReason {
-        if let Some(cause) = self.cause.take() {
-            return cause;
-        }
-        let obeyed = self.exited_after_disconnect == Some(false);
-        if past.left && status.is_success() {
-            return if obeyed {
-                ExitReason::Killed
-            } else {
-                ExitReason::Voluntary
-            };
-        }
-        let by_handle = status.signal().is_some_and(|signal| {
-            let escalated = signal == Signal::KILL && self.ladder.is_killed();
-            self.signals & bit(signal) != 0 || (self.ended_by_handle() && escalated)
-        });
-        if by_handle {
-            ExitReason::Killed
-        } else if self.starved && status.signal() == Some(Signal::KILL) && !self.ladder.is_killed() {
-            ExitReason::Oom
-        } else {
-            ExitReason::Crash
-        }
-    }
-
-    /// Did a handle send a signal that is meant to end it?
-    fn ended_by_handle(&self) -> bool {
-        [Signal::KILL, Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP]
-            .into_iter()
-            .any(|signal| self.signals & bit(signal) != 0)
-    }
-
-    /// Gives out the rungs that are due. Only after orders and when time passed: what the worker says must not make a late
-    /// master act on a limit while the answer to it is the next thing it would read.
-    fn climb(&mut self, now: Mono) {
-        if matches!(self.state, State::Dead) {
-            return;
-        }
-        while let Some(rung) = self.ladder.due(now) {
-            // Only now is it sure that the worker outlived its channel. After a signal through a handle that is the reason.
-            if let State::Disconnected(Past { left: false, .. }) = self.state
-                && !self.ended_by_handle()
-            {
-                self.cause.get_or_insert(ExitReason::ChannelClosed);
-            }
-            match rung {
-                Rung::Terminate => self.order(Order::Signal(Signal::TERM)),
-                Rung::Kill => self.order(Order::Signal(Signal::KILL)),
-                Rung::Unkillable => self.tell(Fact::Error(WorkerError::Unkillable)),
-            }
-        }
-    }
-
-    fn ignore(&mut self) -> Note {
+    pub(super) fn ignore(&mut self) -> Note {
         self.ignored = self.ignored.saturating_add(1);
         Note::Ignored
     }
 
-    fn order(&mut self, order: Order) {
+    pub(super) fn order(&mut self, order: Order) {
         self.outputs.push_back(Output::Order(order));
     }
 
-    fn tell(&mut self, fact: Fact) {
+    pub(super) fn tell(&mut self, fact: Fact) {
         self.outputs.push_back(Output::Fact(Report {
             fact,
             state: self.state(),
             exited_after_disconnect: self.exited_after_disconnect,
         }));
     }
-}
-
-fn bit(signal: Signal) -> u64 {
-    // A signal's number is 1 to 64.
-    1 << (signal.number() - 1)
 }

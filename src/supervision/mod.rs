@@ -19,6 +19,7 @@ mod changes;
 mod children;
 mod config;
 mod drain;
+mod ending;
 mod groups;
 mod input;
 mod life;
@@ -46,18 +47,18 @@ use std::sync::Arc;
 
 use crate::model::{
     Counts, EventKind, GaveUp, Generation, Mono, Phase, ReloadFailure, Slot, SlotSnapshot, SlotState, SpecName,
-    WorkerError, WorkerId,
+    WorkerId,
 };
 use crate::policy::{SplitMix64, Window};
 
 use changes::Change;
-use children::Spec;
+use children::{PendingStop, Spec};
 use groups::Group;
 use recycle::Recycling;
 use rollout::Reloads;
 use roster::Roster;
 use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
-use starts::{Start, Undone};
+use starts::Start;
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
 ///
@@ -82,6 +83,8 @@ pub(crate) struct Supervision {
     config: SupervisionConfig,
     course: Course,
     specs: BTreeMap<SpecKey, Spec>,
+    /// Their keys, in start order, so that a spec's position costs no walk.
+    order: Vec<SpecKey>,
     by_name: BTreeMap<SpecName, SpecKey>,
     next_spec: SpecKey,
     roster: Roster,
@@ -97,10 +100,8 @@ pub(crate) struct Supervision {
     recycling: Recycling,
     /// Who waits until every slot of a spec has a ready worker.
     starts: BTreeMap<RequestId, Start>,
-    /// Starts that failed, until everybody of them is gone.
-    undone: Vec<Undone>,
-    /// Who waits until every process of a spec is gone.
-    stops: Vec<(RequestId, SpecKey)>,
+    /// Who waits until the processes of a spec are gone.
+    stops: Vec<PendingStop>,
     /// Specs of which a slot went down just now.
     ended: BTreeSet<SpecKey>,
     /// Was a spec emptied by hand, and with that forgotten?
@@ -135,6 +136,7 @@ impl Supervision {
         let mut machine = Self {
             course: Course::Prepared,
             specs: BTreeMap::new(),
+            order: Vec::new(),
             by_name: BTreeMap::new(),
             next_spec: SpecKey(0),
             roster: Roster::default(),
@@ -146,7 +148,6 @@ impl Supervision {
             reloads: Reloads::default(),
             recycling: Recycling::default(),
             starts: BTreeMap::new(),
-            undone: Vec::new(),
             stops: Vec::new(),
             ended: BTreeSet::new(),
             was_emptied: false,
@@ -181,15 +182,7 @@ impl Supervision {
             Input::WorkerReady { id } => self.got_ready(id, now),
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
             Input::WorkerDisconnected { id } => self.heard(id, EventKind::Disconnect, Occupant::end),
-            Input::WorkerFailed { id, error } => {
-                self.note_words(id, &error);
-                let is_unkillable = error == WorkerError::Unkillable;
-                self.heard(id, EventKind::Error(error), |worker| {
-                    if is_unkillable {
-                        worker.stage = Stage::Unkillable(worker.purpose());
-                    }
-                });
-            }
+            Input::WorkerFailed { id, error } => self.failed(id, error),
             Input::WorkerServed { id, requests } => self.served(id, requests),
             Input::WorkerExited { id, exit } => self.exited(id, exit, now),
             Input::SlotForkRequested { request, spec } => self.add_slot(request, spec),

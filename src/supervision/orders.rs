@@ -145,7 +145,7 @@ impl Supervision {
 
     fn stop_main(&mut self, key: SeatKey, mut worker: Occupant, purpose: Purpose, faster: Option<ShutdownPolicy>) {
         let (id, is_unkillable) = (worker.id, worker.is_unkillable());
-        let policy = faster.unwrap_or(self.specs[&key.spec].config.shutdown);
+        let policy = faster.unwrap_or_else(|| self.stop_policy(key.spec));
         let is_first = worker.take_order(purpose);
         self.roster.put(key, Role::Main, worker);
         if is_first || (faster.is_some() && !is_unkillable) {
@@ -163,12 +163,22 @@ impl Supervision {
         };
         let mut worker = beside.worker();
         let is_unkillable = worker.is_unkillable();
-        let policy = faster.unwrap_or(self.specs[&key.spec].config.shutdown);
+        let policy = faster.unwrap_or_else(|| self.stop_policy(key.spec));
         let is_first = worker.take_order(Purpose::Remove);
         self.roster
             .change(key, |content| content.beside = Some(Beside::Leaving(worker)));
         if is_first || (faster.is_some() && !is_unkillable) {
             self.actions.push_back(Action::Stop { id: worker.id, policy });
+        }
+    }
+
+    /// How workers of a spec are stopped; in an immediate shutdown nobody is asked, not even a successor that goes first.
+    fn stop_policy(&self, spec: SpecKey) -> ShutdownPolicy {
+        match self.course {
+            Course::ShuttingDown { brutal: true, .. } => ShutdownPolicy::Brutal,
+            Course::Prepared | Course::Running | Course::ShuttingDown { .. } | Course::Stopped => {
+                self.specs[&spec].config.shutdown
+            }
         }
     }
 

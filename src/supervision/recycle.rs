@@ -15,7 +15,7 @@ use super::seat::{Role, SeatKey, SeatState};
 #[derive(Debug, Default)]
 pub(super) struct Recycling {
     /// The oldest first. Only workers that live, so bounded by their number.
-    wanted: BTreeMap<WorkerId, RecycleReason>,
+    pub(super) wanted: BTreeMap<WorkerId, RecycleReason>,
 }
 
 impl Recycling {
@@ -117,7 +117,10 @@ impl Supervision {
     pub(super) fn postpone_expiry(&mut self, key: SeatKey, now: Mono) {
         let expires_at = self.expiry(key, now);
         self.roster.change(key, |content| {
-            if let SeatState::Filled(worker) = &mut content.state {
+            // Another one may boot there meanwhile; its age counts from its ready.
+            if let SeatState::Filled(worker) = &mut content.state
+                && worker.ready_at.is_some()
+            {
                 worker.expires_at = expires_at;
             }
         });

@@ -6,8 +6,8 @@
 use crate::model::{EventKind, Exit, Generation, Mono, ReloadError, ReloadFailure, SpecName, WorkerId};
 use crate::policy::RolloutOptions;
 
-use super::changes::Why;
-use super::seat::{Beside, Content, Occupant, SeatKey, SeatState, SpecKey};
+use super::changes::{Way, Why};
+use super::seat::{Beside, Content, Occupant, Purpose, SeatKey, SeatState, SpecKey};
 use super::{Action, RequestId, Stage, Supervision};
 
 /// The reload that runs, the one that waits for it, and the numbers given out.
@@ -37,6 +37,11 @@ struct Rollout {
     options: RolloutOptions,
     course: RollCourse,
     wait: Wait,
+    /// Where to look for the next one that is due: who comes before has been looked at, so that a reload of many looks
+    /// at each a few times only.
+    from: SeatKey,
+    /// Slots that had been emptied when it turned back, and are filled again by themselves.
+    emptied: Vec<SeatKey>,
     /// Replacements that succeeded.
     done: u32,
     /// Is there nothing to judge, or was the verdict good?
@@ -184,6 +189,8 @@ impl Supervision {
             options,
             course: RollCourse::Forward,
             wait: Wait::No,
+            from: SeatKey::FIRST,
+            emptied: Vec::new(),
             done: 0,
             canary_is_good: options.canary.is_none_or(|canary| canary.count == 0),
         });
@@ -220,6 +227,7 @@ impl Supervision {
         };
         rollout.course = RollCourse::Back(ReloadError { worker, reason });
         rollout.wait = Wait::No;
+        rollout.from = SeatKey::FIRST;
         self.drop_reload_changes();
     }
 
@@ -231,8 +239,35 @@ impl Supervision {
             .map(|(key, _)| *key)
             .collect();
         for key in keys {
+            if self.changes[&key].way == Way::InPlace {
+                self.note_emptied(key);
+            }
             self.cancel_change(key);
         }
+    }
+
+    /// This slot is without a worker because of the reload, which does not change it any more.
+    pub(super) fn note_emptied(&mut self, key: SeatKey) {
+        if let Some(rollout) = &mut self.reloads.running
+            && !rollout.emptied.contains(&key)
+        {
+            rollout.emptied.push(key);
+        }
+    }
+
+    /// How many of them are still on their way. One that fails again is up to the restart rules.
+    fn count_emptied(&mut self) -> usize {
+        let Some(rollout) = &mut self.reloads.running else {
+            return 0;
+        };
+        let roster = &self.roster;
+        let is_coming = |key: &SeatKey| match roster.holds(*key).then(|| roster.seat(*key).state()) {
+            Some(SeatState::Queued(_)) => true,
+            Some(SeatState::Filled(worker)) => worker.is_booting() || worker.purpose() == Some(Purpose::Replace),
+            Some(SeatState::Waiting { .. } | SeatState::Held | SeatState::Failed | SeatState::Stopped) | None => false,
+        };
+        rollout.emptied.retain(is_coming);
+        rollout.emptied.len()
     }
 
     /// The end of all reloads, wherever they are: the workers are being stopped.
@@ -266,8 +301,15 @@ impl Supervision {
 
     /// Is the end of this worker a failure of the new generation?
     pub(super) fn is_blamed(&self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
-        let is_good = worker.ready_at.is_some() && exit.is_orderly() && exit.status.is_success();
-        self.reloads.goal(key.spec) == Some(worker.generation) && !is_good
+        self.reloads.goal(key.spec) == Some(worker.generation) && !is_done(worker, exit)
+    }
+
+    /// Did this worker fail while its generation is being taken back?
+    pub(super) fn is_taken_back(&self, key: SeatKey, worker: Occupant, exit: &Exit) -> bool {
+        let is_of_it = |rollout: &Rollout| {
+            !rollout.is_forward() && rollout.covers(key.spec) && rollout.target == worker.generation
+        };
+        self.reloads.running.as_ref().is_some_and(is_of_it) && !is_done(worker, exit)
     }
 
     /// Begins the next batch, or ends.
@@ -314,20 +356,26 @@ impl Supervision {
         let Some(rollout) = &self.reloads.running else {
             return false;
         };
-        let (options, done, is_baked) = (
+        let (options, done, from, is_baked) = (
             rollout.options,
             rollout.done,
+            rollout.from,
             rollout.canary_is_good || !rollout.is_forward(),
         );
-        let due = self.due();
+        let first = self.due(from).next();
+        if first.is_none() && from != SeatKey::FIRST {
+            // Who came before may have changed since.
+            self.look_from(SeatKey::FIRST);
+            return true;
+        }
         let watched = options.canary.filter(|_| !is_baked);
-        if let Some(canary) = watched.filter(|canary| done > 0 && (done >= canary.count || due.is_empty())) {
+        if let Some(canary) = watched.filter(|canary| done > 0 && (done >= canary.count || first.is_none())) {
             if let Some(rollout) = &mut self.reloads.running {
                 rollout.wait = Wait::Bake(now + canary.bake);
             }
             return true;
         }
-        let Some(first) = due.first() else {
+        let Some(first) = first else {
             if self.is_unsettled() {
                 return false;
             }
@@ -336,34 +384,43 @@ impl Supervision {
         };
         let most = watched.map_or(usize::MAX, |canary| canary.count.saturating_sub(done) as usize);
         let mut room = self.room(&options);
-        for key in due.iter().filter(|key| key.spec == first.spec).take(most) {
+        room.leave_out_in_place(self.count_emptied());
+        let of_spec = self.due(from).take_while(|key| key.spec == first.spec);
+        let batch: Vec<SeatKey> = of_spec.take(most.min(room.left())).collect();
+        for key in batch {
             let Some(way) = room.next().filter(|_| self.may_boot()) else {
                 break;
             };
-            self.begin_change(*key, Why::Reload, way, now);
+            self.begin_change(key, Why::Reload, way, now);
+            self.look_from(key);
         }
         false
     }
 
+    fn look_from(&mut self, key: SeatKey) {
+        if let Some(rollout) = &mut self.reloads.running {
+            rollout.from = key;
+        }
+    }
+
     /// The slots that hold, or would get, another generation than they should, and whose turn it may be, in order.
-    fn due(&self) -> Vec<SeatKey> {
-        let Some(rollout) = &self.reloads.running else {
-            return Vec::new();
-        };
-        let is_due = |key: SeatKey, content: Content| match content.state {
+    fn due(&self, from: SeatKey) -> impl Iterator<Item = SeatKey> {
+        let running = self.reloads.running.as_ref();
+        let is_due = move |rollout: &Rollout, key: SeatKey, content: Content| match content.state {
             SeatState::Filled(worker) => worker.stage == Stage::Wanted && worker.generation != self.goal(key.spec),
             // A new generation is a new chance.
             SeatState::Failed => rollout.is_forward(),
             SeatState::Waiting { .. } => rollout.is_forward() && !rollout.is_proven(),
             SeatState::Queued(_) | SeatState::Held | SeatState::Stopped => false,
         };
-        self.roster
-            .seats()
-            .filter(|(key, seat)| rollout.covers(key.spec) && seat.beside().is_none() && seat.request.is_none())
-            .filter(|(key, seat)| is_due(*key, seat.content()))
-            .filter(|(key, _)| !self.changes.contains_key(key))
-            .map(|(key, _)| key)
-            .collect()
+        running.into_iter().flat_map(move |rollout| {
+            self.roster
+                .seats_from(from)
+                .filter(|(key, seat)| rollout.covers(key.spec) && seat.beside().is_none() && seat.request.is_none())
+                .filter(move |(key, seat)| is_due(rollout, *key, seat.content()))
+                .filter(|(key, _)| !self.changes.contains_key(key))
+                .map(|(key, _)| key)
+        })
     }
 
     /// Is somebody still on his way out, or on his way up?
@@ -442,4 +499,9 @@ impl Supervision {
     fn answer_reload(&mut self, request: RequestId, result: Result<Generation, ReloadError>) {
         self.actions.push_back(Action::ReloadFinished { request, result });
     }
+}
+
+/// Has it done what it was there for?
+fn is_done(worker: Occupant, exit: &Exit) -> bool {
+    worker.ready_at.is_some() && exit.is_orderly() && exit.status.is_success()
 }

@@ -211,6 +211,11 @@ impl Roster {
         self.seats.range(at(0)..=at(u32::MAX)).map(|(key, seat)| (*key, seat))
     }
 
+    /// This one and all after it.
+    pub(super) fn seats_from(&self, from: SeatKey) -> impl Iterator<Item = (SeatKey, &Seat)> {
+        self.seats.range(from..).map(|(key, seat)| (*key, seat))
+    }
+
     pub(super) fn seats(&self) -> impl Iterator<Item = (SeatKey, &Seat)> {
         self.seats.iter().map(|(key, seat)| (*key, seat))
     }

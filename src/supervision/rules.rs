@@ -9,7 +9,7 @@ use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, WorkerError, Worke
 use crate::policy::{AutoShutdown, Escalation, affected_by, declines_restart, has_nothing_to_do};
 
 use super::changes::Way;
-use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Turn};
+use super::seat::{Asked, Occupant, Purpose, Role, SeatKey, SeatState, Stage, Turn};
 use super::{Course, Supervision};
 
 /// For what a slot is left without a worker.
@@ -67,6 +67,22 @@ impl Supervision {
         self.newcomer_ready(key, id, now);
     }
 
+    pub(super) fn failed(&mut self, id: WorkerId, error: WorkerError) {
+        self.note_words(id, &error);
+        let is_unkillable = error == WorkerError::Unkillable;
+        let before = self.roster.find(id).filter(|(_, _, worker)| worker.forked);
+        self.heard(id, EventKind::Error(error), |worker| {
+            if is_unkillable {
+                worker.stage = Stage::Unkillable(worker.purpose());
+            }
+        });
+        if let Some((key, _, worker)) = before.filter(|_| is_unkillable)
+            && !worker.is_unkillable()
+        {
+            self.not_waited_for(key.spec, id);
+        }
+    }
+
     pub(super) fn exited(&mut self, id: WorkerId, exit: Exit, now: Mono) {
         let Some((key, role, worker)) = self.roster.find(id) else {
             return self.ignore();
@@ -80,6 +96,9 @@ impl Supervision {
             (false, _) => {}
         }
         self.recycling.forget(id);
+        if !worker.is_unkillable() {
+            self.not_waited_for(key.spec, id);
+        }
         let stable_after = self.specs[&key.spec].config.stable_after;
         let seat = self.roster.seat_mut(key);
         seat.last_exit = Some(exit.clone());
@@ -116,7 +135,7 @@ impl Supervision {
             // It would have been stopped with its group anyway, and the group's failure counts once.
             Some(Purpose::Replace) | None if is_in_group => self.hold(key),
             Some(Purpose::Replace) => self.queue_restart(key),
-            None if self.newcomer_in_place_exited(key, worker, exit) => self.queue_restart(key),
+            None if self.is_failure_of_reload(key, worker, exit) => self.refill(key),
             None => self.judge(key, worker.id, exit, now),
         }
     }
@@ -229,20 +248,23 @@ impl Supervision {
 
     /// Which specs go with this worker of this spec. A strategy that panics is told of, and nobody goes.
     fn affected(&mut self, failed: super::SpecKey, id: WorkerId) -> Vec<super::SpecKey> {
-        let position = self.specs.range(..failed).count();
-        let affected = match affected_by(&*self.config.strategy, position, self.specs.len()) {
-            Ok(affected) => affected,
-            Err(panic) => {
-                self.publish(Some(id), EventKind::Error(WorkerError::Strategy(panic)));
-                return Vec::new();
-            }
-        };
-        self.specs
-            .keys()
-            .copied()
-            .skip(affected.start)
-            .take(affected.len())
-            .collect()
+        self.asked_strategy(failed).unwrap_or_else(|panic| {
+            self.publish(Some(id), EventKind::Error(WorkerError::Strategy(panic)));
+            Vec::new()
+        })
+    }
+
+    /// Does nobody go with a worker of this spec?
+    pub(super) fn goes_alone(&self, failed: super::SpecKey) -> bool {
+        self.asked_strategy(failed).map_or(true, |affected| affected.is_empty())
+    }
+
+    /// What the strategy says, or how it panics.
+    fn asked_strategy(&self, failed: super::SpecKey) -> Result<Vec<super::SpecKey>, String> {
+        // Keys grow with every spec that is added.
+        let position = self.order.partition_point(|key| *key < failed);
+        let affected = affected_by(&*self.config.strategy, position, self.order.len())?;
+        Ok(self.order.get(affected).unwrap_or_default().to_vec())
     }
 
     /// A worker has ended by itself and is not restarted: does that end the cluster?

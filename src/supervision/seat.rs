@@ -19,6 +19,12 @@ pub(super) struct SeatKey {
 }
 
 impl SeatKey {
+    /// No slot comes before it.
+    pub(super) const FIRST: Self = Self {
+        spec: SpecKey(0),
+        index: 0,
+    };
+
     /// The same as one number.
     pub(super) fn place(self) -> u64 {
         (u64::from(self.spec.0) << 32) | u64::from(self.index)

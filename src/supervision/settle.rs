@@ -22,7 +22,6 @@ impl Supervision {
         }
         self.advance_ordered_stop();
         self.answer_stops();
-        self.answer_undone();
         self.forget_temporaries();
         self.tell_all_ready();
         if let Some(outcome) = self.outcome() {

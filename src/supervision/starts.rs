@@ -5,6 +5,7 @@
 
 use crate::model::{Exit, StartError, WorkerError, WorkerId};
 
+use super::children::FailedStart;
 use super::rules::Down;
 use super::seat::{Asked, Purpose, Role, SeatKey, SeatState, SpecKey};
 use super::{RequestId, SpecRefused, Supervision};
@@ -21,15 +22,6 @@ pub(super) struct Start {
     was_overtaken: bool,
     /// What a worker said about its failure; the last one counts.
     said: Option<(WorkerId, String)>,
-}
-
-/// A start that has failed.
-#[derive(Debug)]
-pub(super) struct Undone {
-    request: RequestId,
-    spec: SpecKey,
-    is_new: bool,
-    why: SpecRefused,
 }
 
 impl Supervision {
@@ -97,12 +89,11 @@ impl Supervision {
             // It is stopped, as if by hand: that nobody is left is no reason to end.
             spec.is_open = true;
         }
-        self.undone.push(Undone {
-            request,
-            spec: start.spec,
+        let failed = FailedStart {
             is_new: start.is_new,
             why: SpecRefused::NotStarted(Box::new(why)),
-        });
+        };
+        self.await_end(request, start.spec, Some(failed));
         true
     }
 
@@ -137,22 +128,6 @@ impl Supervision {
     pub(super) fn end_starts(&mut self) {
         for request in std::mem::take(&mut self.starts).into_keys() {
             self.answer_spec(request, Err(SpecRefused::Stopping));
-        }
-    }
-
-    /// Answers the starts that failed and of which nobody is left; whom `SIGKILL` does not end is not waited for.
-    pub(super) fn answer_undone(&mut self) {
-        for undone in std::mem::take(&mut self.undone) {
-            if self.roster.sums_of(undone.spec).living() > 0 {
-                self.undone.push(undone);
-                continue;
-            }
-            // One that SIGKILL does not end keeps its place in the list.
-            let is_empty = self.is_down(undone.spec) && self.one_of(undone.spec).is_none();
-            if undone.is_new && is_empty && !self.is_stopping() && self.specs.contains_key(&undone.spec) {
-                self.remove_spec(undone.spec);
-            }
-            self.answer_spec(undone.request, Err(undone.why));
         }
     }
 

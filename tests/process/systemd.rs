@@ -53,6 +53,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             for _ in 0..3 {
                 assert_eq!(manager.expect("EXTEND_TIMEOUT_USEC="), "EXTEND_TIMEOUT_USEC=200000");
             }
+            std::fs::write(master.directory().join("enough"), "").expect("the directory is ours");
             assert!(master.wait().success());
         },
     },
@@ -265,10 +266,11 @@ fn watchdog(master: &mut Master) {
     manager.expect("WATCHDOG=1");
 }
 
-/// Hears that it is to stop, and takes a while.
+/// Hears that it is to stop, and takes until the scenario has seen enough.
 async fn stubborn(worker: Worker) {
     worker.shutdown().started().await;
-    actix_rt::time::sleep(limit(Duration::from_millis(800))).await;
+    let gate = actix_rt::task::spawn_blocking(|| wait_for_file("enough"));
+    gate.await.expect("the wait is not cancelled");
 }
 
 /// A cluster that was handed over a socket, as descriptor 3, for itself or for the process `pid`.

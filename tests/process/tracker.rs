@@ -1,5 +1,6 @@
 //! The state tracker over real processes: every row of the guide's tracker.
 
+use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use actix_cluster::{ClusterHandle, ReadyWhen, Worker};
 use actix_cluster_actors::{GetTable, SetMetadata, StateTracker, StateTrackerConfig};
 use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, SOON, send};
+use actix_cluster_tests::outside::wait_for_file;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
@@ -56,6 +58,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 "{data}"
             );
             assert!(data["ready_ms"].is_null(), "it is not ready yet: {data}");
+            fs::write(master.directory().join("seen"), "").expect("the directory is ours");
             master.expect_of(1, "ready");
             master.ask(&Order::Ping, "pong");
             assert_eq!(master.seen("custom").len(), 1);
@@ -112,10 +115,11 @@ async fn counts(worker: Worker) {
     probe::idle(&worker).await;
 }
 
-/// The first worker is slow to get ready.
+/// The first worker is not ready before the scenario has seen that it is slow.
 async fn slow_if_first(worker: Worker) {
     if worker.id().get() == 1 {
-        actix_rt::time::sleep(limit(SLOW) * 4).await;
+        let gate = actix_rt::task::spawn_blocking(|| wait_for_file("seen"));
+        gate.await.expect("the wait is not cancelled");
     }
     worker.ready();
     probe::idle(&worker).await;
@@ -133,7 +137,9 @@ fn record(master: &Master, id: u64, is_so: impl Fn(&Value) -> bool) -> Value {
 
 fn steps_and_counts(master: &mut Master) {
     master.expect_ready();
-    let table = master.expect_said("table ");
+    // Another thread says it than tells the events, so it may have come before the last of them.
+    master.until("the table", |master| !master.said("table ").is_empty());
+    let table = master.said("table ").remove(0).0;
     assert!(
         table.contains("worker.0") && table.contains("worker.1") && table.contains("listening"),
         "{table}"

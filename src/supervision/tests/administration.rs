@@ -2,7 +2,7 @@
 
 use super::driver::{Cluster, spawn_failed};
 use super::*;
-use crate::model::{Exit, ExitReason, ExitStatus, Signal, SpecFault, exit_code};
+use crate::model::{ExitReason, ExitStatus, Signal, SpecFault, WorkerError, exit_code};
 use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne};
 
 const REQUEST: RequestId = RequestId(1);
@@ -67,16 +67,8 @@ fn decline(cluster: &mut Cluster, id: u64) -> Vec<String> {
     let id_of = WorkerId::new(id);
     cluster.tell(Input::WorkerForked { id: id_of });
     cluster.tell(Input::WorkerOnline { id: id_of });
-    let exit = Exit {
-        status: ExitStatus::Code(exit_code::NOTHING_TO_DO),
-        reason: ExitReason::Voluntary,
-        forced: false,
-        requests_cut: 0,
-        was_ready: false,
-        drain: None,
-        last_words: None,
-    };
-    cluster.tell(Input::WorkerExited { id: id_of, exit })
+    let nothing_to_do = ExitStatus::Code(exit_code::NOTHING_TO_DO);
+    cluster.end_with(id, nothing_to_do, ExitReason::Voluntary, false)
 }
 
 fn two(second: RestartType) -> SupervisionConfig {

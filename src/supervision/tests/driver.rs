@@ -74,12 +74,16 @@ impl Cluster {
     }
 
     pub(super) fn end(&mut self, id: u64, status: ExitStatus, reason: ExitReason) -> Vec<String> {
+        self.end_with(id, status, reason, true)
+    }
+
+    pub(super) fn end_with(&mut self, id: u64, status: ExitStatus, reason: ExitReason, was_ready: bool) -> Vec<String> {
         let exit = Exit {
             status,
             reason,
             forced: false,
             requests_cut: 0,
-            was_ready: true,
+            was_ready,
             drain: None,
             last_words: None,
         };

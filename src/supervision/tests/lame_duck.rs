@@ -118,3 +118,16 @@ fn f_038_the_exit_tells_how_the_stop_went() {
     // A crash is no stop.
     assert_eq!(of(exit(&mut duck(), by(Signal::SEGV), ms(1_700))), None);
 }
+
+#[test]
+fn i_010_a_worker_without_a_channel_has_its_whole_grace_after_the_sigterm() {
+    let mut life = duck();
+    life.handle(LifeInput::ChannelClosed, ms(1_000));
+    orders(&mut life);
+    life.handle_deadline(ms(1_100));
+    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::TERM))]);
+    life.handle_deadline(ms(6_099));
+    assert_eq!(orders(&mut life), []);
+    life.handle_deadline(ms(6_100));
+    assert_eq!(orders(&mut life), [Output::Order(Order::Signal(Signal::KILL))]);
+}

@@ -1,159 +1,160 @@
-//! What the simulated handles ask for: anything, at any time, of anybody.
+//! How a deed is done to a simulated cluster.
+//!
+//! Not here: which deeds there are ([`super::deed`]).
 
+use super::deed::{Deed, IfBusy, Rumour, Whom};
+use super::script::Script;
 use super::world::{Happening, World};
 use super::*;
-use crate::model::{RecycleReason, Signal, SlotState, WorkerError};
-use crate::policy::{Canary, RolloutOptions};
+use crate::model::{EndCause, Exit, ExitStatus, RecycleReason, Signal, SpawnStep, WorkerError};
 
 impl World {
-    /// A handle, or a late message, does something.
-    pub(super) fn meddle(&mut self) {
-        let id = WorkerId::new(self.pick(16));
-        let (a, b, c) = self.answered_before();
-        let input = match self.pick(31) {
+    /// Does something.
+    pub(super) fn meddle(&mut self, number: u32, deed: Deed) {
+        self.met |= 1 << (deed.kind() + Script::ALL.len());
+        let request = RequestId(u64::from(number) + 1);
+        let input = match deed {
+            Deed::Start => Input::Started,
             // Who stops one by one does not do it in order.
-            0..=2 if self.machine.phase() != Phase::Running => Input::Started,
-            0 => Input::WorkerStopRequested { id },
-            1 | 2 => Input::RestartRequested { id },
-            3 => Input::SlotForkRequested {
-                request: a,
-                spec: self.some_spec(),
-            },
-            4..=6 => {
-                let Some(slot) = self.machine.slots().into_iter().find(|slot| slot.worker.is_none()) else {
-                    return self.later(100 * MS, Happening::Meddles);
-                };
-                let down = matches!(slot.state, SlotState::Failed | SlotState::Stopped);
-                if down && self.machine.phase() == Phase::Running {
-                    self.judge.forgive(&slot.slot);
-                }
-                Input::SlotStartRequested { slot: slot.slot }
-            }
-            7 if self.pick(8) == 0 => Input::ClusterDisconnectRequested,
-            8 if self.pick(8) == 0 => {
-                let now = self.pick(3) == 0;
-                self.judge.at_once |= now;
-                Input::ShutdownRequested { now }
-            }
-            9 => Input::WorkerFailed {
-                id: WorkerId::new(9_999),
-                error: WorkerError::Unkillable,
-            },
-            10 | 11 => {
-                let signal = [Signal::TERM, Signal::KILL, Signal::USR1][self.pick(3) as usize];
-                self.happen(Happening::Does(id, LifeInput::KillOrdered(signal)));
-                Input::WorkerReady {
-                    id: WorkerId::new(9_999),
-                }
-            }
-            12..=14 => self.some_scaling(a),
-            15..=19 => self.some_reload(a),
-            20..=22 => Input::RecycleRequested {
-                id,
+            Deed::StopWorker(_) | Deed::RestartWorker(_) if self.machine.phase() != Phase::Running => Input::Started,
+            Deed::StopWorker(whom) => Input::WorkerStopRequested { id: self.id_of(whom) },
+            Deed::RestartWorker(whom) => Input::RestartRequested { id: self.id_of(whom) },
+            Deed::RecycleWorker(whom) => Input::RecycleRequested {
+                id: self.id_of(whom),
                 why: RecycleReason::Memory,
             },
-            23 | 24 => Input::SpecStopRequested {
-                request: a,
-                spec: self.some_spec(),
+            Deed::SignalWorker(whom, signal) => {
+                let id = self.id_of(whom);
+                return self.learn(id, &LifeInput::KillOrdered(signal));
+            }
+            Deed::Reconfigure(mut changes, altered) => {
+                changes.specs.extend(altered.map(|(name, alteration)| {
+                    let mut config = self.judge.config_of(&name).clone();
+                    config.name = name;
+                    alteration.alter(&mut config);
+                    config
+                }));
+                let changes = Box::new(changes);
+                Input::ReconfigureRequested { request, changes }
+            }
+            Deed::Serve(whom, requests) => Input::WorkerServed {
+                id: self.id_of(whom),
+                requests,
             },
-            25 | 26 => {
-                let spec = self.some_spec();
-                self.judge.spec_restarts.remove(&spec);
-                Input::SpecStartRequested { request: b, spec }
+            Deed::Blame(whom) => {
+                let id = self.id_of(whom);
+                self.learn(id, &LifeInput::Blamed(EndCause::Hang("main".to_owned())));
+                return self.learn(id, &LifeInput::KillOrdered(Signal::KILL));
             }
-            27 => {
-                let spec = self.some_spec();
-                self.judge.asked.insert(c, (spec.clone(), None));
-                Input::SpecDeleteRequested { request: c, spec }
-            }
-            28 => {
-                let spec = self.some_spec();
+            Deed::StartSlot(index) => match self.empty_slot(index) {
+                Some(slot) => Input::SlotStartRequested { slot },
+                None => return,
+            },
+            Deed::Fork(spec) => Input::SlotForkRequested { request, spec },
+            Deed::Scale(spec, target, active) => Input::ScaleRequested {
+                request,
+                spec,
+                target,
+                active,
+            },
+            Deed::Reload(spec, options, if_busy) => Input::ReloadRequested {
+                request,
+                spec,
+                options,
+                queue: if_busy == IfBusy::Wait,
+            },
+            Deed::StopSpec(spec) => Input::SpecStopRequested { request, spec },
+            Deed::StartSpec(spec) => Input::SpecStartRequested { request, spec },
+            Deed::RestartSpec(spec) => Input::SpecRestartRequested { request, spec },
+            Deed::DeleteSpec(spec) => Input::SpecDeleteRequested { request, spec },
+            Deed::AddSpec(spec) => {
                 let mut config = self.judge.config_of(&spec).clone();
                 config.name = spec;
-                self.judge.asked.insert(a, (config.name.clone(), Some(config.clone())));
-                Input::SpecAddRequested {
-                    request: a,
-                    config: Box::new(config),
-                }
+                let config = Box::new(config);
+                Input::SpecAddRequested { request, config }
             }
-            29 => self.some_reconfiguration(a),
-            _ => Input::Started,
+            Deed::Disconnect => Input::ClusterDisconnectRequested,
+            Deed::ShutDown { now } => Input::ShutdownRequested { now },
+            Deed::Rumour(number, rumour) => {
+                // Once: what it makes the machine do may be to start the one it is about.
+                if let Some(input) = self.rumour(number, rumour) {
+                    self.happen(Happening::Arrives(input));
+                }
+                return;
+            }
+            Deed::KillEverybody => return self.kill_everybody(),
+            Deed::FailSpawns(step, time) => {
+                self.spawns_fail = Some((step, self.now + time));
+                return;
+            }
+            Deed::HoldUpMaster(time, first) => return self.hold_up_master(time, first),
         };
-        self.requests.extend(request_of(&input));
-        self.happen(Happening::Arrives(input.clone()));
-        if self.pick(3) == 0 && request_of(&input).is_none() {
+        // I-35: the same again changes nothing. A slot may be given up again before it is started by hand once more.
+        let may_repeat = request_of(&input).is_none() && !matches!(input, Input::SlotStartRequested { .. });
+        let again = (number.is_multiple_of(3) && may_repeat).then(|| input.clone());
+        for input in std::iter::once(input).chain(again) {
             self.happen(Happening::Arrives(input));
         }
-        if self.now < self.faults_until {
-            let pause = MS * (50 + self.pick(900) as u32);
-            self.later(pause, Happening::Meddles);
+    }
+
+    fn id_of(&self, whom: Whom) -> WorkerId {
+        match whom {
+            Whom::Number(number) => WorkerId::new(number),
+            Whom::Living(index) => {
+                let index = index % self.processes.len().max(1);
+                let living = self.processes.keys().nth(index);
+                living.copied().unwrap_or(WorkerId::FIRST)
+            }
         }
     }
 
-    fn answered_before(&mut self) -> (RequestId, RequestId, RequestId) {
-        self.last_request += 3;
-        let last = self.last_request;
-        (RequestId(last), RequestId(last - 1), RequestId(last - 2))
+    fn empty_slot(&self, index: usize) -> Option<Slot> {
+        let mut slots = self.machine.slots();
+        slots.retain(|slot| slot.worker.is_none());
+        if slots.is_empty() {
+            return None;
+        }
+        Some(slots.swap_remove(index % slots.len()).slot)
     }
 
-    fn some_spec(&mut self) -> SpecName {
-        ["web", "jobs", "cache", "unknown"][self.pick(4) as usize].into()
+    /// News about somebody; none about who is there, since that would be no rumour.
+    fn rumour(&self, number: u64, rumour: Rumour) -> Option<Input> {
+        let id = WorkerId::new(number);
+        let is_there = self.machine.roster.find(id).is_some();
+        (!is_there).then(|| match rumour {
+            Rumour::Forked => Input::WorkerForked { id },
+            Rumour::Online => Input::WorkerOnline { id },
+            Rumour::Ready => Input::WorkerReady { id },
+            Rumour::Exiting => Input::WorkerExiting { id },
+            Rumour::Disconnected => Input::WorkerDisconnected { id },
+            Rumour::Unkillable => Input::WorkerFailed {
+                id,
+                error: WorkerError::Unkillable,
+            },
+            Rumour::Exited => Input::WorkerExited {
+                id,
+                exit: Exit::not_started(failure(SpawnStep::Exec)),
+            },
+        })
     }
 
-    /// I-35: the same again changes nothing.
-    fn some_scaling(&mut self, request: RequestId) -> Input {
-        let spec = self.some_spec();
-        let count = [-1, 0, 1, 2, 3, 5, 7][self.pick(7) as usize];
-        let active = (0..12).map(|id| (WorkerId::new(id), self.pick(5))).collect();
-        let target = match self.pick(3) {
-            0 => ScaleTarget::By(count - 2),
-            _ => ScaleTarget::To(count),
-        };
-        Input::ScaleRequested {
-            request,
-            spec,
-            target,
-            active,
+    fn kill_everybody(&mut self) {
+        let ids: Vec<WorkerId> = self.processes.keys().copied().collect();
+        for id in ids {
+            let status = ExitStatus::Signal {
+                signal: Signal::KILL,
+                core: false,
+            };
+            self.said(id, LifeInput::Exited(status));
         }
     }
+}
 
-    /// Other descriptions that leave the judge's rules as they are.
-    fn some_reconfiguration(&mut self, request: RequestId) -> Input {
-        let name = self.some_spec();
-        let mut spec = self.judge.config_of(&name).clone();
-        spec.name = name;
-        if self.pick(2) == 0 {
-            spec.shutdown = ShutdownPolicy::Grace(3 * SECOND);
-        }
-        let changes = Box::new(Reconfiguration {
-            specs: vec![spec],
-            only_known: true,
-            ..Reconfiguration::default()
-        });
-        Input::ReconfigureRequested { request, changes }
-    }
-
-    fn some_reload(&mut self, request: RequestId) -> Input {
-        let spec = (self.pick(3) == 0).then(|| self.some_spec());
-        let mut options = RolloutOptions::new()
-            .surge(self.pick(3) as u32)
-            .max_unavailable(self.pick(2) as u32)
-            .pause(MS * (self.pick(3) * 300) as u32)
-            .probation(MS * (self.pick(3) * 500) as u32)
-            .step_deadline(MS * (1000 + self.pick(3) * 1000) as u32);
-        if self.pick(3) == 0 {
-            options = options.canary(Canary {
-                count: self.pick(3) as u32,
-                bake: SECOND,
-            });
-        }
-        let queue = self.pick(2) == 0;
-        Input::ReloadRequested {
-            request,
-            spec,
-            options,
-            queue,
-        }
+pub(super) fn failure(step: SpawnStep) -> crate::model::SpawnFailure {
+    crate::model::SpawnFailure {
+        step,
+        errno: Some(11),
+        detail: "EAGAIN".to_owned(),
     }
 }
 

@@ -1,18 +1,42 @@
 //! Tests of the two machines: tables for the rules, and a simulated world for what must hold in every interleaving.
 
+/// `assert_eq` whose text begins with the name of the rule.
+macro_rules! same {
+    ($left:expr, $right:expr, $($rule:tt)+) => {{
+        let (left, right) = (&$left, &$right);
+        assert!(*left == *right, "{}: {left:?} and not {right:?}", format_args!($($rule)+));
+    }};
+}
+
 mod administration;
 mod auto_end;
 mod cluster;
+mod deed;
 mod driver;
 mod hang;
+mod history;
+mod judge_process;
+mod judge_reload;
+mod judge_restarts;
+mod judge_slots;
+mod judge_specs;
 mod lame_duck;
+mod many;
 mod meddle;
+mod metamorphic;
+mod mutants;
+mod mutants_table;
 mod otp;
 mod otp_limits;
+mod plan;
 mod process;
 mod reload;
 mod script;
+mod settings;
+mod shrink;
+mod simulate;
 mod specs;
+mod totality;
 mod trace;
 mod world;
 

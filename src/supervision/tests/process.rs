@@ -454,3 +454,38 @@ fn o_016_f_157_endless_limits_never_kill() {
     life.handle_deadline(Mono::new(Duration::from_secs(100 * 365 * 86_400)));
     assert_eq!(orders(&mut life), [ASK]);
 }
+
+#[test]
+fn i_010_i_017_f_145_limits_wait_for_a_master_that_was_held_up() {
+    // What was said meanwhile is read after the limit was looked at.
+    let mut life = born();
+    life.handle_deadline(ms(60_000));
+    assert_eq!((drain(&mut life), life.next_deadline()), (vec![], Some(ms(60_100))));
+    life.handle(LifeInput::Online, ms(60_050));
+    life.handle(listening(), ms(60_050));
+    assert!(life.is_ready());
+    // Nothing was said: it is killed all the same.
+    let mut life = born();
+    life.handle_deadline(ms(60_000));
+    life.handle_deadline(ms(60_100));
+    assert_eq!(orders(&mut life), [KILL]);
+    // It obeys SIGTERM only, and has its time for that; nor does another order cut it.
+    let mut life = ready();
+    stop(&mut life, ms(1_000));
+    drain(&mut life);
+    assert_eq!(life.next_deadline(), Some(ms(2_000)));
+    stop(&mut life, ms(60_000));
+    assert_eq!((orders(&mut life), life.next_deadline()), (vec![], Some(ms(60_100))));
+    life.handle_deadline(ms(60_100));
+    assert_eq!(
+        (orders(&mut life), life.next_deadline()),
+        (vec![TERM], Some(ms(64_100)))
+    );
+    // A master that is always late kills in the end.
+    let late = (0..20).find(|_| {
+        let at = life.next_deadline().expect("a limit") + SECOND;
+        life.handle_deadline(at);
+        orders(&mut life) == [KILL]
+    });
+    assert_eq!(late, Some(10));
+}

@@ -93,6 +93,34 @@ fn f_169_a_crash_in_probation_or_later_rolls_everybody_back() {
 }
 
 #[test]
+fn i_019_new_code_that_fails_costs_a_slot_neither_its_budget_nor_its_place() {
+    for restart in [RestartType::Permanent, RestartType::Temporary] {
+        let mut config = web(3);
+        config.specs[0].restart = restart;
+        config.specs[0].limit = RestartLimit::new(0, SECOND);
+        let mut cluster = Cluster::up(config);
+        cluster.tell(reload(1, RolloutOptions::new()));
+        for id in [1, 2] {
+            cluster.ready(id + 3);
+            cluster.ordered(id);
+        }
+        // Two slots run new code; the first failure takes the old one back, whatever the restart type.
+        assert_eq!(cluster.crash(5), ["exit 5", "stop 6", "spawn 7 web.1"]);
+        assert_eq!(cluster.ordered(6), ["spawn 8 web.0"], "never forked: no exit event");
+        let words = cluster.crash(4);
+        assert_eq!(
+            words[..2],
+            ["exit 4", "reload_finished"],
+            "who comes in its place is the slot's worker now"
+        );
+        assert!(words[2].starts_with("not reloaded: worker 5"), "{words:?}");
+        cluster.ready(7);
+        cluster.ready(8);
+        assert_eq!((generations(&cluster), cluster.machine.ready()), (vec![0, 0, 0], 3));
+    }
+}
+
+#[test]
 fn f_174_an_old_worker_that_dies_is_replaced_by_what_is_proven() {
     let mut cluster = Cluster::up(web(3));
     cluster.tell(reload(1, RolloutOptions::new().pause(SECOND)));
@@ -103,6 +131,18 @@ fn f_174_an_old_worker_that_dies_is_replaced_by_what_is_proven() {
     cluster.ordered(1);
     cluster.crash(2);
     assert_eq!(generations(&cluster), [1, 1, 0]);
+}
+
+#[test]
+fn i_010_an_immediate_shutdown_asks_no_successor_either() {
+    let mut cluster = Cluster::up(web(1));
+    cluster.tell(reload(1, RolloutOptions::new()));
+    let words = cluster.tell(Input::ShutdownRequested { now: true });
+    assert!(!words.iter().any(|word| word.starts_with("stop")), "{words:?}");
+    assert!(
+        words.contains(&"kill 1".to_owned()) && words.contains(&"kill 2".to_owned()),
+        "{words:?}"
+    );
 }
 
 #[test]
@@ -198,6 +238,30 @@ fn in_place_stops_first_and_keeps_to_max_unavailable() {
 }
 
 #[test]
+fn i_020_what_is_missing_when_a_reload_turns_back_counts_on_the_way_back() {
+    let mut cluster = Cluster::up(web(4));
+    let words = cluster.tell(reload(1, RolloutOptions::new().surge(0).max_unavailable(2)));
+    assert_eq!(words[2..], ["stop 1", "stop 2"]);
+    for id in [1, 2] {
+        cluster.ordered(id);
+    }
+    cluster.ready(5);
+    assert_eq!(last(&cluster.ready(6)), "stop 4");
+    assert_eq!(last(&cluster.ordered(3)), "spawn 7 web.2");
+    // It fails, and two are missing: its own slot, and that of the fourth worker, which still stops.
+    assert_eq!(cluster.crash(7), ["spawn 8 web.2"]);
+    assert_eq!(last(&cluster.ready(8)), "stop 5", "one is there again, so one may go");
+    assert_eq!(cluster.ordered(4), ["exit 4", "spawn 9 web.3"]);
+    assert_eq!(cluster.ordered(5), ["exit 5", "spawn 10 web.0"]);
+    cluster.ready(9);
+    assert_eq!(last(&cluster.ready(10)), "stop 6");
+    cluster.ordered(6);
+    let words = cluster.ready(11);
+    assert!(words.iter().any(|word| word.starts_with("not reloaded")), "{words:?}");
+    assert_eq!(cluster.machine.ready(), 4);
+}
+
+#[test]
 fn f_184_f_186_i_41_recycling_is_one_at_a_time_and_successor_first() {
     let mut cluster = Cluster::up(web(3));
     let recycle = |id| Input::RecycleRequested {
@@ -215,6 +279,21 @@ fn f_184_f_186_i_41_recycling_is_one_at_a_time_and_successor_first() {
     assert_eq!(last(&cluster.ready(6)), "stop 2");
     cluster.ordered(2);
     assert_eq!(cluster.machine.ready(), 3);
+}
+
+#[test]
+fn i_041_who_is_not_ready_yet_has_no_age() {
+    let mut config = web(1);
+    config.specs[0].max_age = Some(100 * SECOND);
+    let mut cluster = Cluster::up(config);
+    let (id, why) = (WorkerId::new(1), RecycleReason::Memory);
+    cluster.tell(Input::RecycleRequested { id, why });
+    assert_eq!(last(&cluster.crash(1)), "spawn 3 web.0");
+    // The successor of the one that crashed fails, while its slot is being filled again.
+    assert_eq!(cluster.tell(spawn_failed(2)), ["error 2"]);
+    assert_eq!(cluster.machine.next_deadline(), None);
+    cluster.ready(3);
+    assert!(cluster.machine.next_deadline().is_some());
 }
 
 #[test]

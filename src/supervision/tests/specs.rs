@@ -2,8 +2,8 @@
 
 use super::driver::{Cluster, spawn_failed};
 use super::*;
-use crate::model::{ExitReason, ExitStatus};
-use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne};
+use crate::model::{Exit, ExitReason, ExitStatus};
+use crate::policy::{AutoShutdown, Escalation, OneForAll, OneForOne, RestForOne, RolloutOptions};
 
 fn scale(number: u64, target: ScaleTarget, active: &[(u64, u64)]) -> Input {
     Input::ScaleRequested {
@@ -191,6 +191,51 @@ fn a_spec_that_restarts_too_often_fails_alone_or_takes_the_cluster() {
 }
 
 #[test]
+fn i_013_a_restart_that_its_spec_forbids_costs_the_slot_nothing() {
+    let mut config = web(1);
+    config.specs[0].limit = RestartLimit::new(1, 60 * SECOND);
+    config.specs[0].intensity = Some(RestartIntensity::new(0, SECOND));
+    config.when_empty = WhenEmpty::Wait;
+    let mut cluster = Cluster::up(config);
+    let given_up = |cluster: &mut Cluster, id: u64| {
+        let input = Input::WorkerExited {
+            id: WorkerId::new(id),
+            exit: Exit {
+                status: ExitStatus::Code(1),
+                reason: ExitReason::Crash,
+                forced: false,
+                requests_cut: 0,
+                was_ready: true,
+                drain: None,
+                last_words: None,
+            },
+        };
+        cluster.machine.handle(input, cluster.now);
+        let actions = std::iter::from_fn(|| cluster.machine.poll_action());
+        let gave_up = actions.filter_map(|action| match action {
+            Action::Publish {
+                kind: EventKind::GaveUp(what),
+                ..
+            } => Some(what),
+            _ => None,
+        });
+        gave_up.collect::<Vec<_>>()
+    };
+    assert!(matches!(given_up(&mut cluster, 1)[..], [GaveUp::Spec { .. }]));
+    // A reload fills the slot again, without a new budget; the old one was not used.
+    let options = RolloutOptions::new();
+    let (request, spec) = (RequestId(1), None);
+    cluster.tell(Input::ReloadRequested {
+        request,
+        spec,
+        options,
+        queue: false,
+    });
+    cluster.ready(2);
+    assert!(matches!(given_up(&mut cluster, 2)[..], [GaveUp::Spec { .. }]));
+}
+
+#[test]
 fn f_172_f_178_i_35_scaling_is_clamped_idempotent_and_drains_the_least_busy() {
     let mut cluster = Cluster::up(web(3));
     assert_eq!(
@@ -262,6 +307,22 @@ fn o_023_o_048_child_administration_answers_as_otp_does() {
 }
 
 #[test]
+fn i_038_a_stop_of_a_spec_is_answered_though_one_of_its_slots_is_started_again() {
+    let mut cluster = Cluster::up(web(2));
+    let stop = Input::SpecStopRequested {
+        request: RequestId(1),
+        spec: "web".into(),
+    };
+    assert_eq!(cluster.tell(stop), ["stop 2", "stop 1"]);
+    assert_eq!(cluster.ordered(2), ["exit 2", "gone web.1"]);
+    let slot = Slot::new("web", 1);
+    assert_eq!(cluster.tell(Input::SlotStartRequested { slot }), ["spawn 3 web.1"]);
+    cluster.ready(3);
+    // The spec is not empty, but everybody whom the caller wanted to end has ended.
+    assert_eq!(cluster.ordered(1), ["exit 1", "gone web.0", "ok"]);
+}
+
+#[test]
 fn o_011_a_start_that_fails_is_told_and_the_spec_stays_stopped() {
     let mut cluster = Cluster::up(abc(OneForOne));
     let (request, spec) = (RequestId(1), || "c".into());
@@ -296,23 +357,6 @@ fn o_078_a_restarting_spec_says_so_and_can_be_stopped() {
 }
 
 #[test]
-fn o_075_o_086_ten_thousand_workers_start_and_stop_in_linear_time() {
-    let mut config = web(10_000);
-    config.max_booting = 10_000;
-    let mut cluster = Cluster::new(config);
-    cluster.tell(Input::Started);
-    for id in 1..=10_000 {
-        cluster.ready(id);
-    }
-    assert_eq!(cluster.machine.ready(), 10_000);
-    cluster.tell(Input::ShutdownRequested { now: false });
-    for id in 1..10_000 {
-        cluster.ordered(id);
-    }
-    assert_eq!(cluster.ordered(10_000).last().expect("the end"), "finished Clean");
-}
-
-#[test]
 fn a_strategy_that_panics_is_told_of_and_only_the_failed_worker_is_restarted() {
     let strategy = crate::policy::StrategyFn::new("broken", |failed, _| panic!("no answer for {failed}"));
     let mut cluster = Cluster::up(abc(strategy));
@@ -320,4 +364,44 @@ fn a_strategy_that_panics_is_told_of_and_only_the_failed_worker_is_restarted() {
     assert_eq!(words, ["exit 2", "error 2", "restart b.0 in 0ns #1", "spawn 4 b.0"]);
     cluster.ready(4);
     assert_eq!(cluster.machine.ready(), 3);
+}
+
+#[test]
+fn i_038_a_start_that_failed_is_answered_though_one_of_its_slots_was_started_again() {
+    let mut cluster = Cluster::up(web(1));
+    let (request, config) = (RequestId(1), Box::new(SpecConfig::new("b", 2)));
+    cluster.tell(Input::SpecAddRequested { request, config });
+    cluster.ready(2);
+    // The third fails, the second is told to stop; meanwhile somebody starts the slot of the third again.
+    assert_eq!(
+        cluster.tell(spawn_failed(3)),
+        ["error 3", "gone b.1", "stop 2", "all_ready"]
+    );
+    let slot = Slot::new("b", 1);
+    assert_eq!(cluster.tell(Input::SlotStartRequested { slot }), ["spawn 4 b.1"]);
+    let words = cluster.ordered(2);
+    assert!(words.last().expect("an answer").starts_with("refused: "), "{words:?}");
+    cluster.ready(4);
+    assert_eq!(cluster.machine.ready(), 2, "the spec is still there");
+}
+
+#[test]
+fn i_014_a_slot_that_waits_keeps_its_delay_in_a_group() {
+    let mut config = abc(OneForOne);
+    config.specs[1].delay = RestartDelay::Backoff(Backoff::default().jitter(0.0).first_at_once(false));
+    let mut cluster = Cluster::up(config);
+    cluster.crash(2);
+    let due = cluster.machine.next_deadline().expect("b waits");
+    // Only now its failures would take others along; the next one takes it along.
+    let strategy: Arc<dyn RestartStrategy> = Arc::new(OneForAll);
+    let changes = Box::new(Reconfiguration {
+        strategy: Some(strategy),
+        ..Reconfiguration::default()
+    });
+    let request = RequestId(1);
+    cluster.tell(Input::ReconfigureRequested { request, changes });
+    cluster.crash(1);
+    assert_eq!(cluster.ordered(3), ["exit 3"]);
+    assert_eq!(cluster.machine.next_deadline(), Some(due));
+    assert_eq!(cluster.wait(), ["spawn 4 a.0"]);
 }

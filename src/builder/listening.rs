@@ -1,0 +1,62 @@
+//! Which sockets the master opens, or takes over, before the first worker.
+//!
+//! Not here: how (that is the `socket` room), and who gets which ([`WorkerSpec::listeners`](crate::WorkerSpec::listeners)).
+
+use super::ClusterBuilder;
+use crate::error::BuildError;
+use crate::model::{ListenAddr, ListenOptions, ToListenAddr};
+use crate::socket::activation;
+
+impl ClusterBuilder {
+    /// Binds `address` in the master before the first worker is started; workers take it by `name`. The socket lives
+    /// until the cluster ends, so clients are never refused while workers restart. A text is checked by
+    /// [`build`](Self::build).
+    pub fn listen(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        self.listen_with(name, address, ListenOptions::default())
+    }
+
+    /// [`listen`](Self::listen) with options.
+    pub fn listen_with(mut self, name: impl Into<String>, address: impl ToListenAddr, options: ListenOptions) -> Self {
+        let name = name.into();
+        let address = address.to_listen_addr().map_err(|source| BuildError::Address {
+            name: name.clone(),
+            source,
+        });
+        self.listeners.push((name, address, options));
+        self
+    }
+
+    /// Listens on a socket that the service manager has opened (systemd's socket activation): the one whose
+    /// `FileDescriptorName=` is `name`, or the only one, whatever it is called. Clients can then connect before this
+    /// program runs, and while it is restarted. All workers share it.
+    ///
+    /// `LISTEN_PID` of another process counts as none; [`build`](Self::build) tells if there is no such socket, and the start
+    /// if it is no listening stream socket. Workers do not see `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`.
+    pub fn listen_activated(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let address = activated(&name).map_err(|why| BuildError::NotActivated {
+            name: name.clone(),
+            why,
+        });
+        self.listeners.push((name, address, ListenOptions::default()));
+        self
+    }
+
+    /// [`listen_activated`](Self::listen_activated), or [`listen`](Self::listen) on `address` where no such socket was handed
+    /// over: one program for both ways to be started.
+    pub fn listen_activated_or(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        let name = name.into();
+        match activated(&name) {
+            Ok(activated) => self.listen(name, activated),
+            Err(_) => self.listen(name, address),
+        }
+    }
+}
+
+/// A socket of the service manager's. A worker is told by its master what it listens on, and looks for nothing.
+fn activated(name: &str) -> Result<ListenAddr, String> {
+    if crate::is_worker() {
+        return Ok(ListenAddr::Fd(0));
+    }
+    activation::find(name).map(ListenAddr::Fd)
+}
