@@ -9,176 +9,7 @@ use std::fmt;
 use actix_cluster_tests::manifest::Manifest;
 use actix_cluster_tests::scan::{self, Source};
 use actix_cluster_tests::workspace_root;
-
-/// Words that must not appear, where, and why.
-struct Ban {
-    rule: &'static str,
-    /// Prefixes of paths; empty for everywhere.
-    under: &'static [&'static str],
-    except: &'static [&'static str],
-    look_at: Plane,
-    /// Between spaces; `*` at the end takes any rest of an identifier.
-    words: &'static str,
-    why: &'static str,
-}
-
-/// What is searched for the words. Imports are written out first, so that braces hide nothing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Plane {
-    /// Code that is built without tests.
-    Shipped,
-    /// All code, tests included.
-    Code,
-    Comments,
-}
-
-const BANS: &[Ban] = &[
-    Ban {
-        rule: "model is values",
-        under: &["src/model/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix* tokio* nix libc tracing std::fs std::env std::thread std::net::Tcp* TcpStream TcpListener \
-            UdpSocket UnixStream UnixListener Instant SystemTime::now crate::clock crate::sys crate::policy \
-            crate::supervision crate::ipc crate::process crate::recorder crate::socket crate::master crate::worker",
-        why: "a noun does no I/O, reads no clock and knows no room above it",
-    },
-    Ban {
-        rule: "decisions are pure",
-        under: &["src/policy/", "src/supervision/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix* tokio* nix libc tracing rand fastrand std::fs std::env std::net std::thread thread::* \
-            Instant SystemTime crate::clock crate::sys crate::ipc crate::process crate::recorder crate::socket \
-            crate::master crate::worker",
-        why: "facts and `now` come in, values go out; that is what makes a run replayable",
-    },
-    Ban {
-        rule: "policy is below supervision",
-        under: &["src/policy/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "crate::supervision super::supervision",
-        why: "a machine asks a policy, never the other way round",
-    },
-    Ban {
-        rule: "ipc knows no other room",
-        under: &["src/ipc/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix actix_web crate::process crate::recorder crate::socket crate::policy crate::supervision crate::master \
-            crate::worker",
-        why: "the I/O rooms are siblings that do not know each other",
-    },
-    Ban {
-        rule: "process knows no other room",
-        under: &["src/process/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix actix_web crate::ipc crate::recorder crate::socket crate::policy crate::supervision crate::master \
-            crate::worker",
-        why: "the I/O rooms are siblings that do not know each other",
-    },
-    Ban {
-        rule: "recorder knows no other room",
-        under: &["src/recorder/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix actix_web tokio* crate::ipc crate::process crate::socket crate::policy crate::supervision \
-            crate::master crate::worker",
-        why: "the I/O rooms are siblings that do not know each other",
-    },
-    Ban {
-        rule: "socket knows no other room",
-        under: &["src/socket/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix actix_web crate::ipc crate::process crate::recorder crate::policy crate::supervision crate::master \
-            crate::worker",
-        why: "the I/O rooms are siblings that do not know each other",
-    },
-    Ban {
-        rule: "sys is a door, not a room",
-        under: &["src/sys/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "actix* crate::ipc crate::process crate::recorder crate::socket crate::policy crate::supervision crate::master \
-            crate::worker",
-        why: "it wraps calls of the kernel and knows nobody who makes them",
-    },
-    Ban {
-        rule: "master does not know worker",
-        under: &["src/master/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "crate::worker",
-        why: "the two sides share the channel and the model, nothing else",
-    },
-    Ban {
-        rule: "worker does not know master",
-        under: &["src/worker/"],
-        except: &[],
-        look_at: Plane::Shipped,
-        words: "crate::master crate::policy crate::supervision",
-        why: "the two sides share the channel and the model, nothing else",
-    },
-    Ban {
-        rule: "unsafe lives in sys",
-        under: &[],
-        except: &["src/sys/"],
-        look_at: Plane::Code,
-        words: "unsafe",
-        why: "one room is small enough to read before every release",
-    },
-    Ban {
-        rule: "the wall clock is for people",
-        under: &["src/"],
-        except: &["src/clock.rs", "src/master/publisher.rs"],
-        look_at: Plane::Shipped,
-        words: "clock::wall",
-        why: "it can be set; only the stamp of an event shows it, everything else counts on `Mono`",
-    },
-    Ban {
-        rule: "no do_send",
-        under: &[],
-        except: &[],
-        look_at: Plane::Code,
-        words: ".do_send(",
-        why: "it ignores the mailbox's bound; use try_send and handle Full and Closed",
-    },
-    Ban {
-        rule: "no dead code",
-        under: &[],
-        except: &[],
-        look_at: Plane::Code,
-        words: "allow(dead_code* expect(dead_code* allow(unused)",
-        why: "delete what is not used",
-    },
-    Ban {
-        rule: "no unfinished code",
-        under: &[],
-        except: &[],
-        look_at: Plane::Code,
-        words: "todo! unimplemented! dbg!",
-        why: "finish it, or file it as an issue",
-    },
-    Ban {
-        rule: "no notes to self",
-        under: &[],
-        except: &[],
-        look_at: Plane::Comments,
-        words: "TODO FIXME XXX",
-        why: "do it, or file it as an issue",
-    },
-    Ban {
-        rule: "no sleeps in scenarios",
-        under: &["tests/process/"],
-        except: &[],
-        look_at: Plane::Code,
-        words: "thread::sleep time::sleep",
-        why: "wait for an event with a deadline; a sleep is a guess about somebody's machine",
-    },
-];
+use bans::{BANS, Ban, Plane};
 
 const LINES_MAX: usize = 500;
 
@@ -485,11 +316,16 @@ fn the_workspace_is_tidy() {
     findings.extend(manifests_point_downwards(&workspace));
     findings.extend(lists_are_complete(&workspace));
     findings.extend(papers_keep_up(&workspace));
+    findings.extend(authors::an_author_needs_the_published_crates_only(&workspace));
     findings.extend(promises::promises_are_tested(&workspace));
     findings.extend(diagrams::diagrams_match_the_machines(&workspace));
     expect_none(&findings);
 }
 
+#[path = "tidy/authors.rs"]
+mod authors;
+#[path = "tidy/bans.rs"]
+mod bans;
 #[path = "tidy/diagrams.rs"]
 mod diagrams;
 #[path = "tidy/promises.rs"]

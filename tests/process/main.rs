@@ -7,6 +7,7 @@
 mod administration;
 mod autoscale;
 mod bus;
+mod bus_attacks;
 mod bus_order;
 mod channel_faults;
 mod crash_loops;
@@ -43,6 +44,7 @@ mod otp_records;
 mod otp_restarts;
 mod otp_stops;
 mod panics;
+mod plug_ins_together;
 mod promises;
 mod reconfiguration;
 mod recycling;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         administration::SCENARIOS,
         autoscale::SCENARIOS,
         bus::SCENARIOS,
+        bus_attacks::SCENARIOS,
         bus_order::SCENARIOS,
         channel_faults::SCENARIOS,
         crash_loops::SCENARIOS,
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
+        plug_ins_together::SCENARIOS,
         promises::SCENARIOS,
         reconfiguration::SCENARIOS,
         recycling::SCENARIOS,

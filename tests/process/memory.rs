@@ -131,7 +131,7 @@ fn grow_by(mib: u64) {
 }
 
 /// In one step, so that no reading finds it half grown.
-fn grow_to(mib: u64) {
+pub(crate) fn grow_to(mib: u64) {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
     grow_by(mib - pages * 4096 / MIB);

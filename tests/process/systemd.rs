@@ -126,19 +126,19 @@ fn notified(address: &str, change: impl FnOnce(SystemdConfig) -> SystemdConfig) 
     SystemdNotifier::new(change(SystemdConfig::from_env())).attach(plain())
 }
 
-fn own_path() -> String {
+pub(crate) fn own_path() -> String {
     let directory = std::env::current_dir().expect("it has one");
     directory.join("notify").display().to_string()
 }
 
 /// The service manager's end.
-struct Manager {
+pub(crate) struct Manager {
     socket: UnixDatagram,
     heard: RefCell<Vec<String>>,
 }
 
 impl Manager {
-    fn at_path(master: &Master) -> Self {
+    pub(crate) fn at_path(master: &Master) -> Self {
         let socket = UnixDatagram::bind(master.directory().join("notify")).expect("the directory is ours");
         Self::new(socket, master)
     }
@@ -165,7 +165,7 @@ impl Manager {
     }
 
     /// The next message that begins so; only a status, a sign of life or an extension may come before it.
-    fn expect(&self, wanted: &str) -> String {
+    pub(crate) fn expect(&self, wanted: &str) -> String {
         loop {
             let text = self.next();
             if text.starts_with(wanted) {

@@ -126,7 +126,7 @@ async fn slow_if_first(worker: Worker) {
 }
 
 /// Waits for a record of this worker that is so.
-fn record(master: &Master, id: u64, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn record(master: &Master, id: u64, is_so: impl Fn(&Value) -> bool) -> Value {
     let read = |line: &Value| -> Option<Value> {
         let text = line["said"].as_str()?.strip_prefix("record ")?;
         Some(serde_json::from_str(text).expect("it is JSON"))

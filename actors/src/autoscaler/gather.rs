@@ -1,5 +1,5 @@
 //! From a snapshot of the cluster to the facts of a decision: how many workers there are, what else goes on, and what each
-//! signal says. Reads `/proc`, and decides nothing.
+//! signal says. Decides nothing.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,8 +8,9 @@ use actix_cluster::{ClusterSnapshot, Mono, Phase, SlotState, SpecName, WorkerSna
 
 use super::config::AutoscaleConfig;
 use super::decide::{Facts, ScaleReason};
+use crate::kernel::accept_queue;
 use crate::signals::cpu::CpuTimes;
-use crate::signals::{LoadSignal, Reading, Spoken, Word, queue};
+use crate::signals::{LoadSignal, Reading, Spoken, Word};
 
 /// What was heard and seen of workers so far.
 #[derive(Debug, Default)]
@@ -117,7 +118,7 @@ fn lag_word(worker: &WorkerSnapshot, config: &AutoscaleConfig, now: Mono) -> Wor
 fn fullest_queue(workers: &[&WorkerSnapshot], config: &AutoscaleConfig) -> Option<Reading> {
     let addresses = workers.iter().flat_map(|worker| &worker.addresses);
     let addresses: BTreeSet<SocketAddr> = addresses.filter_map(actix_cluster::BoundAddress::socket_addr).collect();
-    let of = |address: SocketAddr| queue_reading(&queue::depths(address), workers.len(), config);
+    let of = |address: SocketAddr| queue_reading(&accept_queue::depths(address), workers.len(), config);
     // One that tells nothing comes before all that do.
     let order = |reading: &Reading| reading.load.unwrap_or(f64::INFINITY);
     addresses

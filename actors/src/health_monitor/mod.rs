@@ -1,10 +1,9 @@
 //! `HealthMonitor`: notices workers whose loops no longer turn, tells everybody, and ends them if that is wanted.
 //!
-//! Four parts: the limits (`config`), the judgement without effects (`judge`), what the kernel tells (`evidence`), and here
-//! the actor, which reads the cluster's view, asks the judge, and carries out. Not here: the beats themselves.
+//! Three parts: the limits (`config`), the judgement without effects (`judge`), and here the actor, which reads the cluster's view,
+//! asks the judge, and carries out; what the kernel tells of a thread is read in `crate::kernel`. Not here: the beats themselves.
 
 mod config;
-mod evidence;
 mod judge;
 
 use std::collections::BTreeMap;
@@ -20,6 +19,8 @@ use actix_cluster::{
 
 pub use config::{HealthConfig, HealthConfigError};
 use judge::{Facts, Finding, Occasion, Phase, Ward};
+
+use crate::kernel::thread;
 
 /// Watches the heartbeats of all workers.
 ///
@@ -275,7 +276,7 @@ fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Op
         more_time_until: worker.more_time_until,
         late: latest.map(|it| (it.name.clone(), it.late)),
         is_deaf: worker.state == WorkerState::Listening && worker.accepting == 0,
-        is_traced: config.pause_for_debugger && silent > config.interval && worker.pid.is_some_and(evidence::is_traced),
+        is_traced: config.pause_for_debugger && silent > config.interval && worker.pid.is_some_and(thread::is_traced),
     })
 }
 
@@ -289,8 +290,8 @@ fn evidence_of(worker: &WorkerSnapshot, name: &str) -> Evidence {
         .filter(|it| it.name == name)
         .max_by_key(|it| it.late)
     {
-        Some(it) => evidence::collect(pid, it.tid, &it.doing),
-        None => evidence::collect(pid, pid, ""),
+        Some(it) => thread::collect(pid, it.tid, &it.doing),
+        None => thread::collect(pid, pid, ""),
     }
 }
 

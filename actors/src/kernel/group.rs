@@ -1,10 +1,10 @@
 //! The memory of a control group, in both versions.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MountInfo, Process};
+
+use super::text;
 
 /// The control group that counts a process's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,12 +73,12 @@ impl Group {
             Version::Two => ("memory.current", "memory.max", "memory.events"),
         };
         let levels = self.folder.ancestors().take_while(|level| level.starts_with(&self.top));
-        let limits = levels.filter_map(|level| number(&read(&level.join(limit))?));
+        let limits = levels.filter_map(|level| number(&text(level.join(limit))?));
         let counted = |text: String| text.lines().find_map(|line| number(line.strip_prefix("oom_kill ")?));
         GroupMemory {
-            usage: read(&self.folder.join(usage)).and_then(|text| number(&text)),
+            usage: text(self.folder.join(usage)).and_then(|text| number(&text)),
             limit: limits.filter(|limit| (1..UNLIMITED).contains(limit)).min(),
-            oom_kills: read(&self.folder.join(kills)).and_then(counted),
+            oom_kills: text(self.folder.join(kills)).and_then(counted),
         }
     }
 }
@@ -88,16 +88,8 @@ fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-fn read(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(LENGTH_MAX).read_to_string(&mut text).ok()?;
-    Some(text)
-}
-
 /// Version 1 writes "no limit" as the largest multiple of a page.
 const UNLIMITED: u64 = 1 << 62;
-/// These files have a few lines.
-const LENGTH_MAX: u64 = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

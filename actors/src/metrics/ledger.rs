@@ -212,6 +212,8 @@ const fn reason(reason: &ExitReason) -> &'static str {
         ExitReason::Protocol(_) => "protocol",
         ExitReason::ChannelClosed => "channel_closed",
         ExitReason::Hang(_) => "hang",
+        ExitReason::Memory(_) => "memory",
+        ExitReason::Oom => "oom",
         ExitReason::Killed => "killed",
         ExitReason::SpawnFailed(_) => "spawn_failed",
         _ => "other",
@@ -247,9 +249,10 @@ const SLOTS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use actix_cluster::{ExitStatus, Signal};
+    use actix_cluster::{ExitStatus, Signal, SpawnFailure, SpawnStep};
 
     use super::*;
 
@@ -305,6 +308,36 @@ mod tests {
         assert_eq!(
             line(&ledger, "actix_cluster_events_total{kind=\"restart_scheduled\"}"),
             Some(1)
+        );
+    }
+
+    /// The core's enum may grow, so the compiler does not ask; this is every reason there is.
+    #[test]
+    fn every_reason_has_a_name_of_its_own() {
+        let text = String::new;
+        let refused = SpawnFailure {
+            step: SpawnStep::Exec,
+            errno: None,
+            detail: text(),
+        };
+        let reasons = [
+            ExitReason::Ordered,
+            ExitReason::Voluntary,
+            ExitReason::Crash,
+            ExitReason::BootTimeout,
+            ExitReason::Protocol(text()),
+            ExitReason::ChannelClosed,
+            ExitReason::Hang(text()),
+            ExitReason::Memory(text()),
+            ExitReason::Oom,
+            ExitReason::Killed,
+            ExitReason::SpawnFailed(refused),
+        ];
+        let names: BTreeSet<&str> = reasons.iter().map(reason).collect();
+        assert_eq!(
+            (names.len(), names.contains("other")),
+            (reasons.len(), false),
+            "{names:?}"
         );
     }
 

@@ -3,8 +3,6 @@
 //! Nothing is asked of the supervising thread or of a worker, so a scrape is answered while either of them hangs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,6 +15,7 @@ use super::forwarded::Forwarded;
 use super::ledger::Ledger;
 use super::series::{Labels, Ours, Report, Series, Value, recognize};
 use super::text::{Family, exposition, labels, slot_labels};
+use crate::kernel::process;
 
 /// What a [`Metrics`](super::Metrics) knows, readable from any thread of the master; clones tell the same.
 #[derive(Clone, Debug)]
@@ -250,11 +249,11 @@ fn instant(snapshot: &ClusterSnapshot) -> Vec<Family> {
         let pauses = Family::counter("actix_cluster_master_pauses", "Times that the master was held up");
         families.push(pauses.row(Labels::new(), Value::Counter(lag.pauses)));
     }
-    if let Some(bytes) = resident_bytes(snapshot.master_pid) {
+    if let Some(rss) = process::rss(snapshot.master_pid) {
         families.push(single(
             "actix_cluster_master_resident_memory_bytes",
             "Memory of the master",
-            bytes,
+            bytes(rss),
         ));
     }
     let heard = |worker: &WorkerSnapshot| {
@@ -274,7 +273,7 @@ fn instant(snapshot: &ClusterSnapshot) -> Vec<Family> {
             "actix_cluster_worker_resident_memory_bytes",
             "Memory of the worker, as the kernel tells it",
             snapshot,
-            |worker| resident_bytes(worker.pid?),
+            |worker| Some(bytes(process::resident(worker.pid?, snapshot.master_pid)?.rss)),
             |sum, more| sum + more,
         ),
         worst(
@@ -325,7 +324,7 @@ fn workers_by_state(snapshot: &ClusterSnapshot) -> Family {
 
 fn slots_by_state(snapshot: &ClusterSnapshot) -> Family {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for state in ["queued", "filled", "waiting", "failed", "stopped", "held"] {
+    for state in ["queued", "filled", "waiting", "failed", "stopped", "declined", "held"] {
         counts.insert(state, 0);
     }
     for slot in &snapshot.slots {
@@ -335,6 +334,7 @@ fn slots_by_state(snapshot: &ClusterSnapshot) -> Family {
             SlotState::Waiting { .. } => "waiting",
             SlotState::Failed => "failed",
             SlotState::Stopped => "stopped",
+            SlotState::Declined => "declined",
             SlotState::Held => "held",
             _ => "other",
         };
@@ -378,18 +378,11 @@ const fn gauge(count: usize) -> f64 {
     count as f64
 }
 
-/// The memory of a process that is resident; `None` if it is gone.
-fn resident_bytes(pid: u32) -> Option<f64> {
-    let mut text = String::new();
-    let file = File::open(format!("/proc/{pid}/status")).ok()?;
-    file.take(PROC_MAX).read_to_string(&mut text).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024.0)
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a floating-point number")]
+const fn bytes(count: u64) -> f64 {
+    count as f64
 }
 
-/// As much as is read of a file of the kernel's.
-const PROC_MAX: u64 = 8 * 1024;
 /// Exits that were booked before their event.
 const SWEPT_MAX: usize = 4096;
 
@@ -471,11 +464,5 @@ mod tests {
         has(&view, "a_total 2");
         assert_eq!(view.render().matches("# EOF").count(), 1);
         assert!(Payload::from_value(&view.render()).is_ok());
-    }
-
-    #[test]
-    fn the_memory_of_a_process_is_that_of_the_kernel() {
-        assert!(resident_bytes(std::process::id()).is_some_and(|bytes| bytes > 100_000.0));
-        assert_eq!(resident_bytes(u32::MAX), None);
     }
 }

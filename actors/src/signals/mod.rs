@@ -1,10 +1,9 @@
 //! Signals of load: what each worker carries, and one number made of it that no single worker can bend.
 //!
-//! Here is the arithmetic; where the numbers come from is in `spoken` (the workers' own words), `cpu` and `queue` (the
-//! kernel's). Not here: what follows from a load.
+//! Here is the arithmetic; where the numbers come from is in `spoken` (the workers' own words), `cpu` and
+//! `crate::kernel` (the kernel's). Not here: what follows from a load.
 
 pub(crate) mod cpu;
-pub(crate) mod queue;
 mod spoken;
 
 use serde::{Deserialize, Serialize};

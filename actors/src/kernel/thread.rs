@@ -1,15 +1,14 @@
 //! What `/proc` tells about a thread that does not turn. Reads, and judges nothing.
 //!
 //! The process is a child of this master that is not reaped yet, so its number is its own; should it end meanwhile, the
-//! files are gone and nothing is found out. Each is read up to a bound.
-
-use std::fs::File;
-use std::io::Read;
+//! files are gone and nothing is found out.
 
 use actix_cluster::Evidence;
 
+use super::text;
+
 /// What can be found out about this thread of the process.
-pub(super) fn collect(pid: u32, tid: u32, doing: &str) -> Evidence {
+pub(crate) fn collect(pid: u32, tid: u32, doing: &str) -> Evidence {
     let file = |name: &str| read(&format!("/proc/{pid}/task/{tid}/{name}"));
     let status = file("status");
     let mut evidence = Evidence::default();
@@ -24,7 +23,7 @@ pub(super) fn collect(pid: u32, tid: u32, doing: &str) -> Evidence {
 }
 
 /// Does a debugger hold the process?
-pub(super) fn is_traced(pid: u32) -> bool {
+pub(crate) fn is_traced(pid: u32) -> bool {
     tracer_in(&read(&format!("/proc/{pid}/status"))).is_some()
 }
 
@@ -39,16 +38,8 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 /// The text of a file; empty if it cannot be read, which for some of them takes privilege.
 fn read(path: &str) -> String {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LENGTH_MAX).read_to_end(&mut text));
-    match read {
-        Ok(_) => String::from_utf8_lossy(&text).trim_end().to_owned(),
-        Err(_) => String::new(),
-    }
+    text(path).map_or_else(String::new, |text| text.trim_end().to_owned())
 }
-
-/// As much as is read of one file.
-const LENGTH_MAX: u64 = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
