@@ -65,7 +65,8 @@ impl Judge {
             generation,
             spec: spec.clone(),
             options: *options,
-            is_disturbed: self.turn.is_request() || self.group.is_some(),
+            // What else happened in this turn came before it: a start that failed has stopped others.
+            is_disturbed: self.turn.is_request() || self.group.is_some() || self.turn.failed_start.is_some(),
             is_failed: false,
             is_judged: None,
             is_asked: false,
