@@ -21,6 +21,7 @@ mod event_log;
 mod exit_kill;
 mod flight;
 mod fork_env;
+mod frozen;
 mod groups;
 mod health;
 mod health_limits;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         exit_kill::SCENARIOS,
         flight::SCENARIOS,
         fork_env::SCENARIOS,
+        frozen::SCENARIOS,
         groups::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
