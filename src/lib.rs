@@ -30,6 +30,7 @@
 //! |---|---|
 //! | describe a cluster: workers, listeners, limits | [`ClusterBuilder`] |
 //! | serve an actix-web application | `Worker::serve`, `Worker::run_server` (feature `web`) |
+//! | take sockets that systemd has opened | [`ClusterBuilder::listen_activated`], [`ClusterBuilder::listen_activated_or`] |
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
 //! | listen on an address chosen at run time | [`Worker::bind`] |
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
@@ -39,6 +40,7 @@
 //! | know what happens | [`ClusterBuilder::on_event`], [`EventKind`], [`Events`] |
 //! | know that workers are alive, not only there | [`ClusterBuilder::heartbeat`], [`Worker::watch_loop`], `HealthMonitor` of `actix-cluster-actors` |
 //! | know what a worker did before it was killed | [`ClusterBuilder::flight_recorder`], [`Worker::mark`], [`Exit::last_words`] |
+//! | watch memory and load, tell metrics or systemd, write a log | the plug-ins of the crate `actix-cluster-actors` |
 //! | write a plug-in | [`ClusterBuilder::subscribe`], [`SubscribeOptions`], `testing`, the crate `actix-cluster-actors` |
 //! | command a running cluster | [`ClusterHandle`], [`WorkerRef`] |
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |

@@ -10,6 +10,8 @@
 //! | [`StateTracker`] | the steps of every worker's life | keeps their records, tells of slow starts, reports |
 //! | [`SystemdNotifier`] | the cluster's readiness, reloads and stop | tells the service manager, and that the supervising loop turns |
 //!
+//! [`RotatingFile`] is no actor but a sink: a file for [`EventLog`] that is put aside when it is too large or too old.
+//!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
 //! `Handler<ClusterEvent>`.
@@ -44,7 +46,7 @@ pub use state_tracker::{
 };
 pub use systemd::{SystemdConfig, SystemdNotifier};
 
-/// The program in the README compiles.
-#[cfg(doctest)]
+/// The programs in the README compile. Some of them need the feature.
+#[cfg(all(doctest, feature = "metrics"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;

@@ -15,6 +15,7 @@
 //! Not here: actors, processes, sockets, clocks. Time is an argument, chance is a seed, so every run can be replayed.
 
 mod action;
+mod batch;
 mod changes;
 mod children;
 mod config;

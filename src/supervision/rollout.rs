@@ -1,19 +1,19 @@
 //! A reload: every worker of one spec or of all is replaced by one of the next generation, and the first failure brings
 //! the old generation back everywhere.
 //!
-//! Not here: how one worker is replaced ([`super::changes`]).
+//! Not here: whose turn it is ([`super::batch`]), and how one worker is replaced ([`super::changes`]).
 
 use crate::model::{EventKind, Exit, Generation, Mono, ReloadError, ReloadFailure, SpecName, WorkerId};
 use crate::policy::RolloutOptions;
 
 use super::changes::{Way, Why};
-use super::seat::{Beside, Content, Occupant, Purpose, SeatKey, SeatState, SpecKey};
-use super::{Action, RequestId, Stage, Supervision};
+use super::seat::{Occupant, SeatKey, SpecKey};
+use super::{Action, RequestId, Supervision};
 
 /// The reload that runs, the one that waits for it, and the numbers given out.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
-    running: Option<Rollout>,
+    pub(super) running: Option<Rollout>,
     queued: Option<Request>,
     /// The last number given out; none is given twice, because the master keeps an image for each.
     last: Generation,
@@ -29,23 +29,23 @@ struct Request {
 }
 
 #[derive(Debug)]
-struct Rollout {
+pub(super) struct Rollout {
     request: RequestId,
     /// The one spec; `None` for all.
     scope: Option<SpecKey>,
     target: Generation,
-    options: RolloutOptions,
+    pub(super) options: RolloutOptions,
     course: RollCourse,
-    wait: Wait,
+    pub(super) wait: Wait,
     /// Where to look for the next one that is due: who comes before has been looked at, so that a reload of many looks
     /// at each a few times only.
-    from: SeatKey,
+    pub(super) from: SeatKey,
     /// Slots that had been emptied when it turned back, and are filled again by themselves.
-    emptied: Vec<SeatKey>,
+    pub(super) emptied: Vec<SeatKey>,
     /// Replacements that succeeded.
-    done: u32,
+    pub(super) done: u32,
     /// Is there nothing to judge, or was the verdict good?
-    canary_is_good: bool,
+    pub(super) canary_is_good: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ enum RollCourse {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Wait {
+pub(super) enum Wait {
     No,
     /// Between two batches.
     Pause(Mono),
@@ -67,16 +67,16 @@ enum Wait {
 }
 
 impl Rollout {
-    fn covers(&self, spec: SpecKey) -> bool {
+    pub(super) fn covers(&self, spec: SpecKey) -> bool {
         self.scope.is_none_or(|scope| scope == spec)
     }
 
-    fn is_forward(&self) -> bool {
+    pub(super) fn is_forward(&self) -> bool {
         self.course == RollCourse::Forward
     }
 
     /// Is the new generation good enough for what is not watched: a slot whose old worker died?
-    fn is_proven(&self) -> bool {
+    pub(super) fn is_proven(&self) -> bool {
         self.done > 0 && self.canary_is_good
     }
 }
@@ -246,30 +246,6 @@ impl Supervision {
         }
     }
 
-    /// This slot is without a worker because of the reload, which does not change it any more.
-    pub(super) fn note_emptied(&mut self, key: SeatKey) {
-        if let Some(rollout) = &mut self.reloads.running
-            && !rollout.emptied.contains(&key)
-        {
-            rollout.emptied.push(key);
-        }
-    }
-
-    /// How many of them are still on their way. One that fails again is up to the restart rules.
-    fn count_emptied(&mut self) -> usize {
-        let Some(rollout) = &mut self.reloads.running else {
-            return 0;
-        };
-        let roster = &self.roster;
-        let is_coming = |key: &SeatKey| match roster.holds(*key).then(|| roster.seat(*key).state()) {
-            Some(SeatState::Queued(_)) => true,
-            Some(SeatState::Filled(worker)) => worker.is_booting() || worker.purpose() == Some(Purpose::Replace),
-            Some(SeatState::Waiting { .. } | SeatState::Held | SeatState::Failed | SeatState::Stopped) | None => false,
-        };
-        rollout.emptied.retain(is_coming);
-        rollout.emptied.len()
-    }
-
     /// The end of all reloads, wherever they are: the workers are being stopped.
     pub(super) fn end_reloads(&mut self, reason: &ReloadFailure) {
         self.end_running_reload(reason);
@@ -352,104 +328,8 @@ impl Supervision {
         self.begin_batch(now)
     }
 
-    fn begin_batch(&mut self, now: Mono) -> bool {
-        let Some(rollout) = &self.reloads.running else {
-            return false;
-        };
-        let (options, done, from, is_baked) = (
-            rollout.options,
-            rollout.done,
-            rollout.from,
-            rollout.canary_is_good || !rollout.is_forward(),
-        );
-        let first = self.due(from).next();
-        if first.is_none() && from != SeatKey::FIRST {
-            // Who came before may have changed since.
-            self.look_from(SeatKey::FIRST);
-            return true;
-        }
-        let watched = options.canary.filter(|_| !is_baked);
-        if let Some(canary) = watched.filter(|canary| done > 0 && (done >= canary.count || first.is_none())) {
-            if let Some(rollout) = &mut self.reloads.running {
-                rollout.wait = Wait::Bake(now + canary.bake);
-            }
-            return true;
-        }
-        let Some(first) = first else {
-            if self.is_unsettled() {
-                return false;
-            }
-            self.finish_reload();
-            return true;
-        };
-        let most = watched.map_or(usize::MAX, |canary| canary.count.saturating_sub(done) as usize);
-        let mut room = self.room(&options);
-        room.leave_out_in_place(self.count_emptied());
-        let of_spec = self.due(from).take_while(|key| key.spec == first.spec);
-        let batch: Vec<SeatKey> = of_spec.take(most.min(room.left())).collect();
-        for key in batch {
-            let Some(way) = room.next().filter(|_| self.may_boot()) else {
-                break;
-            };
-            self.begin_change(key, Why::Reload, way, now);
-            self.look_from(key);
-        }
-        false
-    }
-
-    fn look_from(&mut self, key: SeatKey) {
-        if let Some(rollout) = &mut self.reloads.running {
-            rollout.from = key;
-        }
-    }
-
-    /// The slots that hold, or would get, another generation than they should, and whose turn it may be, in order.
-    fn due(&self, from: SeatKey) -> impl Iterator<Item = SeatKey> {
-        let running = self.reloads.running.as_ref();
-        let is_due = move |rollout: &Rollout, key: SeatKey, content: Content| match content.state {
-            SeatState::Filled(worker) => worker.stage == Stage::Wanted && worker.generation != self.goal(key.spec),
-            // A new generation is a new chance.
-            SeatState::Failed => rollout.is_forward(),
-            SeatState::Waiting { .. } => rollout.is_forward() && !rollout.is_proven(),
-            SeatState::Queued(_) | SeatState::Held | SeatState::Stopped => false,
-        };
-        running.into_iter().flat_map(move |rollout| {
-            self.roster
-                .seats_from(from)
-                .filter(|(key, seat)| rollout.covers(key.spec) && seat.beside().is_none() && seat.request.is_none())
-                .filter(move |(key, seat)| is_due(rollout, *key, seat.content()))
-                .filter(|(key, _)| !self.changes.contains_key(key))
-                .map(|(key, _)| key)
-        })
-    }
-
-    /// Is somebody still on his way out, or on his way up?
-    fn is_unsettled(&self) -> bool {
-        let Some(rollout) = &self.reloads.running else {
-            return false;
-        };
-        let is_unsettled = |key: SeatKey, content: Content| {
-            let beside = content.beside.map(Beside::worker);
-            if beside.is_some_and(|worker| worker.is_unkillable()) {
-                return false;
-            }
-            let main = match content.state {
-                SeatState::Filled(worker) if worker.is_unkillable() => false,
-                SeatState::Filled(worker) => {
-                    worker.generation != self.goal(key.spec) || (rollout.is_forward() && worker.is_booting())
-                }
-                SeatState::Queued(_) | SeatState::Held => rollout.is_forward() && !rollout.is_proven(),
-                SeatState::Waiting { .. } | SeatState::Failed | SeatState::Stopped => false,
-            };
-            main || beside.is_some()
-        };
-        self.roster
-            .seats()
-            .any(|(key, seat)| rollout.covers(key.spec) && is_unsettled(key, seat.content()))
-    }
-
     /// What every worker of a spec is to run in the end.
-    fn goal(&self, spec: SpecKey) -> Generation {
+    pub(super) fn goal(&self, spec: SpecKey) -> Generation {
         self.reloads.goal(spec).unwrap_or_else(|| self.specs[&spec].generation)
     }
 
@@ -463,7 +343,7 @@ impl Supervision {
             .collect()
     }
 
-    fn finish_reload(&mut self) {
+    pub(super) fn finish_reload(&mut self) {
         let Some(rollout) = self.reloads.running.take() else {
             return;
         };

@@ -8,7 +8,7 @@
 //! use actix_cluster::testing::{RecordedCommand, RecordingHandle};
 //! use actix_cluster::{ClusterEvent, ClusterSnapshot, EventKind, Slot, WorkerId, WorkerSnapshot, WorkerState};
 //!
-//! # #[actix::main]
+//! # #[actix_rt::main]
 //! # async fn main() {
 //! let worker = WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Listening);
 //! let (cluster, mut recorder) = RecordingHandle::new(ClusterSnapshot::for_test([worker]));

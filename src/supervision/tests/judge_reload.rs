@@ -65,7 +65,8 @@ impl Judge {
             generation,
             spec: spec.clone(),
             options: *options,
-            is_disturbed: self.turn.is_request() || self.group.is_some(),
+            // What else happened in this turn came before it: a start that failed has stopped others.
+            is_disturbed: self.turn.is_request() || self.group.is_some() || self.turn.failed_start.is_some(),
             is_failed: false,
             is_judged: None,
             is_asked: false,
@@ -282,7 +283,19 @@ impl Judge {
         }
     }
 
-    pub(super) fn reload_after_turn(&self, machine: &Supervision) {
+    /// Who boots for longer than a step may take, without a failure, is not waited for on the way back: it would never come
+    /// to an end if there is no boot limit.
+    fn late_on_the_way_back(&self, reload: &Reload, now: Mono) -> usize {
+        let is_late = |id: &&WorkerId| {
+            let seen = self.seen(**id);
+            let is_booting = seen.ready_at.is_none() && seen.is_wanted() && reload.covers(&seen.slot.spec);
+            is_booting && seen.spawned_at + reload.options.step_deadline <= now
+        };
+        let late = self.alive.iter().filter(is_late).count();
+        if reload.is_failed { late } else { 0 }
+    }
+
+    pub(super) fn reload_after_turn(&self, machine: &Supervision, now: Mono) {
         for id in &self.turn.spawned {
             let spec = self.spec_of(*id);
             let mates = self
@@ -295,7 +308,8 @@ impl Judge {
             assert!(generations.len() <= 2, "I-19: {generations:?} live in `{spec}`");
         }
         if let Some(reload) = self.reload.as_ref().filter(|reload| !reload.is_disturbed) {
-            let missing = reload.options.max_unavailable as usize + self.lost - reload.lost;
+            let lost = self.lost - reload.lost + self.late_on_the_way_back(reload, now);
+            let missing = reload.options.max_unavailable as usize + lost;
             let ready = machine.ready();
             assert!(
                 ready + missing >= reload.ready,

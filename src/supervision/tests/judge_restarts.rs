@@ -310,7 +310,7 @@ impl Judge {
 
     /// A slot that somebody starts again has a full budget; one that only a new generation revives has what was left.
     pub(super) fn revived(&mut self, slot: &Slot, after: &SlotSnapshot) {
-        let Some(before) = self.view.get(slot).map(|before| before.state) else {
+        let Some((before, second)) = self.view.get(slot).map(|before| (before.state, before.beside)) else {
             return;
         };
         let is_by_hand = match &self.turn.input {
@@ -321,6 +321,10 @@ impl Judge {
             _ => false,
         };
         let place = self.places.entry(slot.clone()).or_default();
+        if second.is_some() && after.worker == second {
+            // A successor that is ready took the slot: nobody waits there any more, whatever becomes of it.
+            place.not_before = None;
+        }
         if is_down(after.state) {
             place.asked = None;
             place.not_before = None;

@@ -69,6 +69,7 @@ impl Judge {
         let seen = Seen {
             slot: slot.clone(),
             generation,
+            spawned_at: now,
             steps: Vec::new(),
             ready_at: None,
             stops: Vec::new(),

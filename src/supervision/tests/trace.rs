@@ -54,6 +54,7 @@ use crate::model::{EventKind, GaveUp, Generation, SlotSnapshot, SpecName, Worker
 pub(super) struct Seen {
     pub(super) slot: Slot,
     pub(super) generation: Generation,
+    pub(super) spawned_at: Mono,
     pub(super) steps: Vec<&'static str>,
     pub(super) ready_at: Option<Mono>,
     pub(super) stops: Vec<ShutdownPolicy>,
@@ -462,7 +463,7 @@ impl Judge {
         self.view_changed(machine.take_changes());
         self.slots_after_turn(machine, now);
         self.specs_after_turn(machine);
-        self.reload_after_turn(machine);
+        self.reload_after_turn(machine, now);
         if let Some((spec, to)) = &self.turn.scaled {
             let workers = machine
                 .spec(spec)
