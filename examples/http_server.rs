@@ -91,7 +91,11 @@ fn main() -> ExitCode {
         Ok(cluster) => cluster.main(),
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            match error {
+                // As for every contradiction in what was asked for.
+                MetricsError::Remote(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

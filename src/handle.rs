@@ -11,7 +11,7 @@ use actix::Recipient;
 use actix_rt::ArbiterHandle;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::CommandError;
 use crate::ipc::{self, CallError, SendError, ToWorker};
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) subscribers: Arc<Subscribers>,
     /// Where pumps run, and nothing else: not on the thread that supervises, and not where an actor may block.
     pub(crate) pumps: ArbiterHandle,
+    /// Whoever holds one of these is given a moment for the last events when the cluster ends. The handle itself does not.
+    pub(crate) consumers: mpsc::WeakSender<()>,
 }
 
 impl ClusterHandle {

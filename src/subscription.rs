@@ -212,6 +212,7 @@ impl ClusterHandle {
     /// Sends every event from now on to an actor. Its mailbox may be small and the actor slow: events wait in a bounded
     /// queue, and what does not fit is announced by `Lagged`.
     /// An actor that panics or is stopped is no longer fed, and [`SubscriberLost`](crate::EventKind::SubscriberLost) tells.
+    /// When the cluster has ended, it has one more second for what is still queued, as plug-ins have.
     pub fn subscribe(&self, actor: Recipient<ClusterEvent>) -> Subscription {
         self.subscribe_with(actor, &SubscribeOptions::default())
     }
@@ -231,8 +232,12 @@ impl ClusterHandle {
     ) -> Subscription {
         let events = self.events_with(options);
         let subscription = events.subscription();
+        let (cluster, alive) = (self.clone(), self.shared.consumers.upgrade());
         // If the thread is gone, so are the events: the subscription has ended.
-        thread.spawn(crate::master::pump(events, actor, self.clone()));
+        thread.spawn(async move {
+            crate::master::pump(events, actor, cluster).await;
+            drop(alive);
+        });
         subscription
     }
 

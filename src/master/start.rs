@@ -71,13 +71,14 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
     }
     let context = Context::new();
     let supervisor = actix::AsyncContext::address(&context);
+    let (alive, consumers) = mpsc::channel::<()>(1);
     let handle = ClusterHandle::new(Shared {
         commands: supervisor.clone().recipient(),
         directory,
         subscribers,
         pumps: pumps.handle(),
+        consumers: alive.downgrade(),
     });
-    let (alive, consumers) = mpsc::channel::<()>(1);
     let mut threads = vec![pumps];
     for (events, PlugIn { options, start }) in plug_ins {
         let (handle, alive) = (handle.clone(), alive.clone());
@@ -102,6 +103,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         handle,
         finished: Finished {
             end,
+            alive,
             consumers,
             threads,
         },
@@ -164,7 +166,9 @@ fn machine_config(config: &Config) -> SupervisionConfig {
 #[derive(Debug)]
 pub(crate) struct Finished {
     end: oneshot::Receiver<Result<ShutdownReport, RunError>>,
-    /// Closed when every plug-in that was given to the builder has seen the last event.
+    /// Of this one those are made that subscribe while the cluster runs.
+    alive: mpsc::Sender<()>,
+    /// Closed when every plug-in, and every actor that subscribed through a handle, has seen the last event.
     consumers: mpsc::Receiver<()>,
     threads: Vec<Arbiter>,
 }
@@ -173,6 +177,7 @@ impl Finished {
     /// Waits for the end, then a moment for the plug-ins to see the last events.
     pub(crate) async fn wait(mut self) -> Result<ShutdownReport, RunError> {
         let result = self.end.await.unwrap_or(Err(RunError::SupervisorLost));
+        drop(self.alive);
         if tokio::time::timeout(LAST_EVENTS, self.consumers.recv()).await.is_err() {
             tracing::warn!("a plug-in did not finish with the last events in time");
         }

@@ -56,6 +56,8 @@ impl RecordingHandle {
             directory: Arc::clone(&directory),
             subscribers: Arc::clone(&subscribers),
             pumps: Arbiter::current(),
+            // Nobody waits for the end of a test's cluster.
+            consumers: mpsc::channel(1).0.downgrade(),
         });
         let recorder = Recorder {
             directory,
