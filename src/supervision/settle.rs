@@ -11,6 +11,27 @@ use super::{Action, Course, Outcome, Supervision};
 
 impl Supervision {
     pub(super) fn settle(&mut self, now: Mono) {
+        loop {
+            self.advance(now);
+            let had_reload = self.reloads.running.is_some();
+            self.advance_ordered_stop();
+            self.answer_stops();
+            self.forget_temporaries();
+            // A reload may have ended with its spec. Who waited for that goes on now: nothing else may happen for long.
+            if !had_reload || self.reloads.running.is_some() {
+                break;
+            }
+        }
+        self.tell_all_ready();
+        if let Some(outcome) = self.outcome() {
+            self.end_reloads(&crate::model::ReloadFailure::ShuttingDown);
+            self.end_starts();
+            self.course = Course::Stopped;
+            self.actions.push_back(Action::Finished(outcome));
+        }
+    }
+
+    fn advance(&mut self, now: Mono) {
         if self.course == Course::Running {
             self.advance_group(now);
             self.advance_changes(now);
@@ -19,16 +40,6 @@ impl Supervision {
             self.advance_recycling(now);
             // A change in place has made room for nobody else, but a reload that ended may have queued the next one.
             self.start_queued(now);
-        }
-        self.advance_ordered_stop();
-        self.answer_stops();
-        self.forget_temporaries();
-        self.tell_all_ready();
-        if let Some(outcome) = self.outcome() {
-            self.end_reloads(&crate::model::ReloadFailure::ShuttingDown);
-            self.end_starts();
-            self.course = Course::Stopped;
-            self.actions.push_back(Action::Finished(outcome));
         }
     }
 

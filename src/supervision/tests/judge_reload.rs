@@ -65,8 +65,12 @@ impl Judge {
             generation,
             spec: spec.clone(),
             options: *options,
-            // What else happened in this turn came before it: a start that failed has stopped others.
-            is_disturbed: self.turn.is_request() || self.group.is_some() || self.turn.failed_start.is_some(),
+            // What else happened in this turn came before it: a start that failed, or a spec that is given up, has stopped
+            // others.
+            is_disturbed: self.turn.is_request()
+                || self.group.is_some()
+                || self.turn.failed_start.is_some()
+                || self.turn.gave_up.is_some(),
             is_failed: false,
             is_judged: None,
             is_asked: false,

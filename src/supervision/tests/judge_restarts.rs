@@ -39,6 +39,11 @@ fn is_down(state: SlotState) -> bool {
     matches!(state, SlotState::Failed | SlotState::Stopped | SlotState::Declined)
 }
 
+fn has_nothing_to_do(exit: &Exit) -> bool {
+    exit.status.code() == Some(exit_code::NOTHING_TO_DO)
+        && matches!(exit.reason, ExitReason::Voluntary | ExitReason::Crash)
+}
+
 /// What is too old at a restart does not count any more, whatever the period becomes.
 fn record(restarts: &mut Vec<Mono>, period: Duration, now: Mono) {
     restarts.retain(|at| now.since(*at) <= period);
@@ -56,6 +61,7 @@ impl Judge {
             panic!("I-02: worker {id} exits, and nobody said so");
         };
         let must = self.must_be_judged(id, &exit);
+        self.recycled_again(id, now);
         let seen = &self.workers[&id];
         let place = self.places.get_mut(&seen.slot).expect("it was spawned there");
         let was_asked = place.asked == Some(AskedFor::Process);
@@ -80,9 +86,13 @@ impl Judge {
         let spec = &seen.slot.spec;
         let is_ordered = !seen.stops.is_empty() || !self.is_main(id) || self.shutdown_at.is_some();
         let is_in_group = self.group.as_ref().is_some_and(|group| group.specs.contains(spec));
+        let nothing_to_do = has_nothing_to_do(exit);
+        let deserves = self.deserves_restart(spec, exit);
         if seen.is_unkillable {
             // Whoever wants it gone cannot give it another order, so what it was wanted for cannot be seen.
             let is_ordered = !seen.stops.is_empty();
+            // But a slot of whose own worker nothing follows takes the successor beside it along.
+            self.turn.is_final |= !is_ordered && !deserves && self.is_main(id);
             self.disturb_reload();
             return is_ordered.then_some(false);
         }
@@ -95,19 +105,6 @@ impl Judge {
             self.disturb_reload();
             return Some(false);
         }
-        let nothing_to_do = exit.status.code() == Some(exit_code::NOTHING_TO_DO)
-            && matches!(exit.reason, ExitReason::Voluntary | ExitReason::Crash);
-        let done = exit.status.is_success()
-            && matches!(
-                exit.reason,
-                ExitReason::Ordered | ExitReason::Voluntary | ExitReason::Crash | ExitReason::Killed
-            );
-        let deserves = match self.specs[spec].restart {
-            _ if exit.status.code() == Some(exit_code::DO_NOT_RESTART) || nothing_to_do => false,
-            RestartType::Permanent => true,
-            RestartType::Transient => !done,
-            RestartType::Temporary => false,
-        };
         if let Some(reload) = self.reload.as_ref().filter(|reload| reload.covers(spec))
             && reload.generation == seen.generation
         {
@@ -139,6 +136,20 @@ impl Judge {
             self.turn.is_significant = !nothing_to_do || exit.was_ready;
         }
         Some(deserves)
+    }
+
+    fn deserves_restart(&self, spec: &SpecName, exit: &Exit) -> bool {
+        let done = exit.status.is_success()
+            && matches!(
+                exit.reason,
+                ExitReason::Ordered | ExitReason::Voluntary | ExitReason::Crash | ExitReason::Killed
+            );
+        match self.specs[spec].restart {
+            _ if exit.status.code() == Some(exit_code::DO_NOT_RESTART) || has_nothing_to_do(exit) => false,
+            RestartType::Permanent => true,
+            RestartType::Transient => !done,
+            RestartType::Temporary => false,
+        }
     }
 
     /// O-012: whoever started it is told, and nobody else judges; the others of its spec are stopped.
@@ -228,7 +239,18 @@ impl Judge {
         let slot = self.workers[&id].slot.clone();
         self.judged(&slot);
         let spec = &self.specs[&slot.spec];
-        let slot_count = within(&self.places[&slot].restarts, spec.limit.period, now);
+        // The end that is one too many was counted like any other, by the slot and then by its spec, so what was too old
+        // then does not come back under a longer period. Where the cluster gives up no restart follows.
+        let place = self.places.get_mut(&slot).expect("it was spawned there");
+        record(&mut place.restarts, spec.limit.period, now);
+        if let (GaveUp::Spec { .. }, Some(intensity)) = (gave_up, spec.intensity) {
+            record(
+                self.spec_restarts.entry(slot.spec.clone()).or_default(),
+                intensity.period,
+                now,
+            );
+        }
+        let slot_count = within(&place.restarts, spec.limit.period, now);
         let is_full = slot_count >= spec.limit.max as usize;
         let count =
             |restarts: &[Mono], limit: RestartIntensity| (within(restarts, limit.period, now), limit.max as usize);

@@ -16,6 +16,8 @@ pub(super) struct Why {
     /// Its limits when it got ready.
     pub(super) max_requests: u64,
     pub(super) max_age: Option<Duration>,
+    /// Since its successor failed, and its limit then.
+    pub(super) again: Option<(Mono, Duration)>,
 }
 
 impl Judge {
@@ -32,8 +34,9 @@ impl Judge {
         let is_due = match why {
             RecycleReason::Age => {
                 let limit = seen.why.max_age.into_iter().chain(config.max_age).min();
-                let age = seen.ready_at.map(|ready| now.since(ready));
-                limit.zip(age).is_some_and(|(limit, age)| age >= limit / 10 * 9)
+                let first = limit.zip(seen.ready_at).map(|(limit, ready)| (ready, limit));
+                let mut tries = first.into_iter().chain(seen.why.again);
+                tries.any(|(since, limit)| now.since(since) >= limit / 10 * 9)
             }
             RecycleReason::Requests => {
                 let limit = seen.why.max_requests;
@@ -42,6 +45,18 @@ impl Judge {
             _ => seen.why.is_asked,
         };
         assert!(is_due, "I-41: {id} is recycled for {why:?} at {now}: {seen:?}");
+    }
+
+    /// A successor has ended beside the worker that is to be recycled. The next try is an age away, and another age is for
+    /// those that get ready later.
+    pub(super) fn recycled_again(&mut self, id: WorkerId, now: Mono) {
+        let seen = self.seen(id);
+        let is_successor = seen.is_for_recycling && self.beside(&seen.slot) == Some(id);
+        let old = self.view.get(&seen.slot).and_then(|slot| slot.worker);
+        let again = self.specs[&seen.slot.spec].max_age.map(|limit| (now, limit));
+        if let Some(old) = old.filter(|_| is_successor) {
+            self.why(old, |why| why.again = again);
+        }
     }
 
     /// What came with this request is in force.

@@ -2,7 +2,7 @@
 
 use super::driver::{Cluster, spawn_failed};
 use super::*;
-use crate::model::{Generation, RecycleReason};
+use crate::model::{ExitReason, ExitStatus, Generation, RecycleReason};
 use crate::policy::{Canary, RolloutOptions};
 
 fn reload(number: u64, options: RolloutOptions) -> Input {
@@ -369,4 +369,39 @@ fn a_share_of_requests_is_never_zero_and_never_overflows() {
         !cluster.machine.has_served_out(WorkerId::FIRST, u64::MAX),
         "there is no limit"
     );
+}
+
+#[test]
+fn i_38_who_waits_for_a_reload_that_ends_with_its_spec_goes_on_at_once() {
+    let mut config = web(1);
+    let restart = RestartType::Temporary;
+    config.specs.push(SpecConfig {
+        restart,
+        ..SpecConfig::new("jobs", 1)
+    });
+    let jobs = config.specs[1].name.clone();
+    let mut cluster = Cluster::up(config);
+    let words = cluster.tell(Input::ReloadRequested {
+        request: RequestId(1),
+        spec: Some(jobs),
+        options: RolloutOptions::new().pause(100 * SECOND),
+        queue: false,
+    });
+    assert_eq!(words, ["generation 1", "reload_started", "spawn 3 jobs.0"]);
+    assert_eq!(last(&cluster.ready(3)), "stop 2");
+    assert_eq!(cluster.ordered(2), ["exit 2"]);
+    let words = cluster.tell(Input::ReloadRequested {
+        request: RequestId(2),
+        spec: None,
+        options: RolloutOptions::new(),
+        queue: true,
+    });
+    assert!(words.is_empty(), "{words:?}");
+    // In the pause the last worker of the spec has done its work: nothing is left of the spec, nor of its reload.
+    let words = cluster.end_with(3, ExitStatus::Code(0), ExitReason::Voluntary, true);
+    let gone = words
+        .iter()
+        .position(|word| word == "no spec jobs")
+        .expect("it is forgotten");
+    assert_eq!(words[gone + 1..], ["generation 2", "reload_started", "spawn 4 web.0"]);
 }

@@ -344,6 +344,8 @@ impl World {
         let mut birth = self.plan.dice(Sort::Birth, self.births).map_or(Birth::TAME, Birth::any);
         if !self.is_faulty() {
             birth.script = S::Good;
+            // Whoever boots at the limit may come too late for it, which is a fault.
+            birth.online = birth.online.min(900 * MS);
         } else if let Some(Some(script)) = self.generations.get(&generation) {
             birth.script = *script;
         }

@@ -408,7 +408,8 @@ impl Judge {
             EventKind::Ready => {
                 seen.ready_at = Some(now);
                 let spec = &self.specs[&seen.slot.spec];
-                (seen.why.max_age, seen.why.max_requests) = (spec.max_age, spec.max_requests);
+                let why = &mut seen.why;
+                (why.max_age, why.max_requests, why.again) = (spec.max_age, spec.max_requests, None);
                 // One that was told to stop before is not what was waited for.
                 if seen.is_wanted() && !seen.is_ending() {
                     self.has_come(id);
