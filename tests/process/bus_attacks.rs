@@ -8,6 +8,7 @@ use actix_cluster::{
     ClusterEvent, ClusterHandle, EventKind, RestartDelay, RestartLimit, SubscribeOptions, Subscription, Worker,
 };
 use actix_cluster_tests::leftovers::rss_kib;
+use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
@@ -17,16 +18,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[Scenario {
     app: hundred,
     check: |master| {
         master.hears("a hundred subscribe");
-        let before = rss_kib(master.pid()).expect("it lives");
-        for worker in [1_u64, 3, 4, 5, 6, 7, 8, 9, 10, 11] {
+        let kill = |master: &mut Master, worker: u64| {
             master.once(worker, "ready");
             master.order(&Order::Kill(worker, Signal::SIGKILL as i32));
             master.once(worker, "exit");
+        };
+        kill(master, 1);
+        let lost = master.expect_count("subscriber_lost", 10);
+        // Only now: who prints the backtraces of ten panics loads what the compiler tells of the program.
+        let before = rss_kib(master.pid()).expect("it lives");
+        for worker in 3..=11 {
+            kill(master, worker);
         }
         master.once(12, "ready");
         let after = rss_kib(master.pid()).expect("it lives");
         assert!(after < before + 10_000, "{before} KiB, then {after} KiB");
-        let lost = master.expect_count("subscriber_lost", 10);
         assert!(
             lost.iter().all(|seen| seen.data()["why"]["broken"]["seq"].is_u64()),
             "{lost:?}"
