@@ -59,7 +59,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "what_no_zygote_can_make_is_executed",
         app: || {
-            let shell = WorkerSpec::new("shell", 1).exec("/bin/sh").args(["-c", "sleep 600"]);
+            let shell = WorkerSpec::new("shell", 1)
+                .exec("/bin/sh")
+                .args(["-c", "exec sleep 600"]);
             let own = WorkerSpec::new("own", 1).spawn(SpawnMethod::Exec);
             forking()
                 .spawn(SpawnMethod::Zygote)
