@@ -149,7 +149,7 @@ pub use model::{
     WorkerTimes,
 };
 // How workers are started, restarted and stopped.
-pub use model::{Program, Settings, StdioMode};
+pub use model::{Program, Settings, SpawnMethod, StdioMode};
 pub use policy::{
     AutoShutdown, Backoff, Canary, Escalation, OneForAll, OneForOne, ReadyWhen, RestForOne, RestartDelay,
     RestartIntensity, RestartLimit, RestartStrategy, RestartType, RolloutOptions, ShutdownPolicy, StrategyFn,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode};
+use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpawnMethod, SpecName, StdioMode};
 use crate::plug_ins::PlugIn;
 use crate::policy::{
     AutoShutdown, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
@@ -179,6 +179,13 @@ impl ClusterBuilder {
     /// When a worker ends, ends what is left of its process group too. Default: no; processes it leaves behind live on.
     pub const fn kill_tree(mut self, yes: bool) -> Self {
         self.config.settings.kill_tree = yes;
+        self
+    }
+
+    /// How the workers' processes come to be: executed, or copied from a zygote, which is faster and has its price; see
+    /// [`SpawnMethod`]. Default [`SpawnMethod::Exec`].
+    pub const fn spawn(mut self, method: SpawnMethod) -> Self {
+        self.config.settings.spawn = method;
         self
     }
 

@@ -16,7 +16,7 @@ use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
 use crate::policy::ReadyWhen;
 use crate::process::{
-    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
+    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, Zygote, failure,
 };
 use crate::recorder::Recording;
 use crate::socket::table::Handout;
@@ -38,11 +38,13 @@ pub(crate) struct Birth<'a> {
     /// Is the program a cluster itself?
     pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
+    /// Who makes the process, if it is not executed.
+    pub(crate) zygote: Option<&'a mut Zygote>,
 }
 
 impl Birth<'_> {
     /// Starts the process.
-    pub(crate) fn deliver(self) -> Result<Newborn, SpawnFailure> {
+    pub(crate) fn deliver(mut self) -> Result<Newborn, SpawnFailure> {
         let (ours, theirs) = channel_pair()?;
         let recording = self.recording();
         let child = process::spawn(SpawnPlan {
@@ -54,6 +56,7 @@ impl Birth<'_> {
             listeners: self.listeners.iter().map(|(_, handout)| handout.fd.as_fd()).collect(),
             recorder: recording.as_ref().map(AsFd::as_fd),
             default_args: &self.config.args,
+            zygote: self.zygote.take(),
         })?;
         drop(theirs);
         if child.handle.mode() == WatchMode::Thread {

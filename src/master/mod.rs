@@ -26,6 +26,7 @@ mod supervisor;
 mod turns;
 mod vital;
 mod worker_actor;
+mod zygotes;
 
 pub(crate) use command::{Command, SpecOrder, SpecReply, Urgency, Verdict};
 pub(crate) use directory::{Directory, Link};

@@ -38,7 +38,7 @@ pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Schedu
 pub(crate) use message::ReplySink;
 pub use message::{Message, Payload, PayloadError, Reply};
 pub use reload::{RecycleReason, ReloadError, ReloadFailure};
-pub use settings::{Program, Settings, StdioMode};
+pub use settings::{Program, Settings, SpawnMethod, StdioMode};
 pub use signal::Signal;
 pub use snapshot::{
     ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,

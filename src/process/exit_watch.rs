@@ -9,8 +9,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -139,6 +141,27 @@ impl ProcessHandle {
         *reaped
     }
 
+    /// Holds up this thread until it has ended, at most so long: for what ends at once, or is ended. Has it?
+    pub(crate) fn ended_within(&self, limit: Duration) -> bool {
+        let step = match &self.0.end {
+            End::Pidfd(_) => limit,
+            // Nothing to wait on: look again and again.
+            End::Thread(_) => Duration::from_millis(1).min(limit),
+        };
+        let mut left = limit;
+        while self.peek().is_none() && !left.is_zero() {
+            let timeout = PollTimeout::try_from(step.max(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX);
+            let mut ends: Vec<_> = match &self.0.end {
+                End::Pidfd(pidfd) => vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+                End::Thread(_) => Vec::new(),
+            };
+            // A signal that interrupts it only makes the wait shorter.
+            poll(&mut ends, timeout).ok();
+            left = left.saturating_sub(step);
+        }
+        self.peek().is_some()
+    }
+
     /// Sends a signal. `false`: the process has ended already, which is no error (F-048, N-188).
     ///
     /// # Errors
@@ -238,7 +261,6 @@ const THREAD_STACK: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use std::ffi::CString;
-    use std::time::Duration;
 
     use nix::sys::wait::{WaitPidFlag, waitpid};
     use nix::unistd::Pid;

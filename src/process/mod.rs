@@ -11,6 +11,7 @@ mod oom;
 pub(crate) mod output;
 mod refusal;
 pub(crate) mod spawn;
+mod zygote;
 
 #[cfg(test)]
 mod tests;
@@ -23,3 +24,4 @@ pub(crate) use oom::OomWatch;
 pub(crate) use output::Lines;
 pub(crate) use refusal::failure;
 pub(crate) use spawn::{SpawnPlan, spawn};
+pub(crate) use zygote::{START as ZYGOTE_START, Trouble, Zygote};

@@ -68,6 +68,8 @@ static UNCLAIMED: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
 extern "C" fn before_main() {
+    // Comes back from a zygote only in the workers that it makes.
+    super::zygote::serve_if_one();
     CAPTURED.get_or_init(|| capture(When::BeforeMain));
 }
 

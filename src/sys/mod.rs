@@ -9,3 +9,4 @@ pub(crate) mod reactor;
 pub(crate) mod ring;
 pub(crate) mod scm;
 pub(crate) mod socket;
+pub(crate) mod zygote;

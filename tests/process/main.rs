@@ -63,6 +63,8 @@ mod storms;
 mod syscall_faults;
 mod systemd;
 mod tracker;
+mod zygote;
+mod zygote_parity;
 
 use std::process::ExitCode;
 
@@ -129,5 +131,7 @@ fn main() -> ExitCode {
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,
+        zygote::SCENARIOS,
+        zygote_parity::SCENARIOS,
     ])
 }

@@ -25,6 +25,7 @@ use crate::master::publisher::Origin;
 use crate::master::replies::Replies;
 use crate::master::turns::Turns;
 use crate::master::worker_actor::WorkerActor;
+use crate::master::zygotes::Zygotes;
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
     EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerEnd, WorkerError,
@@ -45,6 +46,7 @@ pub(crate) struct ClusterSupervisor {
     /// Settings of specs that have some of their own.
     pub(super) spec_settings: HashMap<SpecName, WorkerSpec>,
     pub(super) images: Images,
+    pub(super) zygotes: Zygotes,
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
@@ -103,6 +105,7 @@ impl ClusterSupervisor {
             slot_env: HashMap::new(),
             spec_settings,
             images: Images::default(),
+            zygotes: Zygotes::default(),
             plug_ins,
             listening,
             workers: HashMap::new(),
@@ -180,7 +183,10 @@ impl ClusterSupervisor {
             Action::GenerationAdded { request, generation } => {
                 self.generation_added(request, generation);
             }
-            Action::GenerationGone { generation } => self.images.remove(generation),
+            Action::GenerationGone { generation } => {
+                self.images.remove(generation);
+                self.zygotes.remove(generation);
+            }
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
             Action::ReloadFinished { request, result } => {
                 if result.is_ok() {
@@ -354,6 +360,7 @@ impl ClusterSupervisor {
 
     fn finish(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
         self.listening.close_all();
+        self.zygotes.end();
         self.directory.write().phase = Phase::Stopped;
         self.report.took = self
             .shutdown_began

@@ -118,6 +118,7 @@ pub(super) fn limits(channel: OwnedFd) {
                 listeners: Vec::new(),
                 recorder: None,
                 default_args: &[],
+                zygote: None,
             });
             drop((ours, theirs));
             match result {

@@ -91,6 +91,7 @@ fn start(
         listeners: listeners.iter().map(|listener| listener.as_fd()).collect(),
         recorder: None,
         default_args: &[],
+        zygote: None,
     })?;
     Ok((child, ours))
 }
