@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::ipc::ToMaster;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
-use crate::socket::kind;
+use crate::socket::typed::{self, WrongDescriptor};
 use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
 use crate::worker::listeners::{Answer, Bound, Change};
@@ -178,7 +178,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] if it is no TCP listener.
     pub fn into_tcp(self) -> Result<std::net::TcpListener, ListenError> {
-        self.hand_over(kind::into_tcp_listener)
+        self.hand_over(typed::into_tcp_listener)
     }
 
     /// As the standard library's Unix listener, non-blocking; else as [`into_tcp`](Self::into_tcp).
@@ -186,7 +186,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] if it is no Unix listener.
     pub fn into_unix(self) -> Result<std::os::unix::net::UnixListener, ListenError> {
-        self.hand_over(kind::into_unix_listener)
+        self.hand_over(typed::into_unix_listener)
     }
 
     /// Accepts on it, for any tokio server. Tells the master that this worker listens.
@@ -199,14 +199,14 @@ impl Listener {
         Ok(Incoming::new(intake, connections).leased(lease))
     }
 
-    fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, kind::WrongKind>) -> Result<T, ListenError> {
+    fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, WrongDescriptor>) -> Result<T, ListenError> {
         let Self {
             worker,
             lease,
             address,
             fd,
         } = self;
-        let wrong = |error: kind::WrongKind| ListenError {
+        let wrong = |error: WrongDescriptor| ListenError {
             address: address.to_string(),
             errno: None,
             detail: error.to_string(),
