@@ -33,6 +33,7 @@
 //! | take sockets that systemd has opened | [`ClusterBuilder::listen_activated`], [`ClusterBuilder::listen_activated_or`] |
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
 //! | listen on an address chosen at run time | [`Worker::bind`] |
+//! | receive UDP | [`ClusterBuilder::listen_udp`], [`Worker::udp_socket`], [`Worker::bind_udp`], [`UdpSocket`] |
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
 //! | have several kinds of workers | [`WorkerSpec`], [`RestartStrategy`], [`StrategyFn`] |
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
@@ -163,7 +164,7 @@ pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.
 pub use worker::{
     ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, RequestNote, Shutdown, Stream, Worker, WorkerOutput,
+    RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

@@ -115,16 +115,8 @@ pub(crate) fn describe(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
         domain,
         socket_type,
         is_listening: getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false),
-        address: address_of(fd, domain),
+        address: address_of(fd, domain, socket_type),
     })
-}
-
-/// The kind of `fd`, if it is a listening TCP or Unix stream socket.
-///
-/// # Errors
-/// When it is anything else.
-pub(crate) fn check_listener(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
-    check(fd, &LISTENER)
 }
 
 /// Takes up the listening socket that is descriptor `number` of this process (socket activation).
@@ -135,15 +127,29 @@ pub(crate) fn check_listener(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
 /// # Errors
 /// When there is no such descriptor, or it is no listening stream socket.
 pub(crate) fn adopt_listener(number: RawFd) -> Result<BoundSocket, ListenError> {
-    let asked = ListenAddr::Fd(number);
-    let step = |step: &'static str| {
-        let asked = &asked;
-        move |errno: Errno| failed(asked, step, errno, adopt_way_out(errno))
-    };
+    adopt(number, &ListenAddr::Fd(number), &LISTENER)
+}
+
+/// [`adopt_listener`] for a bound UDP socket.
+///
+/// # Errors
+/// When there is no such descriptor, or it is no UDP socket, or it is not bound.
+pub(crate) fn adopt_udp(number: RawFd) -> Result<BoundSocket, ListenError> {
+    let asked = ListenAddr::UdpFd(number);
+    let adopted = adopt(number, &asked, &UDP_SOCKET)?;
+    if adopted.address.port == Some(0) {
+        let detail = "the descriptor is a UDP socket without an address: bind it before this program starts";
+        return Err(refused(&asked, detail.to_owned()));
+    }
+    Ok(adopted)
+}
+
+fn adopt(number: RawFd, asked: &ListenAddr, wanted: &Wanted) -> Result<BoundSocket, ListenError> {
+    let step = |step: &'static str| move |errno: Errno| failed(asked, step, errno, adopt_way_out(errno));
     let from_io = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
     let fd = sys::socket::duplicate(number).map_err(|error| step("take the descriptor")(from_io(error)))?;
     // Checked on the duplicate, not on the number: that one somebody else could close and reuse meanwhile.
-    let kind = check_listener(&fd).map_err(|wrong| refused(&asked, wrong.to_string()))?;
+    let kind = check(&fd, wanted).map_err(|wrong| refused(asked, wrong.to_string()))?;
     let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(step("read its flags"))?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(step("make it non-blocking"))?;
@@ -238,8 +244,11 @@ fn was_connected(fd: impl AsFd) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|found| found.intersects(traces))
 }
 
-fn address_of(fd: impl AsFd, domain: Domain) -> Option<BoundAddress> {
+fn address_of(fd: impl AsFd, domain: Domain, socket_type: SocketType) -> Option<BoundAddress> {
     match domain {
+        Domain::Inet | Domain::Inet6 if socket_type == SocketType::Datagram => {
+            tcp_address(fd).ok().map(BoundAddress::udp)
+        }
         Domain::Inet | Domain::Inet6 => tcp_address(fd).ok().map(BoundAddress::tcp),
         Domain::Unix => {
             let local: UnixAddr = getsockname(fd.as_fd().as_raw_fd()).ok()?;

@@ -29,7 +29,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub(crate) struct Lease {
     worker: Worker,
-    key: ListenKey,
+    pub(crate) key: ListenKey,
 }
 
 impl Drop for Lease {
@@ -109,8 +109,17 @@ impl Worker {
         // Absolute before it becomes a key, so that both sides mean one listener by it.
         let address = match address {
             ListenAddr::Unix(path) => ListenAddr::Unix(absolute(&path, std::env::current_dir().ok().as_deref())?),
-            ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => address,
+            ListenAddr::Tcp(_)
+            | ListenAddr::AnyHost { .. }
+            | ListenAddr::Fd(_)
+            | ListenAddr::Udp(_)
+            | ListenAddr::UdpFd(_) => address,
         };
+        self.ask_for(address, options).await
+    }
+
+    /// Asks the master and waits for its answer; a dropped future gives back what comes.
+    pub(crate) async fn ask_for(&self, address: ListenAddr, options: ListenOptions) -> Result<Listener, ListenError> {
         let (id, key, answer) = self.inner.listeners.ask(&address);
         let mut request = Request {
             worker: self.clone(),
@@ -187,6 +196,11 @@ impl Listener {
     /// [`ListenError`] if it is no Unix listener.
     pub fn into_unix(self) -> Result<std::os::unix::net::UnixListener, ListenError> {
         self.hand_over(typed::into_unix_listener)
+    }
+
+    /// What it is made of, for whoever receives on it in another way than by accepting.
+    pub(crate) fn into_parts(self) -> (Worker, Lease, BoundAddress, OwnedFd) {
+        (self.worker, self.lease, self.address, self.fd)
     }
 
     /// Accepts on it, for any tokio server. Tells the master that this worker listens.
