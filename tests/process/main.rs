@@ -63,6 +63,8 @@ mod storms;
 mod syscall_faults;
 mod systemd;
 mod tracker;
+mod udp;
+mod udp_lives;
 
 use std::process::ExitCode;
 
@@ -129,5 +131,7 @@ fn main() -> ExitCode {
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,
+        udp::SCENARIOS,
+        udp_lives::SCENARIOS,
     ])
 }
