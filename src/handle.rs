@@ -298,7 +298,7 @@ pub struct Broadcast {
 /// One worker, as the master sees it. Stays valid, and tells the truth, after the worker's death.
 #[derive(Clone)]
 pub struct WorkerRef {
-    link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
     handle: ClusterHandle,
 }
 

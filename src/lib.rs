@@ -33,6 +33,7 @@
 //! | take sockets that systemd has opened | [`ClusterBuilder::listen_activated`], [`ClusterBuilder::listen_activated_or`] |
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
 //! | listen on an address chosen at run time | [`Worker::bind`] |
+//! | receive UDP | [`ClusterBuilder::listen_udp`], [`Worker::udp_socket`], [`Worker::bind_udp`], [`UdpSocket`] |
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
 //! | have several kinds of workers | [`WorkerSpec`], [`RestartStrategy`], [`StrategyFn`] |
 //! | decide how a worker is stopped | [`ClusterBuilder::grace`], [`ShutdownPolicy`], [`Worker::on_shutdown`] |
@@ -46,7 +47,7 @@
 //! | see its state | [`ClusterHandle::snapshot`], [`WorkerState`] |
 //! | talk between master and workers | [`Worker::send`], [`WorkerRef::send`], [`ClusterBuilder::on_message`] |
 //! | ask a question and wait for the answer | [`Worker::call`], [`WorkerRef::call`], [`Message::reply`] |
-//! | pass open descriptors | [`WorkerRef::send_with_fds`], [`Message::take_fds`], [`descriptors`] |
+//! | pass open sockets and files | [`WorkerRef::send_with_socket`], [`WorkerRef::call_with_fds`], [`Message::take_tcp_stream`], [`descriptors`] |
 //! | run a cluster inside a program of your own | [`Cluster::start`], [`RunningCluster`] |
 //!
 //! # What is guaranteed
@@ -110,6 +111,7 @@ mod ipc;
 mod master;
 mod model;
 mod nested;
+mod passing;
 mod plug_ins;
 mod policy;
 pub mod prelude;
@@ -158,25 +160,26 @@ pub use policy::{
 // Listening.
 pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOptions, Scheduling, ToListenAddr};
 // Talking.
-pub use model::{Message, Payload, PayloadError, Reply};
+pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.
 pub use worker::{
     ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, RequestNote, Shutdown, Stream, Worker, WorkerOutput,
+    RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};
 // Errors, one for each moment at which somebody can act.
 pub use error::{BuildError, CommandError, LastFailure, RunError};
-pub use ipc::{CallError, SendError};
+pub use ipc::{CallError, PassError, SendError};
 pub use model::ListenError;
 
-/// Descriptors that came with a message, as the sockets they are. Each conversion asks the kernel what the descriptor
-/// is, and refuses another kind of thing.
+/// Descriptors that came with a message, as the sockets they are: what the conversions of [`Message`], like
+/// [`take_tcp_stream`](Message::take_tcp_stream), do, for descriptors that come from elsewhere. The kernel is asked what the
+/// descriptor is; another kind of thing is refused and given back.
 pub mod descriptors {
-    pub use crate::socket::kind::{
-        WrongKind, into_tcp_listener, into_tcp_stream, into_udp_socket, into_unix_datagram, into_unix_listener,
-        into_unix_stream,
+    pub use crate::socket::typed::{
+        TakeError, WrongDescriptor, WrongKind, into_tcp_listener, into_tcp_stream, into_udp_socket, into_unix_datagram,
+        into_unix_listener, into_unix_stream,
     };
 }
 

@@ -26,6 +26,48 @@ impl ClusterBuilder {
         self
     }
 
+    /// Binds a UDP socket in the master before the first worker is started; workers take it by `name` with
+    /// [`Worker::udp_socket`](crate::Worker::udp_socket). All workers share it: each datagram comes to one of them. It lives until
+    /// the cluster ends, so what arrives while workers restart waits in its buffer.
+    pub fn listen_udp(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        self.listen_udp_with(name, address, ListenOptions::default())
+    }
+
+    /// [`listen_udp`](Self::listen_udp) with options. With [`Scheduling::PerWorker`](crate::Scheduling::PerWorker) each slot has a socket of
+    /// its own, and the kernel chooses one by the addresses of sender and receiver.
+    pub fn listen_udp_with(
+        mut self,
+        name: impl Into<String>,
+        address: impl ToListenAddr,
+        options: ListenOptions,
+    ) -> Self {
+        let name = name.into();
+        let address = address.to_listen_addr().and_then(ListenAddr::into_udp);
+        let address = address.map_err(|source| BuildError::Address {
+            name: name.clone(),
+            source,
+        });
+        self.listeners.push((name, address, options));
+        self
+    }
+
+    /// [`listen_activated`](Self::listen_activated) for a UDP socket (`ListenDatagram=` of the socket unit).
+    pub fn listen_udp_activated(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let address = match activated(&name) {
+            Ok(address) => address.into_udp().map_err(|source| BuildError::Address {
+                name: name.clone(),
+                source,
+            }),
+            Err(why) => Err(BuildError::NotActivated {
+                name: name.clone(),
+                why,
+            }),
+        };
+        self.listeners.push((name, address, ListenOptions::default()));
+        self
+    }
+
     /// Listens on a socket that the service manager has opened (systemd's socket activation): the one whose
     /// `FileDescriptorName=` is `name`, or the only one, whatever it is called. Clients can then connect before this
     /// program runs, and while it is restarted. All workers share it.

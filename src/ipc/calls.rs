@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::model::Payload;
+use crate::model::Message;
 
 /// A call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ struct Open {
     waiters: HashMap<u64, oneshot::Sender<Answer>>,
 }
 
-type Answer = Result<Payload, String>;
+type Answer = Result<Message, String>;
 
 impl Calls {
     pub(crate) fn new() -> Self {
@@ -126,7 +126,7 @@ impl CallTicket {
     ///
     /// # Errors
     /// `Refused`, `TimedOut` or `Gone`.
-    pub(crate) async fn wait(mut self, limit: Duration) -> Result<Payload, NoAnswer> {
+    pub(crate) async fn wait(mut self, limit: Duration) -> Result<Message, NoAnswer> {
         match tokio::time::timeout(limit, &mut self.answer).await {
             Ok(Ok(answer)) => answer.map_err(NoAnswer::Refused),
             Ok(Err(_)) => Err(NoAnswer::Gone),
@@ -148,11 +148,12 @@ const OPEN_MAX: usize = 1 << 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Payload;
 
     const LONG: Duration = Duration::from_secs(10);
 
-    fn payload(text: &str) -> Payload {
-        Payload::from_value(text).unwrap()
+    fn payload(text: &str) -> Message {
+        Message::new(Payload::from_value(text).unwrap(), None, Vec::new())
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -162,7 +163,7 @@ mod tests {
         assert!(!calls.complete(id + 1, Ok(payload("unknown"))));
         assert!(calls.complete(id, Ok(payload("first"))));
         assert!(!calls.complete(id, Ok(payload("twice"))));
-        assert_eq!(ticket.wait(LONG).await.unwrap(), payload("first"));
+        assert_eq!(ticket.wait(LONG).await.unwrap().payload(), payload("first").payload());
 
         let (id, ticket) = calls.open().unwrap();
         let error = ticket.wait(Duration::ZERO).await.unwrap_err();

@@ -18,5 +18,5 @@ pub(crate) use channel::{Channel, ChannelError, ReadOutcome};
 pub(crate) use codec::{Counters, Decoder};
 pub(crate) use frame::{ANNOUNCEMENT_MAX, BoundListener, Incoming, PROTOCOL, ToMaster, ToWorker};
 pub(crate) use outbox::{Limits, Outbox};
-pub use talk::{CallError, SendError};
-pub(crate) use talk::{CallReply, announce, call, send};
+pub use talk::{CallError, PassError, SendError};
+pub(crate) use talk::{CallReply, announce, call, call_with_fds, send, send_copy};

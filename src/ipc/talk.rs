@@ -1,7 +1,7 @@
 //! What users do with a channel: send a message, ask a question, answer one. The same on both sides.
 
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::calls::{Calls, NoAnswer};
 use super::frame::{ANNOUNCEMENT_MAX, ToMaster, Wire};
 use super::outbox::{Outbox, PushError};
-use crate::model::{Payload, PayloadError, ReplySink};
+use crate::model::{Message, Payload, PayloadError, ReplyError, ReplySink};
 
 /// A message could not be put on its way. The message is still the caller's; descriptors come back here.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,21 @@ impl SendError {
     pub fn into_fds(self) -> Vec<OwnedFd> {
         match self {
             Self::Full(fds) | Self::Closed(fds) | Self::Unfit { fds, .. } => fds,
+        }
+    }
+
+    /// The same, as an error that has no descriptors to give back, and those apart from it.
+    fn split(self) -> (Self, Vec<OwnedFd>) {
+        match self {
+            Self::Full(fds) => (Self::Full(Vec::new()), fds),
+            Self::Closed(fds) => (Self::Closed(Vec::new()), fds),
+            Self::Unfit { reason, fds } => (
+                Self::Unfit {
+                    reason,
+                    fds: Vec::new(),
+                },
+                fds,
+            ),
         }
     }
 
@@ -78,6 +93,35 @@ pub enum CallError {
     TooMany,
 }
 
+/// A call with descriptors got no answer that could be used. They were not given away: here they are, open as before.
+///
+/// The other side may hold copies nevertheless: if it was killed or is late, it may have begun to use them.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct PassError {
+    /// What went wrong.
+    #[source]
+    pub error: CallError,
+    /// The descriptors.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Sends a message and a duplicate of `fd`.
+pub(crate) fn send_copy<T: Serialize + ?Sized>(
+    outbox: &Outbox,
+    message: &T,
+    fd: BorrowedFd<'_>,
+) -> Result<(), SendError> {
+    send(outbox, message, vec![duplicate(fd)?])
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, SendError> {
+    fd.try_clone_to_owned().map_err(|error| SendError::Unfit {
+        reason: format!("a descriptor cannot be duplicated: {error}; is RLIMIT_NOFILE reached?"),
+        fds: Vec::new(),
+    })
+}
+
 /// Sends a message.
 pub(crate) fn send<T: Serialize + ?Sized>(outbox: &Outbox, message: &T, fds: Vec<OwnedFd>) -> Result<(), SendError> {
     outbox.push_message(message, fds).map_err(refused)
@@ -104,6 +148,52 @@ pub(crate) async fn call<W: Wire, A: DeserializeOwned>(
     deadline: Duration,
 ) -> Result<A, CallError> {
     let payload = Payload::from_value(question)?;
+    Ok(ask::<W>(outbox, calls, payload, Vec::new(), deadline).await?.parse()?)
+}
+
+/// Asks a question with descriptors along and waits for its answer, which may bring some, too.
+///
+/// What travels are duplicates; the caller's own are closed when the answer is there and it is no refusal.
+pub(crate) async fn call_with_fds<W: Wire>(
+    outbox: &Outbox,
+    calls: &Calls,
+    question: &(impl Serialize + ?Sized),
+    fds: Vec<OwnedFd>,
+    deadline: Duration,
+) -> Result<Message, PassError> {
+    let payload = match Payload::from_value(question) {
+        Ok(payload) => payload,
+        Err(error) => {
+            let error = CallError::Answer(error);
+            return Err(PassError { error, fds });
+        }
+    };
+    let copies: Result<Vec<OwnedFd>, SendError> = fds.iter().map(|fd| duplicate(fd.as_fd())).collect();
+    let asked = match copies {
+        Ok(copies) => ask::<W>(outbox, calls, payload, copies, deadline).await,
+        Err(error) => Err(error.into()),
+    };
+    asked.map_err(|error| match error {
+        // Of what comes back with it we hold the originals.
+        CallError::Send(error) => PassError {
+            error: error.split().0.into(),
+            fds,
+        },
+        error @ (CallError::Gone
+        | CallError::TimedOut(_)
+        | CallError::Refused(_)
+        | CallError::Answer(_)
+        | CallError::TooMany) => PassError { error, fds },
+    })
+}
+
+async fn ask<W: Wire>(
+    outbox: &Outbox,
+    calls: &Calls,
+    payload: Payload,
+    fds: Vec<OwnedFd>,
+    deadline: Duration,
+) -> Result<Message, CallError> {
     let failed = |error| match error {
         NoAnswer::Gone | NoAnswer::Closed => CallError::Gone,
         NoAnswer::TimedOut => CallError::TimedOut(deadline),
@@ -111,8 +201,8 @@ pub(crate) async fn call<W: Wire, A: DeserializeOwned>(
         NoAnswer::Full => CallError::TooMany,
     };
     let (id, ticket) = calls.open().map_err(failed)?;
-    outbox.push(&W::call(id, payload), Vec::new()).map_err(refused)?;
-    Ok(ticket.wait(deadline).await.map_err(failed)?.parse()?)
+    outbox.push(&W::call(id, payload), fds).map_err(refused)?;
+    ticket.wait(deadline).await.map_err(failed)
 }
 
 fn refused(error: PushError) -> SendError {
@@ -148,25 +238,30 @@ impl<W: Wire> CallReply<W> {
         }
     }
 
-    fn send(&mut self, answer: Result<Payload, String>) {
+    fn send(&mut self, answer: Result<Payload, String>, fds: Vec<OwnedFd>) -> Result<(), ReplyError> {
         self.is_answered = true;
-        // A caller whose channel is full or closed gets no answer: its deadline or its end tells it.
-        if let Err(error) = self.outbox.push(&W::reply(self.id, answer), Vec::new()) {
+        let pushed = self.outbox.push(&W::reply(self.id, answer), fds);
+        pushed.map_err(|error| {
+            // A caller whose channel is full or closed gets no answer: its deadline or its end tells it.
             tracing::debug!(err = %error, "answer to a call not sent");
-        }
+            let reason = error.to_string();
+            let fds = refused(error).into_fds();
+            ReplyError { reason, fds }
+        })
     }
 }
 
 impl<W: Wire> ReplySink for CallReply<W> {
-    fn answer(mut self: Box<Self>, answer: Result<Payload, String>) {
-        self.send(answer);
+    fn answer(mut self: Box<Self>, answer: Result<Payload, String>, fds: Vec<OwnedFd>) -> Result<(), ReplyError> {
+        self.send(answer, fds)
     }
 }
 
 impl<W: Wire> Drop for CallReply<W> {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.send(Err("nobody answered".to_owned()));
+            // Nothing is lost with it.
+            self.send(Err("nobody answered".to_owned()), Vec::new()).ok();
         }
     }
 }

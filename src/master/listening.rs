@@ -158,6 +158,8 @@ impl Listening {
             ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } => options.scheduling.or(self.default),
             // There is only one way.
             ListenAddr::Unix(_) | ListenAddr::Fd(_) => options.scheduling,
+            // Node's rule: shared, whatever the policy for connections is.
+            ListenAddr::Udp(_) | ListenAddr::UdpFd(_) => options.scheduling,
         };
         ListenOptions {
             scheduling,

@@ -251,6 +251,7 @@ impl WorkerActor {
                 say(reports, Message::new(payload, Some(reply), fds).with_lost_fds(fds_lost));
             }
             ToMaster::Reply { id, answer } => {
+                let answer = answer.map(|payload| Message::new(payload, None, fds).with_lost_fds(fds_lost));
                 self.link.calls.complete(id, answer);
             }
         }

@@ -18,6 +18,23 @@ pub enum AddressType {
     /// A Unix path (Node's -1).
     #[serde(rename = "unix")]
     Unix,
+    /// UDP over IPv4.
+    #[serde(rename = "udp4")]
+    Udp4,
+    /// UDP over IPv6.
+    #[serde(rename = "udp6")]
+    Udp6,
+}
+
+impl AddressType {
+    /// Do datagrams come in there, and no connections?
+    #[must_use]
+    pub const fn is_udp(self) -> bool {
+        match self {
+            Self::Udp4 | Self::Udp6 => true,
+            Self::Ipv4 | Self::Ipv6 | Self::Unix => false,
+        }
+    }
 }
 
 /// The payload of the `listening` event: Node's `{address, port, addressType, fd}`.
@@ -52,6 +69,20 @@ impl BoundAddress {
         }
     }
 
+    /// A bound UDP address.
+    #[must_use]
+    pub fn udp(address: SocketAddr) -> Self {
+        let address_type = if address.is_ipv4() {
+            AddressType::Udp4
+        } else {
+            AddressType::Udp6
+        };
+        Self {
+            address_type,
+            ..Self::tcp(address)
+        }
+    }
+
     /// A bound Unix path.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
@@ -64,7 +95,7 @@ impl BoundAddress {
         }
     }
 
-    /// The TCP socket address, unless this is a Unix path.
+    /// The TCP or UDP socket address, unless this is a Unix path.
     #[must_use]
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         Some(SocketAddr::new(self.address.parse().ok()?, self.port?))

@@ -23,6 +23,23 @@ pub enum ListenAddr {
     Unix(PathBuf),
     /// A descriptor *of the master* that is a listening socket already (socket activation).
     Fd(RawFd),
+    /// A UDP address; port 0 lets the kernel choose once, for all workers.
+    Udp(SocketAddr),
+    /// A descriptor *of the master* that is a bound UDP socket already (socket activation).
+    UdpFd(RawFd),
+}
+
+impl ListenAddr {
+    /// The UDP address that is meant where only a UDP one can be meant.
+    pub(crate) fn into_udp(self) -> Result<Self, ListenAddrError> {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Ok(Self::Udp(address)),
+            Self::Fd(number) | Self::UdpFd(number) => Ok(Self::UdpFd(number)),
+            Self::AnyHost { .. } | Self::Unix(_) => Err(ListenAddrError {
+                text: format!("udp:{self}"),
+            }),
+        }
+    }
 }
 
 impl fmt::Display for ListenAddr {
@@ -32,6 +49,8 @@ impl fmt::Display for ListenAddr {
             Self::AnyHost { port } => write!(f, "*:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Fd(fd) => write!(f, "fd:{fd}"),
+            Self::Udp(address) => write!(f, "udp:{address}"),
+            Self::UdpFd(fd) => write!(f, "udp:fd:{fd}"),
         }
     }
 }
@@ -39,7 +58,8 @@ impl fmt::Display for ListenAddr {
 /// A text that is no listen address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no address to listen on: use \"127.0.0.1:8080\", \"[::1]:8080\", \"*:8080\", \"unix:/path\" or \"fd:3\""
+    "{text:?} is no address to listen on: use \"127.0.0.1:8080\", \"[::1]:8080\", \"*:8080\", \"unix:/path\", \"fd:3\", \
+     \"udp:0.0.0.0:53\" or \"udp:fd:3\""
 )]
 pub struct ListenAddrError {
     /// The text.
@@ -51,6 +71,13 @@ impl std::str::FromStr for ListenAddr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || ListenAddrError { text: text.to_owned() };
+        if let Some(rest) = text.strip_prefix("udp:") {
+            let address: Self = rest.parse().map_err(|_| wrong())?;
+            return match address {
+                Self::Tcp(_) | Self::Fd(_) => address.into_udp(),
+                Self::AnyHost { .. } | Self::Unix(_) | Self::Udp(_) | Self::UdpFd(_) => Err(wrong()),
+            };
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() {
                 Err(wrong())
@@ -153,7 +180,8 @@ pub enum Scheduling {
     /// One socket, accepted on by all (Node's `none`): whoever wakes first takes the connection.
     Shared,
     /// One `SO_REUSEPORT` socket for each slot, all of them created and kept open by the master: the kernel spreads
-    /// connections evenly, and the queue of a dead worker waits for its successor. TCP only.
+    /// connections evenly, and the queue of a dead worker waits for its successor. TCP and UDP only; datagrams of one
+    /// sender then always come to the same slot.
     PerWorker,
 }
 
@@ -168,10 +196,18 @@ pub struct ListenOptions {
     /// On an IPv6 address: take IPv6 only. Default: an unspecified address takes IPv4 too.
     pub ipv6_only: bool,
     /// How connections are spread. Default (`None`): what the variable `ACTIX_CLUSTER_SCHED_POLICY` of the master says
-    /// for TCP (`shared` or `per-worker`), else `PerWorker` for TCP; `Shared` for Unix paths and descriptors.
+    /// for TCP (`shared` or `per-worker`), else `PerWorker` for TCP; `Shared` for Unix paths, descriptors and UDP.
     pub scheduling: Option<Scheduling>,
     /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
     pub mode: Option<u32>,
+    /// UDP only: lets other sockets that say so too be bound to the same address (`SO_REUSEADDR`, Node's `reuseAddr`), of
+    /// this cluster or of strangers. Of several, one gets each datagram, except for multicast, which all get. Default: no.
+    pub reuse_address: bool,
+    /// UDP only: bytes for datagrams that wait to be received (`SO_RCVBUF`). The kernel's limit is `net.core.rmem_max`.
+    /// Default: the kernel's, `net.core.rmem_default`.
+    pub recv_buffer_len: Option<u32>,
+    /// UDP only: the same for datagrams that wait to be sent (`SO_SNDBUF`, `net.core.wmem_max`).
+    pub send_buffer_len: Option<u32>,
 }
 
 impl Default for ListenOptions {
@@ -181,6 +217,9 @@ impl Default for ListenOptions {
             ipv6_only: false,
             scheduling: None,
             mode: None,
+            reuse_address: false,
+            recv_buffer_len: None,
+            send_buffer_len: None,
         }
     }
 }
@@ -234,7 +273,20 @@ mod tests {
         assert_eq!(read("*:0"), ListenAddr::AnyHost { port: 0 });
         assert_eq!(read("unix:/tmp/x"), ListenAddr::Unix("/tmp/x".into()));
         assert_eq!(read("fd:3"), ListenAddr::Fd(3));
-        for wrong in ["", "80", "unix:", "fd:-1", "*:70000", "example.org:80"] {
+        assert_eq!(read("udp:[::1]:53"), ListenAddr::Udp("[::1]:53".parse().unwrap()));
+        assert_eq!(read("udp:fd:3"), ListenAddr::UdpFd(3));
+        assert_eq!(read("udp:localhost:53").to_string(), "udp:127.0.0.1:53");
+        for wrong in [
+            "",
+            "80",
+            "unix:",
+            "fd:-1",
+            "*:70000",
+            "example.org:80",
+            "udp:*:53",
+            "udp:unix:/x",
+            "udp:udp:[::]:1",
+        ] {
             assert!(wrong.parse::<ListenAddr>().is_err(), "{wrong}");
         }
     }

@@ -143,6 +143,22 @@ impl Message {
     pub fn take_fds(&self) -> Vec<OwnedFd> {
         self.fds.take().unwrap_or_default()
     }
+
+    /// The next of the descriptors, whatever it is; the others stay. Sockets are better taken by their kind:
+    /// [`take_tcp_stream`](Self::take_tcp_stream) and its siblings.
+    #[must_use]
+    pub fn take_fd(&self) -> Option<OwnedFd> {
+        self.fds.with(|fds| {
+            let fds = fds.as_mut().filter(|fds| !fds.is_empty())?;
+            Some(fds.remove(0))
+        })?
+    }
+
+    /// How many descriptors are in it and not taken yet.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        self.fds.with(|fds| fds.as_ref().map_or(0, Vec::len)).unwrap_or(0)
+    }
 }
 
 impl Serialize for Message {
@@ -153,7 +169,19 @@ impl Serialize for Message {
 
 /// Where an answer goes. The sink is dropped unused when nobody answers, and then says so to the caller.
 pub(crate) trait ReplySink: Send {
-    fn answer(self: Box<Self>, answer: Result<Payload, String>);
+    /// An answer that could not be put on its way gives its descriptors back.
+    fn answer(self: Box<Self>, answer: Result<Payload, String>, fds: Vec<OwnedFd>) -> Result<(), ReplyError>;
+}
+
+/// An answer with descriptors was not sent: the call was answered before, the caller is gone, or the value has no JSON
+/// form. The descriptors are in here.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was not sent: {reason}")]
+pub struct ReplyError {
+    /// Why.
+    pub reason: String,
+    /// What was to go along.
+    pub fds: Vec<OwnedFd>,
 }
 
 /// The way to answer a call. At most one answer is sent; if every clone is dropped without one, the caller gets an error
@@ -173,15 +201,38 @@ impl Reply {
     pub fn ok<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), PayloadError> {
         let payload = Payload::from_value(value)?;
         if let Some(sink) = self.0.take() {
-            sink.answer(Ok(payload));
+            // Without descriptors nothing is lost with it: the caller's deadline or end tells the caller.
+            sink.answer(Ok(payload), Vec::new()).ok();
         }
         Ok(())
+    }
+
+    /// [`ok`](Self::ok) with open descriptors along, at most 64. The caller gets copies of its own, these are closed here
+    /// once sent; it finds them in the answer of `call_with_fds`, and a caller that used `call` closes them.
+    ///
+    /// # Errors
+    /// [`ReplyError`] gives the descriptors back. If `value` has no JSON form the call is still open.
+    pub fn ok_with_fds<T: Serialize + ?Sized>(&self, value: &T, fds: Vec<OwnedFd>) -> Result<(), ReplyError> {
+        let payload = match Payload::from_value(value) {
+            Ok(payload) => payload,
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(ReplyError { reason, fds });
+            }
+        };
+        match self.0.take() {
+            Some(sink) => sink.answer(Ok(payload), fds),
+            None => {
+                let reason = "the call was answered before".to_owned();
+                Err(ReplyError { reason, fds })
+            }
+        }
     }
 
     /// Answers with an error text. Does nothing if the call was answered before.
     pub fn err(&self, why: impl Into<String>) {
         if let Some(sink) = self.0.take() {
-            sink.answer(Err(why.into()));
+            sink.answer(Err(why.into()), Vec::new()).ok();
         }
     }
 }
@@ -206,7 +257,13 @@ impl<T> TakeOnce<T> {
     }
 
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.with(Option::take)?
+    }
+
+    /// Looks at what is there, alone. `None` if there never was anything.
+    fn with<R>(&self, look: impl FnOnce(&mut Option<T>) -> R) -> Option<R> {
+        let value = self.0.as_ref()?;
+        Some(look(&mut value.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -36,7 +36,7 @@ pub use kind::{Kind, Kinds};
 pub(crate) use listen::ListenKey;
 pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Scheduling, ToListenAddr};
 pub(crate) use message::ReplySink;
-pub use message::{Message, Payload, PayloadError, Reply};
+pub use message::{Message, Payload, PayloadError, Reply, ReplyError};
 pub use reload::{RecycleReason, ReloadError, ReloadFailure};
 pub use settings::{Program, Settings, SpawnMethod, StdioMode};
 pub use signal::Signal;

@@ -4,14 +4,13 @@
 //! through `fstat`, `SO_TYPE`, `SO_ACCEPTCONN` and the family of the local address.
 
 use std::fmt;
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, readlink};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname, getsockopt, sockopt,
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getpeername, getsockname, getsockopt, sockopt,
 };
 use nix::sys::stat::{SFlag, fstat};
 
@@ -95,7 +94,7 @@ pub(crate) fn describe(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
     if mode != SFlag::S_IFSOCK {
         return Err(WrongKind {
             wanted: "a socket",
-            found: file_kind(mode).to_owned(),
+            found: special_kind(fd).unwrap_or_else(|| file_kind(mode).to_owned()),
         });
     }
     let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())
@@ -116,16 +115,8 @@ pub(crate) fn describe(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
         domain,
         socket_type,
         is_listening: getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false),
-        address: address_of(fd, domain),
+        address: address_of(fd, domain, socket_type),
     })
-}
-
-/// The kind of `fd`, if it is a listening TCP or Unix stream socket.
-///
-/// # Errors
-/// When it is anything else.
-pub(crate) fn check_listener(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
-    check(fd, &LISTENER)
 }
 
 /// Takes up the listening socket that is descriptor `number` of this process (socket activation).
@@ -136,15 +127,29 @@ pub(crate) fn check_listener(fd: impl AsFd) -> Result<SocketKind, WrongKind> {
 /// # Errors
 /// When there is no such descriptor, or it is no listening stream socket.
 pub(crate) fn adopt_listener(number: RawFd) -> Result<BoundSocket, ListenError> {
-    let asked = ListenAddr::Fd(number);
-    let step = |step: &'static str| {
-        let asked = &asked;
-        move |errno: Errno| failed(asked, step, errno, adopt_way_out(errno))
-    };
+    adopt(number, &ListenAddr::Fd(number), &LISTENER)
+}
+
+/// [`adopt_listener`] for a bound UDP socket.
+///
+/// # Errors
+/// When there is no such descriptor, or it is no UDP socket, or it is not bound.
+pub(crate) fn adopt_udp(number: RawFd) -> Result<BoundSocket, ListenError> {
+    let asked = ListenAddr::UdpFd(number);
+    let adopted = adopt(number, &asked, &UDP_SOCKET)?;
+    if adopted.address.port == Some(0) {
+        let detail = "the descriptor is a UDP socket without an address: bind it before this program starts";
+        return Err(refused(&asked, detail.to_owned()));
+    }
+    Ok(adopted)
+}
+
+fn adopt(number: RawFd, asked: &ListenAddr, wanted: &Wanted) -> Result<BoundSocket, ListenError> {
+    let step = |step: &'static str| move |errno: Errno| failed(asked, step, errno, adopt_way_out(errno));
     let from_io = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
     let fd = sys::socket::duplicate(number).map_err(|error| step("take the descriptor")(from_io(error)))?;
     // Checked on the duplicate, not on the number: that one somebody else could close and reuse meanwhile.
-    let kind = check_listener(&fd).map_err(|wrong| refused(&asked, wrong.to_string()))?;
+    let kind = check(&fd, wanted).map_err(|wrong| refused(asked, wrong.to_string()))?;
     let flags = fcntl(&fd, FcntlArg::F_GETFL).map_err(step("read its flags"))?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(step("make it non-blocking"))?;
@@ -155,61 +160,23 @@ pub(crate) fn adopt_listener(number: RawFd) -> Result<BoundSocket, ListenError> 
     Ok(BoundSocket { fd, address })
 }
 
-/// The connected TCP stream behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_tcp_stream(fd: OwnedFd) -> Result<TcpStream, WrongKind> {
-    // That it still *is* connected is not asked: a peer that has reset it meanwhile is the next read's news.
-    checked(fd, &TCP_STREAM).map(TcpStream::from)
-}
-
-/// The listening TCP socket behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_tcp_listener(fd: OwnedFd) -> Result<TcpListener, WrongKind> {
-    checked(fd, &TCP_LISTENER).map(TcpListener::from)
-}
-
-/// The UDP socket behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_udp_socket(fd: OwnedFd) -> Result<UdpSocket, WrongKind> {
-    checked(fd, &UDP_SOCKET).map(UdpSocket::from)
-}
-
-/// The connected Unix stream behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_unix_stream(fd: OwnedFd) -> Result<UnixStream, WrongKind> {
-    checked(fd, &UNIX_STREAM).map(UnixStream::from)
-}
-
-/// The listening Unix socket behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_unix_listener(fd: OwnedFd) -> Result<UnixListener, WrongKind> {
-    checked(fd, &UNIX_LISTENER).map(UnixListener::from)
-}
-
-/// The Unix datagram socket behind `fd`.
-///
-/// # Errors
-/// When it is something else; it is closed then.
-pub fn into_unix_datagram(fd: OwnedFd) -> Result<UnixDatagram, WrongKind> {
-    checked(fd, &UNIX_DATAGRAM).map(UnixDatagram::from)
-}
-
 /// A kind of socket that somebody needs.
-struct Wanted {
-    name: &'static str,
+pub(super) struct Wanted {
+    pub(super) name: &'static str,
     domains: &'static [Domain],
     socket_type: SocketType,
-    is_listening: bool,
+    state: State,
+}
+
+/// What a socket must have gone through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// `listen`.
+    Listening,
+    /// `connect` or `accept`; that it still is connected is not asked.
+    Connected,
+    /// Datagrams need neither.
+    Any,
 }
 
 const IP: &[Domain] = &[Domain::Inet, Domain::Inet6];
@@ -220,42 +187,68 @@ const LISTENER: Wanted = wanted(
     "a listening TCP or Unix socket",
     STREAM_DOMAINS,
     SocketType::Stream,
-    true,
+    State::Listening,
 );
-const TCP_LISTENER: Wanted = wanted("a listening TCP socket", IP, SocketType::Stream, true);
-const TCP_STREAM: Wanted = wanted("a TCP stream", IP, SocketType::Stream, false);
-const UDP_SOCKET: Wanted = wanted("a UDP socket", IP, SocketType::Datagram, false);
-const UNIX_LISTENER: Wanted = wanted("a listening Unix socket", UNIX, SocketType::Stream, true);
-const UNIX_STREAM: Wanted = wanted("a Unix stream", UNIX, SocketType::Stream, false);
-const UNIX_DATAGRAM: Wanted = wanted("a Unix datagram socket", UNIX, SocketType::Datagram, false);
+pub(super) const TCP_LISTENER: Wanted = wanted("a listening TCP socket", IP, SocketType::Stream, State::Listening);
+pub(super) const TCP_STREAM: Wanted = wanted("a TCP stream", IP, SocketType::Stream, State::Connected);
+pub(super) const UDP_SOCKET: Wanted = wanted("a UDP socket", IP, SocketType::Datagram, State::Any);
+pub(super) const UNIX_LISTENER: Wanted = wanted("a listening Unix socket", UNIX, SocketType::Stream, State::Listening);
+pub(super) const UNIX_STREAM: Wanted = wanted("a Unix stream", UNIX, SocketType::Stream, State::Connected);
+pub(super) const UNIX_DATAGRAM: Wanted = wanted("a Unix datagram socket", UNIX, SocketType::Datagram, State::Any);
 
-const fn wanted(name: &'static str, domains: &'static [Domain], socket_type: SocketType, is_listening: bool) -> Wanted {
+const fn wanted(name: &'static str, domains: &'static [Domain], socket_type: SocketType, state: State) -> Wanted {
     Wanted {
         name,
         domains,
         socket_type,
-        is_listening,
+        state,
     }
 }
 
-fn checked(fd: OwnedFd, wanted: &Wanted) -> Result<OwnedFd, WrongKind> {
-    check(&fd, wanted).map(|_| fd)
-}
-
-fn check(fd: impl AsFd, wanted: &Wanted) -> Result<SocketKind, WrongKind> {
+/// What `fd` is, if it is what is wanted.
+///
+/// # Errors
+/// When it is anything else.
+pub(super) fn check(fd: impl AsFd, wanted: &Wanted) -> Result<SocketKind, WrongKind> {
     let wrong = |found| WrongKind {
         wanted: wanted.name,
         found,
     };
-    let kind = describe(fd).map_err(|not_a_socket| wrong(not_a_socket.found))?;
-    let fits = wanted.domains.contains(&kind.domain)
-        && kind.socket_type == wanted.socket_type
-        && kind.is_listening == wanted.is_listening;
-    if fits { Ok(kind) } else { Err(wrong(kind.to_string())) }
+    let kind = describe(&fd).map_err(|not_a_socket| wrong(not_a_socket.found))?;
+    let is_such = wanted.domains.contains(&kind.domain) && kind.socket_type == wanted.socket_type;
+    let is_in_state = match wanted.state {
+        State::Listening => kind.is_listening,
+        State::Connected if is_such && !kind.is_listening && !was_connected(&fd) => {
+            return Err(wrong(format!("{kind} that was never connected")));
+        }
+        State::Connected => !kind.is_listening,
+        State::Any => true,
+    };
+    if is_such && is_in_state {
+        Ok(kind)
+    } else {
+        Err(wrong(kind.to_string()))
+    }
 }
 
-fn address_of(fd: impl AsFd, domain: Domain) -> Option<BoundAddress> {
+/// Has this stream had a peer? One whose peer has reset it meanwhile counts: that is the next read's news.
+fn was_connected(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    if getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok() {
+        return true;
+    }
+    // A connection that is over has an error or an end to read; a socket that never had one has neither. `poll` leaves
+    // the error where it is.
+    let traces = PollFlags::POLLERR | PollFlags::POLLIN;
+    let mut fds = [PollFd::new(fd, traces)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|found| found.intersects(traces))
+}
+
+fn address_of(fd: impl AsFd, domain: Domain, socket_type: SocketType) -> Option<BoundAddress> {
     match domain {
+        Domain::Inet | Domain::Inet6 if socket_type == SocketType::Datagram => {
+            tcp_address(fd).ok().map(BoundAddress::udp)
+        }
         Domain::Inet | Domain::Inet6 => tcp_address(fd).ok().map(BoundAddress::tcp),
         Domain::Unix => {
             let local: UnixAddr = getsockname(fd.as_fd().as_raw_fd()).ok()?;
@@ -263,6 +256,18 @@ fn address_of(fd: impl AsFd, domain: Domain) -> Option<BoundAddress> {
         }
         Domain::Other => None,
     }
+}
+
+/// The kernel's own name of what has no name in the file system: `anon_inode:[eventpoll]`, `anon_inode:[pidfd]`.
+fn special_kind(fd: BorrowedFd<'_>) -> Option<String> {
+    let link = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok()?;
+    let link = link.to_str()?;
+    let name = if link.starts_with("pidfd:") {
+        "pidfd"
+    } else {
+        link.strip_prefix("anon_inode:")?.trim_matches(['[', ']'])
+    };
+    Some(format!("no file at all but a kernel object ({name})"))
 }
 
 fn file_kind(mode: SFlag) -> &'static str {
@@ -285,62 +290,10 @@ fn adopt_way_out(errno: Errno) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
 
-    use nix::sys::epoll::{Epoll, EpollCreateFlags};
-
-    use super::super::testing::TestDir;
     use super::*;
-
-    fn found(fd: impl Into<OwnedFd>) -> String {
-        into_tcp_stream(fd.into()).unwrap_err().found
-    }
-
-    #[test]
-    fn f_084_every_wrong_kind_is_refused_and_named() {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
-        let (pipe, _writer) = std::io::pipe().unwrap();
-        assert_eq!(found(epoll.0), "no file at all (an epoll, event or pid descriptor)");
-        assert_eq!(found(pipe), "a pipe");
-        assert_eq!(found(File::open("/").unwrap()), "a directory");
-        assert_eq!(found(File::open("/dev/null").unwrap()), "a character device");
-        assert_eq!(found(File::open("/proc/self/exe").unwrap()), "a regular file");
-        assert_eq!(
-            found(TcpListener::bind("127.0.0.1:0").unwrap()),
-            "a listening TCP socket"
-        );
-        assert_eq!(found(UdpSocket::bind("[::1]:0").unwrap()), "a UDP socket");
-        assert_eq!(found(UnixStream::pair().unwrap().0), "a Unix stream");
-        assert_eq!(found(UnixDatagram::pair().unwrap().0), "a Unix datagram socket");
-    }
-
-    #[test]
-    fn f_084_each_conversion_takes_its_own_kind_and_no_other() {
-        let dir = TestDir::new();
-        let listener = TcpListener::bind("[::1]:0").unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let things: [OwnedFd; 6] = [
-            stream.into(),
-            listener.into(),
-            UdpSocket::bind("127.0.0.1:0").unwrap().into(),
-            UnixStream::pair().unwrap().0.into(),
-            UnixListener::bind(dir.path().join("s")).unwrap().into(),
-            UnixDatagram::pair().unwrap().0.into(),
-        ];
-        let conversions: [fn(OwnedFd) -> bool; 6] = [
-            |fd| into_tcp_stream(fd).is_ok(),
-            |fd| into_tcp_listener(fd).is_ok(),
-            |fd| into_udp_socket(fd).is_ok(),
-            |fd| into_unix_stream(fd).is_ok(),
-            |fd| into_unix_listener(fd).is_ok(),
-            |fd| into_unix_datagram(fd).is_ok(),
-        ];
-        for (i, thing) in things.iter().enumerate() {
-            for (j, convert) in conversions.iter().enumerate() {
-                assert_eq!(convert(thing.try_clone().unwrap()), i == j, "thing {i}, conversion {j}");
-            }
-        }
-    }
 
     #[test]
     fn n_069_a_descriptor_given_by_number_is_adopted_and_stays_open() {

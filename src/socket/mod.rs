@@ -1,6 +1,6 @@
 //! I/O room: the listening sockets of the cluster, as the master holds them.
 //!
-//! Here: making them ([`bind`], [`unix_path`]) or having been handed them ([`activation`]), knowing what a descriptor is ([`kind`]), keeping them ([`table`]) and
+//! Here: making them ([`bind`], [`udp`], [`unix_path`]) or having been handed them ([`activation`]), knowing what a descriptor is ([`kind`], [`typed`]), keeping them ([`table`]) and
 //! deciding who serves the queue of each ([`serving`]). Not here: accepting connections (the worker's side), sending
 //! descriptors (ipc), and when to ask for any of it (the master).
 
@@ -9,6 +9,8 @@ pub(crate) mod bind;
 pub(crate) mod kind;
 pub(crate) mod serving;
 pub(crate) mod table;
+pub(crate) mod typed;
+pub(crate) mod udp;
 pub(crate) mod unix_path;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::guard;
-use crate::ipc::{self, CallError, Calls, Channel, Outbox, SendError, ToMaster};
+use crate::ipc::{self, CallError, Calls, Channel, Outbox, PassError, SendError, ToMaster};
 use crate::model::{BoundAddress, FlightPhase, Generation, ListenKey, Message, Slot, WorkerId, exit_code};
 use crate::process::{Contract, Readiness};
 use crate::recorder::Recorder;
@@ -142,6 +142,28 @@ impl Worker {
         ipc::send(&self.inner.outbox, message, fds)
     }
 
+    /// [`send`](Self::send) with one socket or file along, which moves: it is closed here once sent. The receiver takes it by
+    /// its kind, [`Message::take_tcp_stream`](crate::Message::take_tcp_stream) and the like.
+    ///
+    /// # Errors
+    /// As `send`; [`SendError::into_fds`] gives it back.
+    pub fn send_with_socket<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        socket: impl Into<OwnedFd>,
+    ) -> Result<(), SendError> {
+        self.send_with_fds(message, vec![socket.into()])
+    }
+
+    /// [`send`](Self::send) with a duplicate of a socket or file along; this one stays open here (Node's `keepOpen`). Both are
+    /// the same thing to the kernel: what one side reads, the other does not, and a connection ends with the last of them.
+    ///
+    /// # Errors
+    /// As `send`, and [`SendError::Unfit`] if there is no free descriptor for the duplicate.
+    pub fn send_with_copy<T: Serialize + ?Sized>(&self, message: &T, socket: &impl AsFd) -> Result<(), SendError> {
+        ipc::send_copy(&self.inner.outbox, message, socket.as_fd())
+    }
+
     /// Asks the master something and waits for its answer, at most `deadline`.
     ///
     /// # Errors
@@ -152,6 +174,21 @@ impl Worker {
         deadline: Duration,
     ) -> Result<A, CallError> {
         ipc::call::<ToMaster, _>(&self.inner.outbox, &self.inner.calls, question, deadline).await
+    }
+
+    /// [`call`](Self::call) with open descriptors along, at most 64; the answer may bring some, too. They are the other side's
+    /// when it answers, and only then: if it refuses, dies, or does not answer in time, the error gives them back. So
+    /// until the answer a passed connection stays open, even if the other side closes it.
+    ///
+    /// # Errors
+    /// [`PassError`], with the descriptors.
+    pub async fn call_with_fds(
+        &self,
+        question: &(impl Serialize + ?Sized),
+        fds: Vec<OwnedFd>,
+        deadline: Duration,
+    ) -> Result<Message, PassError> {
+        ipc::call_with_fds::<ToMaster>(&self.inner.outbox, &self.inner.calls, question, fds, deadline).await
     }
 
     /// The master's messages. They are kept from the process's start on, so none is missed by asking late; at most 1,024

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::ipc::ToMaster;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
-use crate::socket::kind;
+use crate::socket::typed::{self, WrongDescriptor};
 use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
 use crate::worker::listeners::{Answer, Bound, Change};
@@ -29,7 +29,7 @@ pub struct Listener {
 #[derive(Debug)]
 pub(crate) struct Lease {
     worker: Worker,
-    key: ListenKey,
+    pub(crate) key: ListenKey,
 }
 
 impl Drop for Lease {
@@ -109,8 +109,17 @@ impl Worker {
         // Absolute before it becomes a key, so that both sides mean one listener by it.
         let address = match address {
             ListenAddr::Unix(path) => ListenAddr::Unix(absolute(&path, std::env::current_dir().ok().as_deref())?),
-            ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => address,
+            ListenAddr::Tcp(_)
+            | ListenAddr::AnyHost { .. }
+            | ListenAddr::Fd(_)
+            | ListenAddr::Udp(_)
+            | ListenAddr::UdpFd(_) => address,
         };
+        self.ask_for(address, options).await
+    }
+
+    /// Asks the master and waits for its answer; a dropped future gives back what comes.
+    pub(crate) async fn ask_for(&self, address: ListenAddr, options: ListenOptions) -> Result<Listener, ListenError> {
         let (id, key, answer) = self.inner.listeners.ask(&address);
         let mut request = Request {
             worker: self.clone(),
@@ -178,7 +187,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] if it is no TCP listener.
     pub fn into_tcp(self) -> Result<std::net::TcpListener, ListenError> {
-        self.hand_over(kind::into_tcp_listener)
+        self.hand_over(typed::into_tcp_listener)
     }
 
     /// As the standard library's Unix listener, non-blocking; else as [`into_tcp`](Self::into_tcp).
@@ -186,7 +195,12 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] if it is no Unix listener.
     pub fn into_unix(self) -> Result<std::os::unix::net::UnixListener, ListenError> {
-        self.hand_over(kind::into_unix_listener)
+        self.hand_over(typed::into_unix_listener)
+    }
+
+    /// What it is made of, for whoever receives on it in another way than by accepting.
+    pub(crate) fn into_parts(self) -> (Worker, Lease, BoundAddress, OwnedFd) {
+        (self.worker, self.lease, self.address, self.fd)
     }
 
     /// Accepts on it, for any tokio server. Tells the master that this worker listens.
@@ -199,14 +213,14 @@ impl Listener {
         Ok(Incoming::new(intake, connections).leased(lease))
     }
 
-    fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, kind::WrongKind>) -> Result<T, ListenError> {
+    fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, WrongDescriptor>) -> Result<T, ListenError> {
         let Self {
             worker,
             lease,
             address,
             fd,
         } = self;
-        let wrong = |error: kind::WrongKind| ListenError {
+        let wrong = |error: WrongDescriptor| ListenError {
             address: address.to_string(),
             errno: None,
             detail: error.to_string(),

@@ -178,6 +178,7 @@ async fn receive(worker: &Worker, inbox: &mpsc::Sender<Message>, incoming: Incom
             .await;
         }
         ToWorker::Reply { id, answer } => {
+            let answer = answer.map(|payload| Message::new(payload, None, fds).with_lost_fds(fds_lost));
             worker.inner.calls.complete(id, answer);
         }
     }

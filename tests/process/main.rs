@@ -63,6 +63,8 @@ mod storms;
 mod syscall_faults;
 mod systemd;
 mod tracker;
+mod udp;
+mod udp_lives;
 mod zygote;
 mod zygote_parity;
 
@@ -133,5 +135,7 @@ fn main() -> ExitCode {
         tracker::SCENARIOS,
         zygote::SCENARIOS,
         zygote_parity::SCENARIOS,
+        udp::SCENARIOS,
+        udp_lives::SCENARIOS,
     ])
 }

@@ -21,6 +21,7 @@ pub mod seen;
 pub mod stuck;
 pub mod tally;
 pub mod tcp;
+pub mod udp;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -12,7 +12,8 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::bind::{BoundSocket, Claim, bind_any_host, bind_tcp, prepare_tcp, start_tcp, tcp_address};
-use super::kind::adopt_listener;
+use super::kind::{adopt_listener, adopt_udp};
+use super::udp::bind_udp;
 use super::unix_path::{UnixPathGuard, absolute, bind_unix};
 use super::{common_way_out, failed, refused};
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot};
@@ -28,7 +29,7 @@ pub(crate) const ASKED_LISTENERS_PER_SLOT_MAX: usize = 64;
 pub(crate) const fn default_scheduling(address: &ListenAddr) -> Scheduling {
     match address {
         ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } => Scheduling::PerWorker,
-        ListenAddr::Unix(_) | ListenAddr::Fd(_) => Scheduling::Shared,
+        ListenAddr::Unix(_) | ListenAddr::Fd(_) | ListenAddr::Udp(_) | ListenAddr::UdpFd(_) => Scheduling::Shared,
     }
 }
 
@@ -104,7 +105,10 @@ impl ListenerTable {
         // A fresh listener enters the table only when its first asker has its duplicate: an error leaves no trace.
         let mut fresh = match &key {
             ListenKey::Asked { address, .. } if !self.listeners.contains_key(&key) => {
-                Some(self.open(address, options)?)
+                Some(match self.shared_at(address, options) {
+                    Some(known) => known?,
+                    None => self.open(address, options)?,
+                })
             }
             ListenKey::Asked { .. } | ListenKey::Named(_) => None,
         };
@@ -230,10 +234,11 @@ impl ListenerTable {
         Listener::open(address, options).map_err(|mut error| {
             error.address = address.to_string();
             let is_ours = |(_, bound): &(&ListenKey, &BoundAddress)| match address {
-                ListenAddr::Tcp(asked) => bound.socket_addr() == Some(*asked),
-                ListenAddr::AnyHost { port } => bound.port == Some(*port),
+                ListenAddr::Tcp(asked) => bound.socket_addr() == Some(*asked) && !bound.address_type.is_udp(),
+                ListenAddr::AnyHost { port } => bound.port == Some(*port) && !bound.address_type.is_udp(),
                 ListenAddr::Unix(path) => path.to_str() == Some(&bound.address),
-                ListenAddr::Fd(_) => false,
+                ListenAddr::Udp(asked) => bound.socket_addr() == Some(*asked) && bound.address_type.is_udp(),
+                ListenAddr::Fd(_) | ListenAddr::UdpFd(_) => false,
             };
             let in_use = error.errno == Some(Errno::EADDRINUSE as i32);
             if let Some((key, _)) = self.addresses().into_iter().find(is_ours).filter(|_| in_use) {
@@ -243,6 +248,31 @@ impl ListenerTable {
             }
             error
         })
+    }
+
+    /// A UDP socket that this cluster has at `address` already, asked for by another address (port 0) or by name: whoever
+    /// names the port that was chosen shares it. Who wants a socket beside it says so with `reuse_address`.
+    fn shared_at(&self, address: &ListenAddr, options: &ListenOptions) -> Option<Result<Listener, ListenError>> {
+        let ListenAddr::Udp(asked) = address else { return None };
+        if options.reuse_address {
+            return None;
+        }
+        let is_there = |it: &&Listener| it.address.address_type.is_udp() && it.address.socket_addr() == Some(*asked);
+        let known = self.listeners.values().find(is_there)?;
+        let Sockets::Shared(socket) = &known.sockets else {
+            return None;
+        };
+        Some(known.check_same(options).and_then(|()| {
+            Ok(Listener {
+                asked: address.clone(),
+                options: options.clone(),
+                scheduling: known.scheduling,
+                address: known.address.clone(),
+                holders: BTreeSet::new(),
+                _path: None,
+                sockets: Sockets::Shared(duplicate(socket, address)?),
+            })
+        }))
     }
 
     fn unknown(&self, name: &str) -> ListenError {
@@ -295,8 +325,10 @@ impl Listener {
         let (bound, path) = match address {
             ListenAddr::Tcp(tcp) => (bind_tcp(*tcp, options, claim)?, None),
             ListenAddr::AnyHost { port } => (bind_any_host(*port, options, claim)?, None),
-            ListenAddr::Unix(_) | ListenAddr::Fd(_) if claim != Claim::Alone => {
-                let detail = "one socket for each worker exists for TCP only; use shared scheduling, or a TCP address";
+            ListenAddr::Udp(udp) => (bind_udp(*udp, options, claim)?, None),
+            ListenAddr::Unix(_) | ListenAddr::Fd(_) | ListenAddr::UdpFd(_) if claim != Claim::Alone => {
+                let detail =
+                    "one socket for each worker exists for TCP and UDP only; use shared scheduling, or such an address";
                 return Err(refused(address, detail.to_owned()));
             }
             ListenAddr::Unix(path) => {
@@ -304,6 +336,7 @@ impl Listener {
                 (bound, Some(guard))
             }
             ListenAddr::Fd(number) => (adopt_listener(*number)?, None),
+            ListenAddr::UdpFd(number) => (adopt_udp(*number)?, None),
         };
         let BoundSocket { fd, address: bound } = bound;
         let sockets = match scheduling {
@@ -348,6 +381,11 @@ impl Listener {
                     return Err(error);
                 }
             },
+            None if self.address.address_type.is_udp() => {
+                let socket = bind_udp(address, &self.options, Claim::JoinGroup)?.fd;
+                let shared = duplicate(&socket, &self.asked)?;
+                (socket, shared)
+            }
             None => {
                 let socket = prepare_tcp(address, &self.options, Claim::JoinGroup)?;
                 let shared = duplicate(&socket, &self.asked)?;
@@ -386,7 +424,11 @@ fn declared_name(key: &ListenKey) -> Option<&str> {
 fn with_absolute_path(address: &ListenAddr, cwd: Option<&Path>) -> Result<ListenAddr, ListenError> {
     match address {
         ListenAddr::Unix(path) => absolute(path, cwd).map(ListenAddr::Unix),
-        ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => Ok(address.clone()),
+        ListenAddr::Tcp(_)
+        | ListenAddr::AnyHost { .. }
+        | ListenAddr::Fd(_)
+        | ListenAddr::Udp(_)
+        | ListenAddr::UdpFd(_) => Ok(address.clone()),
     }
 }
 
@@ -399,3 +441,6 @@ fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenErro
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod udp_tests;
