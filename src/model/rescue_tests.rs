@@ -236,7 +236,7 @@ fn wherever_a_worker_is_killed_no_request_is_lost_or_run_twice_that_may_not() {
         let world = World::default();
         judged += case.explore(&world, 0, 0, 2);
     }
-    assert!(judged > 100_000, "{judged} verdicts are too few to say anything");
+    assert!(judged > 90_000, "{judged} verdicts are too few to say anything");
 }
 
 #[test]
