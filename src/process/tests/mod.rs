@@ -39,6 +39,7 @@ pub(super) fn contract() -> Contract {
         handover: None,
         listeners: Vec::new(),
         recorder: None,
+        keeper: false,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),
@@ -81,6 +82,7 @@ fn start(
             fd: -1,
             address: BoundAddress::unix("/x"),
             scheduling: Scheduling::Shared,
+            survives: false,
         })
         .collect();
     let child = spawn(SpawnPlan {
