@@ -41,7 +41,10 @@ pub(super) fn obey(contract: &Contract, channel: OwnedFd) {
             }
             "peek-end" => {
                 // Until the end has come, which is when a poll for it wakes.
-                let mut fds = [PollFd::new(held[number(1)].as_fd(), PollFlags::POLLRDHUP)];
+                let mut fds = [PollFd::new(
+                    held[number(1)].as_fd(),
+                    PollFlags::from_bits_retain(nix::libc::POLLRDHUP),
+                )];
                 poll(&mut fds, PollTimeout::NONE).unwrap();
                 "peeked"
             }
