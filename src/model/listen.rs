@@ -208,6 +208,13 @@ pub struct ListenOptions {
     pub recv_buffer_len: Option<u32>,
     /// UDP only: the same for datagrams that wait to be sent (`SO_SNDBUF`, `net.core.wmem_max`).
     pub send_buffer_len: Option<u32>,
+    /// Connections outlive the worker that accepted them: however it dies, those it had not read from yet, and with
+    /// actix-cluster's own serving those whose request is not answered yet, are given to another worker. Default: no.
+    ///
+    /// For declared TCP listeners; anywhere else it is refused. Unix paths have no counters in the kernel that would tell
+    /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
+    /// gets such a listener has a second, sleeping process beside it, the *keeper*.
+    pub survive_kill: bool,
 }
 
 impl Default for ListenOptions {
@@ -220,6 +227,7 @@ impl Default for ListenOptions {
             reuse_address: false,
             recv_buffer_len: None,
             send_buffer_len: None,
+            survive_kill: false,
         }
     }
 }

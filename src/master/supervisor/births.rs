@@ -30,9 +30,9 @@ impl ClusterSupervisor {
         let born = self.deliver(id, slot.clone(), generation, restarts);
         self.tend_zygotes(None, ctx);
         match born {
-            Ok(newborn) => {
+            Ok(mut newborn) => {
                 let link = Arc::clone(&newborn.link);
-                self.listening.born(&link);
+                self.listening.born(&link, newborn.handover.take());
                 self.directory.write().workers.insert(id, Arc::clone(&link));
                 let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link, program });
