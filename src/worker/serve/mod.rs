@@ -7,6 +7,7 @@
 pub(crate) mod conn;
 #[cfg(feature = "web")]
 mod graceful;
+mod http1;
 #[cfg(feature = "web")]
 pub(crate) mod http_server;
 pub(crate) mod incoming;
