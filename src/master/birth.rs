@@ -134,6 +134,7 @@ impl Birth<'_> {
             fd: UNSET,
             address: handout.address.clone(),
             scheduling: handout.scheduling,
+            survives: handout.survives && !self.cluster,
         });
         Contract {
             protocol: PROTOCOL,
@@ -143,6 +144,8 @@ impl Birth<'_> {
             channel: UNSET,
             listeners: listeners.collect(),
             recorder: None,
+            // A nested master serves nobody itself: its workers have keepers of their own.
+            keeper: !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives),
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

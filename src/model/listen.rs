@@ -172,6 +172,13 @@ pub struct ListenOptions {
     pub scheduling: Option<Scheduling>,
     /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
     pub mode: Option<u32>,
+    /// Connections outlive the worker that accepted them: however it dies, those it had not read from yet, and with
+    /// actix-cluster's own serving those whose request is not answered yet, are given to another worker. Default: no.
+    ///
+    /// For declared TCP listeners; anywhere else it is refused. Unix paths have no counters in the kernel that would tell
+    /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
+    /// gets such a listener has a second, sleeping process beside it, the *keeper*.
+    pub survive_kill: bool,
 }
 
 impl Default for ListenOptions {
@@ -181,6 +188,7 @@ impl Default for ListenOptions {
             ipv6_only: false,
             scheduling: None,
             mode: None,
+            survive_kill: false,
         }
     }
 }

@@ -16,6 +16,7 @@ mod kind;
 mod listen;
 mod message;
 mod reload;
+pub(crate) mod rescue;
 mod settings;
 mod signal;
 mod snapshot;

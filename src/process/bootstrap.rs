@@ -30,6 +30,9 @@ pub(crate) struct Contract {
     /// The memory of its flight recorder, after the listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorder: Option<RawFd>,
+    /// Is a keeper to be started beside it, which saves its connections when it dies? Absent in older contracts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeper: bool,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
     /// How often it gives a sign of life; never, if this is missing.
@@ -81,6 +84,9 @@ pub(crate) struct InheritedListener {
     pub fd: RawFd,
     pub address: BoundAddress,
     pub scheduling: Scheduling,
+    /// Its connections are saved when the worker dies. Absent in older contracts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub survives: bool,
 }
 
 impl Contract {

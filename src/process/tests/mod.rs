@@ -38,6 +38,7 @@ pub(super) fn contract() -> Contract {
         channel: 3,
         listeners: Vec::new(),
         recorder: None,
+        keeper: false,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),
@@ -80,6 +81,7 @@ fn start(
             fd: -1,
             address: BoundAddress::unix("/x"),
             scheduling: Scheduling::Shared,
+            survives: false,
         })
         .collect();
     let child = spawn(SpawnPlan {

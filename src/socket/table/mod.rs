@@ -43,6 +43,8 @@ pub(crate) struct Handout {
     pub(crate) address: BoundAddress,
     /// `PerWorker`: the socket is the slot's own, and [`super::serving`] has to know of it.
     pub(crate) scheduling: Scheduling,
+    /// Its connections are to outlive the worker.
+    pub(crate) survives: bool,
 }
 
 /// The listeners of the cluster.
@@ -118,6 +120,7 @@ impl ListenerTable {
             fd,
             address: listener.address.clone(),
             scheduling: listener.scheduling,
+            survives: listener.options.survive_kill,
         };
         if let Some(listener) = fresh {
             self.listeners.insert(key, listener);
@@ -202,6 +205,10 @@ impl ListenerTable {
             address: address.clone(),
             index,
         };
+        if options.survive_kill {
+            let detail = "only connections of declared listeners survive their worker: declare it in the builder";
+            return Err(refused(address, detail.to_owned()));
+        }
         let known = self.listeners.get(&key);
         if let Some(listener) = known {
             listener.check_same(options)?;
@@ -306,6 +313,11 @@ impl Listener {
             ListenAddr::Fd(number) => (adopt_listener(*number)?, None),
         };
         let BoundSocket { fd, address: bound } = bound;
+        if options.survive_kill && bound.socket_addr().is_none() {
+            let detail = "connections survive their worker on TCP only, where the kernel counts their bytes; leave \
+                          survive_kill out, or use a TCP address";
+            return Err(refused(address, detail.to_owned()));
+        }
         let sockets = match scheduling {
             Scheduling::Shared => Sockets::Shared(fd),
             Scheduling::PerWorker => Sockets::Group {
