@@ -5,6 +5,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod journal;
+pub(crate) mod peek;
 pub(crate) mod process;
 pub(crate) mod reactor;
 pub(crate) mod ring;

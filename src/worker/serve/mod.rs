@@ -12,6 +12,7 @@ mod http1;
 pub(crate) mod http_server;
 pub(crate) mod incoming;
 pub(crate) mod intake;
+mod journaled;
 mod listener;
 #[cfg(feature = "web")]
 pub(crate) mod web;
