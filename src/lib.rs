@@ -106,6 +106,7 @@ mod error;
 mod events;
 mod guard;
 mod handle;
+mod handover;
 mod ipc;
 mod master;
 mod model;

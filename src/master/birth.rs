@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::clock;
 use crate::config::{Config, Terms};
+use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::{Newborn, whole_millis};
@@ -45,17 +46,20 @@ impl Birth<'_> {
     pub(crate) fn deliver(self) -> Result<Newborn, SpawnFailure> {
         let (ours, theirs) = channel_pair()?;
         let recording = self.recording();
+        let handover = self.handover()?;
         let child = process::spawn(SpawnPlan {
             settings: self.settings,
             image: self.image,
             extra_env: self.env,
             contract: self.contract(),
             channel: theirs.as_fd(),
+            handover: handover.as_ref().map(|(_, theirs)| theirs.as_fd()),
             listeners: self.listeners.iter().map(|(_, handout)| handout.fd.as_fd()).collect(),
             recorder: recording.as_ref().map(AsFd::as_fd),
             default_args: &self.config.args,
         })?;
         drop(theirs);
+        let handover = handover.map(|(ours, _)| ours);
         if child.handle.mode() == WatchMode::Thread {
             tracing::warn!(
                 pid = child.pid,
@@ -110,10 +114,25 @@ impl Birth<'_> {
             lifecycle: Lifecycle::new(lifecycle, clock::now()),
             channel: Arc::new(channel),
             process: child.handle,
+            handover,
             outputs,
             kill_tree: self.settings.kill_tree,
             heartbeat: self.config.heartbeat,
             grace_ms: whole_millis(self.terms.shutdown.longest()),
+        })
+    }
+
+    /// The pair on which connections travel. A cluster within accepts for itself.
+    fn handover(&self) -> Result<Option<(OwnedFd, OwnedFd)>, SpawnFailure> {
+        if self.cluster {
+            return Ok(None);
+        }
+        handover::pair().map(Some).map_err(|errno| {
+            failure(
+                SpawnStep::Channel,
+                Some(errno as i32),
+                "cannot make the worker's hand-over socket",
+            )
         })
     }
 
@@ -142,6 +161,7 @@ impl Birth<'_> {
             slot: self.slot.clone(),
             generation: self.generation,
             channel: UNSET,
+            handover: None,
             listeners: listeners.collect(),
             recorder: None,
             // A nested master serves nobody itself: its workers have keepers of their own.

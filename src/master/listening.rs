@@ -29,6 +29,8 @@ pub(crate) struct Listening {
     postponed: Vec<(ListenKey, Slot, WorkerId)>,
     /// Where to send orders to.
     links: HashMap<WorkerId, Arc<Link>>,
+    /// The master's ends of the hand-over sockets.
+    handovers: HashMap<WorkerId, OwnedFd>,
 }
 
 impl Listening {
@@ -70,8 +72,9 @@ impl Listening {
         Ok(handouts)
     }
 
-    /// A worker exists: orders can reach it.
-    pub(crate) fn born(&mut self, link: &Arc<Link>) {
+    /// A worker exists: orders can reach it, and connections through `handover`.
+    pub(crate) fn born(&mut self, link: &Arc<Link>, handover: Option<OwnedFd>) {
+        self.handovers.extend(handover.map(|socket| (link.id, socket)));
         self.links.insert(link.id, Arc::clone(link));
     }
 
@@ -139,6 +142,7 @@ impl Listening {
     pub(crate) fn died(&mut self, worker: WorkerId) {
         self.leaves(worker);
         self.links.remove(&worker);
+        self.handovers.remove(&worker);
     }
 
     /// A slot is gone for good: what only it held is closed.

@@ -3,6 +3,7 @@
 //!
 //! A restarted worker is a new actor with a new address, so a late message of a dead process cannot reach its successor.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(crate) struct Newborn {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
+    /// The master's end of its hand-over socket; not the actor's affair.
+    pub(crate) handover: Option<OwnedFd>,
     pub(crate) outputs: Vec<(OutputStream, Lines)>,
     pub(crate) kill_tree: bool,
     /// How often it was told to give a sign of life.
@@ -62,6 +65,7 @@ impl WorkerActor {
             lifecycle,
             channel,
             process,
+            handover: _,
             outputs,
             kill_tree,
             heartbeat,

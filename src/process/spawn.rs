@@ -31,6 +31,8 @@ pub(crate) struct SpawnPlan<'a> {
     pub contract: Contract,
     /// The child's end of the channel.
     pub channel: BorrowedFd<'a>,
+    /// The child's end of the hand-over socket.
+    pub handover: Option<BorrowedFd<'a>>,
     /// In the order of the contract's listeners.
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The memory of the flight recorder.
@@ -50,7 +52,7 @@ pub(crate) struct Child {
     pub stderr: Option<OwnedFd>,
 }
 
-/// The channel's number in the child; listeners follow it, and then the flight recorder.
+/// The channel's number in the child; the hand-over socket follows it, then listeners, and then the flight recorder.
 const CHANNEL_TARGET: RawFd = 3;
 
 /// Starts a process. Needs a runtime; takes a fraction of a millisecond, however much memory the master holds.
@@ -82,11 +84,14 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         );
         return Err(failure(SpawnStep::Settings, None, &what));
     }
-    for (listener, target) in contract.listeners.iter_mut().zip(CHANNEL_TARGET + 1..) {
+    let mut targets = CHANNEL_TARGET + 1..;
+    contract.handover = plan.handover.and_then(|_| targets.next());
+    for (listener, target) in contract.listeners.iter_mut().zip(&mut targets) {
         listener.fd = target;
     }
-    let inherited: Vec<BorrowedFd<'_>> = plan.listeners.iter().copied().chain(plan.recorder).collect();
-    contract.recorder = plan.recorder.and_then(|_| (CHANNEL_TARGET + 1..).nth(passed));
+    contract.recorder = plan.recorder.and_then(|_| targets.next());
+    let all = plan.handover.into_iter().chain(plan.listeners.iter().copied());
+    let inherited: Vec<BorrowedFd<'_>> = all.chain(plan.recorder).collect();
     let environment = environment(settings, plan.extra_env, &contract)?;
     check_size(&arguments, &environment)?;
     let program = c_string(&program, "the program's path")?;

@@ -35,6 +35,8 @@ pub(crate) enum Captured {
 #[derive(Debug, Deserialize)]
 struct Order {
     channel: RawFd,
+    #[serde(default)]
+    handover: Option<RawFd>,
     listeners: Vec<Inherited>,
     #[serde(default)]
     recorder: Option<RawFd>,
@@ -124,6 +126,7 @@ fn capture(when: When) -> Captured {
 fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
     let mut kept: Vec<RawFd> = order.listeners.iter().map(|listener| listener.fd).collect();
     kept.push(order.channel);
+    kept.extend(order.handover);
     kept.extend(order.recorder);
     kept.sort_unstable();
     if let Some(fd) = kept.iter().find(|fd| **fd <= libc::STDERR_FILENO || !is_open(**fd)) {

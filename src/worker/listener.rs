@@ -245,6 +245,7 @@ impl Listener {
                     Change::Unadopt(slot) => {
                         intake.remove(&slot);
                     }
+                    Change::Give(given) => intake.give(given),
                 }
             }
         });

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ipc::BoundListener;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, Slot};
 use crate::process::Contract;
+use crate::worker::handover::Given;
 use crate::worker::listener::Lease;
 
 /// A listener this worker may accept on.
@@ -28,6 +29,8 @@ pub(crate) enum Change {
     Adopt(Slot, OwnedFd),
     /// Leave it to somebody else.
     Unadopt(Slot),
+    /// Serve this connection.
+    Give(Given),
 }
 
 /// Every listener of this worker.
@@ -215,6 +218,15 @@ impl Listeners {
         let adopter = self.lock().adopters.get(key).cloned();
         if let Some(adopter) = adopter {
             adopter.send(change).await.ok();
+        }
+    }
+
+    /// Passes a connection to whoever accepts on `key`. If nobody does, it is dropped, which refuses it.
+    pub(crate) fn give(&self, key: &ListenKey, given: Given) {
+        let adopter = self.lock().adopters.get(key).cloned();
+        if let Some(adopter) = adopter {
+            // Full: somebody else has more time for it.
+            adopter.try_send(Change::Give(given)).ok();
         }
     }
 

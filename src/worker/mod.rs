@@ -2,11 +2,12 @@
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
 //! it notes for the time after its death, `listeners` and `listener` what it may
-//! accept on, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
+//! accept on, `handover` the connections the master passes to it, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
 pub(crate) mod flight;
+pub(crate) mod handover;
 mod heartbeat;
 pub(crate) mod listener;
 mod listeners;

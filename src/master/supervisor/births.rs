@@ -27,9 +27,9 @@ impl ClusterSupervisor {
     ) -> Input {
         let program = self.next_program(&slot.spec);
         match self.deliver(id, slot.clone(), generation, restarts) {
-            Ok(newborn) => {
+            Ok(mut newborn) => {
                 let link = Arc::clone(&newborn.link);
-                self.listening.born(&link);
+                self.listening.born(&link, newborn.handover.take());
                 self.directory.write().workers.insert(id, Arc::clone(&link));
                 let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link, program });

@@ -115,6 +115,7 @@ pub(super) fn limits(channel: OwnedFd) {
                 extra_env: &[],
                 contract: contract(),
                 channel: theirs.as_fd(),
+                handover: None,
                 listeners: Vec::new(),
                 recorder: None,
                 default_args: &[],

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
+use crate::worker::handover::HandedOver;
+
 /// The byte stream of an accepted connection.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -106,6 +108,25 @@ pub(crate) struct Accepted {
     pub(crate) stream: Stream,
     /// The client's address; a Unix one has none worth telling.
     pub(crate) peer: Option<SocketAddr>,
+    /// Set if it was not accepted here but handed over.
+    pub(crate) passed: Option<Passed>,
+}
+
+/// What comes with a connection that was handed over.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// How many workers its request may have killed.
+    pub(crate) strikes: u8,
+    /// Its request is to be answered with this status, and the connection closed.
+    pub(crate) fail: Option<u16>,
+    /// Tells the master of its end.
+    open: Option<HandedOver>,
+}
+
+impl Passed {
+    pub(super) const fn new(strikes: u8, fail: Option<u16>, open: Option<HandedOver>) -> Self {
+        Self { strikes, fail, open }
+    }
 }
 
 /// Counts open connections, so that a stop can wait for the last one.
@@ -119,6 +140,8 @@ pub(crate) struct Connections {
 #[must_use = "the connection counts as closed when this is dropped"]
 pub struct ConnectionGuard {
     shared: Arc<Shared>,
+    /// Of one that was handed over: its end is told to the master, too.
+    _open: Option<HandedOver>,
 }
 
 #[derive(Debug, Default)]
@@ -129,9 +152,15 @@ struct Shared {
 
 impl Connections {
     pub(crate) fn open(&self) -> ConnectionGuard {
+        self.open_passed(None)
+    }
+
+    /// Counts one that may have been handed over, and whose end is told to the master then.
+    pub(crate) fn open_passed(&self, passed: Option<&mut Passed>) -> ConnectionGuard {
         self.shared.open.fetch_add(1, Ordering::SeqCst);
         ConnectionGuard {
             shared: Arc::clone(&self.shared),
+            _open: passed.and_then(|passed| passed.open.take()),
         }
     }
 

@@ -4,19 +4,23 @@
 //! sibling). No socket is ever shut down here: dropping ours leaves the queue with the master, who keeps them all open.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::conn::Accepted;
-use super::listener::{AcceptErrorAction, Listener, StdListener, accept_error_action};
-use crate::model::Slot;
+use super::conn::{Accepted, Passed};
+use super::listener::{AcceptErrorAction, Family, Listener, StdListener, accept_error_action, family};
+use crate::clock;
+use crate::model::{Mono, Slot};
+use crate::worker::handover::{Given, Handover};
 use crate::worker::shutdown::Shutdown;
 
 /// A way to change an [`Intake`] that does not keep it alive.
@@ -57,23 +61,70 @@ impl Intake {
     /// When `own` is no listening socket of a kind we serve. Outside of a runtime this panics, as every registration of
     /// a descriptor does.
     pub(crate) fn held(own: OwnedFd, shutdown: Shutdown, probation: Duration) -> io::Result<Self> {
+        let family = family(&own)?;
         let own = Listener::adopt(own)?;
+        let local = own.local_addr();
         let mut own = Socket::new(Source::Own, own);
         if !probation.is_zero() {
             own.is_on_probation = true;
             own.pause = Some(Box::pin(tokio::time::sleep(probation)));
         }
+        Ok(Self::of(Some(own), family, local, shutdown, None))
+    }
+
+    /// Takes no connections but those that are handed over, until `shutdown` and the master's word that none follows.
+    /// `own` only tells where the listener is bound.
+    ///
+    /// # Errors
+    /// When `own` is no listening socket of a kind we serve.
+    pub(crate) fn handed(own: &OwnedFd, shutdown: Shutdown, handover: Arc<Handover>) -> io::Result<Self> {
+        let local = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(own.as_raw_fd())?;
+        let ip4 = local.as_sockaddr_in().map(|it| std::net::SocketAddr::V4((*it).into()));
+        let ip6 = local.as_sockaddr_in6().map(|it| std::net::SocketAddr::V6((*it).into()));
+        let of = Self::of(None, family(own)?, ip4.or(ip6), shutdown, Some(handover));
+        Ok(of)
+    }
+
+    fn of(
+        own: Option<Socket>,
+        family: Family,
+        local: Option<std::net::SocketAddr>,
+        shutdown: Shutdown,
+        handover: Option<Arc<Handover>>,
+    ) -> Self {
         let notice = shutdown.clone();
         let inner = Inner {
-            sockets: RefCell::new(vec![own]),
+            sockets: RefCell::new(own.into_iter().collect()),
+            given: RefCell::default(),
+            is_watching: Cell::new(false),
+            family,
+            local,
+            last_given: RefCell::new(Box::pin(async move {
+                if let Some(handover) = handover {
+                    handover.ended().await;
+                }
+            })),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
+            has_heard_end: Cell::new(false),
             stopping: RefCell::new(Box::pin(async move { notice.started().await })),
             sweep: RefCell::new(None),
             shutdown,
         };
-        Ok(Self { inner: Rc::new(inner) })
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Serves a connection that was handed over: next, before those that wait to be accepted. If nobody takes it soon it
+    /// is dropped, which gives it to another worker.
+    pub(crate) fn give(&self, given: Given) {
+        self.inner.given.borrow_mut().push_back((clock::now(), given));
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+        if !self.inner.is_watching.replace(true) {
+            actix_rt::spawn(refuse_what_waits(Rc::downgrade(&self.inner)));
+        }
     }
 
     /// A way to change the set from elsewhere.
@@ -108,12 +159,10 @@ impl Intake {
         sockets.len() < before
     }
 
-    /// Where the worker's own socket listens; `None` for a Unix path, and once the stop has started.
+    /// Where the worker's own socket listens; `None` for a Unix path.
     #[cfg(feature = "web")]
     pub(crate) fn local_addr(&self) -> Option<std::net::SocketAddr> {
-        let sockets = self.inner.sockets.borrow();
-        let own = sockets.iter().find(|socket| socket.source == Source::Own)?;
-        own.listener.local_addr()
+        self.inner.local
     }
 
     #[cfg(feature = "web")]
@@ -131,6 +180,15 @@ impl Intake {
 struct Inner {
     shutdown: Shutdown,
     sockets: RefCell<Vec<Socket>>,
+    /// Connections that were handed over and not taken yet, with the time of their coming.
+    given: RefCell<VecDeque<(Mono, Given)>>,
+    /// Is there a task that refuses what is not taken in time?
+    is_watching: Cell<bool>,
+    family: Family,
+    local: Option<std::net::SocketAddr>,
+    /// No connection is handed over any more.
+    last_given: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
+    has_heard_end: Cell<bool>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Set while the process is out of descriptors or memory.
@@ -143,16 +201,58 @@ struct Inner {
 
 impl Inner {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
-        // Asked first: under load some socket is always ready, and the stop must not wait for a quiet moment.
-        if self.shutdown.is_started() {
-            return Poll::Ready(self.sweep());
-        }
         self.acceptor.replace(Some(cx.waker().clone()));
+        if let Some(accepted) = self.next_given() {
+            return Poll::Ready(Some(accepted));
+        }
+        // Asked before the sockets: under load some is always ready, and the stop must not wait for a quiet moment.
+        if self.shutdown.is_started() {
+            return self.poll_last(cx);
+        }
         if let Poll::Ready(accepted) = self.poll_sockets(cx) {
             return Poll::Ready(Some(accepted));
         }
         ready!(self.stopping.borrow_mut().as_mut().poll(cx));
-        Poll::Ready(self.sweep())
+        self.poll_last(cx)
+    }
+
+    /// What was queued at the stop, and then what the master had on its way to us.
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        if let Some(accepted) = self.sweep() {
+            return Poll::Ready(Some(accepted));
+        }
+        if !self.has_heard_end.get() {
+            ready!(self.last_given.borrow_mut().as_mut().poll(cx));
+            self.has_heard_end.set(true);
+        }
+        Poll::Ready(self.next_given())
+    }
+
+    fn next_given(&self) -> Option<Accepted> {
+        loop {
+            let (_, given) = self.given.borrow_mut().pop_front()?;
+            let Given {
+                fd,
+                strikes,
+                fail,
+                receipt,
+            } = given;
+            let (stream, peer) = match self.family.stream(fd) {
+                Ok(stream) => stream,
+                Err(err) => {
+                    tracing::warn!(%err, "a connection that was handed over cannot be served here");
+                    continue;
+                }
+            };
+            // Before it is served: whoever is killed from here on has, or has not, begun with it, and the bytes tell.
+            let is_last = self.given.borrow().is_empty();
+            let open = receipt.map(|receipt| receipt.took(is_last));
+            return Some(Accepted {
+                stream,
+                peer,
+                passed: Some(Passed::new(strikes, fail, open)),
+            });
+        }
     }
 
     /// One accept each in turn, so that a flooded socket cannot starve an adopted one.
@@ -184,6 +284,29 @@ impl Inner {
             .borrow_mut()
             .get_or_insert_with(|| Sweep::new(self.sockets.take()))
             .next()
+    }
+}
+
+/// Refuses connections that were handed over and are not taken in time: the server accepts nothing now (it has as many as
+/// it wants), and somebody else may. One that cannot even get here, because its loop is stuck, is for others to deal with.
+async fn refuse_what_waits(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(GIVEN_PATIENCE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let now = clock::now();
+        let mut given = inner.given.borrow_mut();
+        // At the stop they are served, like those in the kernel's queue.
+        while !inner.shutdown.is_started()
+            && given
+                .front()
+                .is_some_and(|(came, _)| now.since(*came) >= GIVEN_PATIENCE)
+        {
+            given.pop_front();
+        }
+        if given.is_empty() {
+            inner.is_watching.set(false);
+            return;
+        }
     }
 }
 
@@ -283,6 +406,9 @@ fn ready_or_next<T>(poll: Poll<T>) -> Option<T> {
         Poll::Pending => None,
     }
 }
+
+/// How long a connection that was handed over waits for a server that could accept it and does not.
+const GIVEN_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long accepting rests after an error that another attempt would only repeat.
 const PAUSE: Duration = Duration::from_millis(500);

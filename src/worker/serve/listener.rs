@@ -1,6 +1,7 @@
 //! A listening socket of either kind, and what the errors of `accept` mean. Whose turn it is is not decided here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context, Poll};
 
@@ -10,6 +11,48 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::conn::{Accepted, Stream};
 
+/// What kind of connections a listening socket brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Tcp,
+    Unix,
+}
+
+impl Family {
+    /// A connection that somebody else accepted, in the runtime's hands, and its client's address.
+    pub(super) fn stream(self, fd: OwnedFd) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp => {
+                let stream = std::net::TcpStream::from(fd);
+                // A client that is gone has no address any more; its server finds out.
+                let peer = stream.peer_addr().ok();
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), peer))
+            }
+            Self::Unix => {
+                let stream = std::os::unix::net::UnixStream::from(fd);
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Unix(UnixStream::from_std(stream)?), None))
+            }
+        }
+    }
+}
+
+/// Of which kind a socket is.
+///
+/// # Errors
+/// When it is of no kind we serve.
+pub(super) fn family(fd: &OwnedFd) -> io::Result<Family> {
+    match getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family() {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => Ok(Family::Tcp),
+        Some(AddressFamily::Unix) => Ok(Family::Unix),
+        other => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("address family {other:?} is neither TCP nor Unix"),
+        )),
+    }
+}
+
 /// A listening socket in the runtime's hands.
 pub(super) enum Listener {
     Tcp(TcpListener),
@@ -18,22 +61,17 @@ pub(super) enum Listener {
 
 impl Listener {
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family();
-        match family {
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+        match family(&fd)? {
+            Family::Tcp => {
                 let listener = std::net::TcpListener::from(fd);
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener).map(Self::Tcp)
             }
-            Some(AddressFamily::Unix) => {
+            Family::Unix => {
                 let listener = std::os::unix::net::UnixListener::from(fd);
                 listener.set_nonblocking(true)?;
                 UnixListener::from_std(listener).map(Self::Unix)
             }
-            other => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("address family {other:?} is neither TCP nor Unix"),
-            )),
         }
     }
 
@@ -42,16 +80,17 @@ impl Listener {
             Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| Accepted {
                 stream: Stream::Tcp(stream),
                 peer: Some(peer),
+                passed: None,
             }),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| Accepted {
                 stream: Stream::Unix(stream),
                 peer: None,
+                passed: None,
             }),
         }
     }
 
-    #[cfg(feature = "web")]
-    pub(super) fn local_addr(&self) -> Option<std::net::SocketAddr> {
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(_) => None,
@@ -81,6 +120,7 @@ impl StdListener {
                 Ok(Accepted {
                     stream: Stream::Tcp(TcpStream::from_std(stream)?),
                     peer: Some(peer),
+                    passed: None,
                 })
             }
             Self::Unix(listener) => {
@@ -89,6 +129,7 @@ impl StdListener {
                 Ok(Accepted {
                     stream: Stream::Unix(UnixStream::from_std(stream)?),
                     peer: None,
+                    passed: None,
                 })
             }
         }

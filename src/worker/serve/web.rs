@@ -143,7 +143,12 @@ where
                 () = intake.shutdown().started() => {}
             }
         }
-        let Some(Accepted { stream, peer }) = intake.accept().await else {
+        let Some(Accepted {
+            stream,
+            peer,
+            mut passed,
+        }) = intake.accept().await
+        else {
             break;
         };
         if let Stream::Tcp(stream) = &stream
@@ -152,7 +157,12 @@ where
             // The client is gone already; the dispatcher will find out. It is no reason to stop accepting.
             tracing::debug!(err = %error, "TCP_NODELAY not set");
         }
-        let stream = GracefulStream::new(stream, &drain, counters.clone(), connections.open());
+        let stream = GracefulStream::new(
+            stream,
+            &drain,
+            counters.clone(),
+            connections.open_passed(passed.as_mut()),
+        );
         let service = Rc::clone(&service);
         // Detached: `connections` tells when they have all ended, a panic ends only its own.
         drop(actix_rt::spawn(async move {
