@@ -14,6 +14,7 @@ mod listeners;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+mod survival;
 #[cfg(feature = "web")]
 mod web;
 

@@ -7,13 +7,16 @@
 //! Where messages end is told by [`http1`](super::http1). One request at a time is let through: the bytes behind it stay
 //! unseen until its answer is written. On bytes that are no HTTP/1, or too long to be kept, this is a plain stream.
 
+use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::http1::{Delivery, Exchange, Meaning, Rules, Step};
 use crate::sys::journal::{Entry, Journal};
@@ -45,8 +48,12 @@ pub(super) struct Journaled {
     beyond: usize,
     /// Bytes of this request are taken out as they are read.
     is_consuming: bool,
+    /// How many workers the present request may have killed before.
+    strikes: u8,
     /// Who waits for the gate to open.
     reader: Option<Waker>,
+    /// Runs while the rest of a long request is waited for.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,9 +82,14 @@ impl Journaled {
             Some(Default::default())
         };
         let entry = counted.and_then(|counted| {
-            let number = std::os::fd::AsRawFd::as_raw_fd(&fd);
             let journal = noting.journal;
-            journal.open(number, noting.listener, strikes, counted.written, counted.consumed)
+            journal.open(
+                fd.as_raw_fd(),
+                noting.listener,
+                strikes,
+                counted.written,
+                counted.consumed,
+            )
         });
         let (Some(counted), Some(entry)) = (counted, entry) else {
             return Err(stream);
@@ -92,12 +104,19 @@ impl Journaled {
             kept: 0,
             beyond: 0,
             is_consuming: false,
+            strikes,
             reader: None,
+            patience: None,
         })
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
-        &self.stream
+    /// Is it told apart what is spoken on it?
+    pub(super) fn is_followed(&self) -> bool {
+        self.state == State::Http
+    }
+
+    pub(super) fn strikes(&self) -> u8 {
+        self.strikes
     }
 
     /// Has nothing begun that another worker could not begin anew?
@@ -168,11 +187,7 @@ impl Journaled {
                 }
                 self.is_consuming = is_consumed;
             }
-            Step::Consume => {
-                self.entry.begin(false);
-                self.entry.consuming();
-                self.is_consuming = true;
-            }
+            Step::Consume => self.consume(),
         }
         buf.advance(take);
         self.kept += take;
@@ -185,6 +200,29 @@ impl Journaled {
         }
     }
 
+    /// From here on the request is taken out as it is read: it can be answered, but not repeated.
+    fn consume(&mut self) {
+        self.entry.begin(false);
+        self.entry.consuming();
+        self.is_consuming = true;
+    }
+
+    /// What is kept fills the receive buffer, with the kernel's own needs for each segment, and may have closed the window:
+    /// then the rest would never come. A client that merely pauses looks the same.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) {
+        if self.is_consuming || self.kept < STALL_MIN || !self.exchange.is_begun() {
+            return;
+        }
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+        if patience.as_mut().poll(cx).is_ready() {
+            self.patience = None;
+            self.consume();
+            self.take_out();
+        }
+    }
+
     /// The answer is written to its end.
     fn settle(&mut self) {
         self.take_out();
@@ -193,6 +231,7 @@ impl Journaled {
             return;
         }
         self.entry.answered();
+        self.strikes = 0;
         if self.beyond > 0 && peek::set_offset(self.stream.as_fd(), Some(0)).is_err() {
             self.give_up();
         }
@@ -210,8 +249,15 @@ impl Journaled {
                 outcome => outcome?,
             }
         } else {
-            ready!(poll_peek(&self.stream, cx, buf))?
+            match poll_peek(&self.stream, cx, buf) {
+                Poll::Ready(outcome) => outcome?,
+                Poll::Pending => {
+                    self.poll_patience(cx);
+                    return Poll::Pending;
+                }
+            }
         };
+        self.patience = None;
         if len > 0 {
             self.arrived(buf, len);
         }
@@ -341,3 +387,12 @@ impl Drop for Journaled {
         }
     }
 }
+
+/// So much of an unfinished request is kept without a thought: windows begin at more than that.
+const STALL_MIN: usize = 8 << 10;
+/// How long the rest of a longer one is waited for before what is here is taken out.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+#[path = "journaled_tests.rs"]
+mod tests;

@@ -14,6 +14,8 @@ pub(crate) mod incoming;
 pub(crate) mod intake;
 mod journaled;
 mod listener;
+mod refuse;
+pub(crate) mod survival;
 #[cfg(feature = "web")]
 pub(crate) mod web;
 #[cfg(feature = "web")]

@@ -120,14 +120,17 @@ impl Exchange {
         !matches!(self.request, RequestSide::Head(_))
     }
 
+    /// Is it a HEAD request, whose answer has no body?
+    pub(super) fn is_head(&self) -> bool {
+        match &self.request {
+            RequestSide::Head(_) => false,
+            RequestSide::Body(head, _) | RequestSide::Whole(head) => head.is_head,
+        }
+    }
+
     /// Are all bytes of the request here?
     pub(super) fn is_request_whole(&self) -> bool {
         self.is_gated()
-    }
-
-    /// Bytes of the request that the server has got.
-    pub(super) fn request_len(&self) -> u64 {
-        self.request_len
     }
 
     /// Bytes have arrived behind those that the server has got. Not to be asked while the gate is closed.
@@ -147,7 +150,7 @@ impl Exchange {
                 };
                 let mut body = head.body;
                 let is_too_long = match body {
-                    Body::Length(len) => self.request_len + head_len as u64 + len > self.rules.kept_max,
+                    Body::Length(len) => len > self.rules.kept_max.saturating_sub(self.request_len + head_len as u64),
                     Body::Chunked(_) | Body::UntilClose => false,
                 };
                 let rest = body.advance(&bytes[head_len..])?;
