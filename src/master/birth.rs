@@ -13,8 +13,9 @@ use crate::config::{Config, Terms};
 use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
+use crate::master::handover::Attachment;
 use crate::master::worker_actor::{Newborn, whole_millis};
-use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
 use crate::policy::ReadyWhen;
 use crate::process::{
     self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
@@ -59,7 +60,7 @@ impl Birth<'_> {
             default_args: &self.config.args,
         })?;
         drop(theirs);
-        let handover = handover.map(|(ours, _)| ours);
+        let handover = handover.map(|(ours, _)| self.attachment(ours));
         if child.handle.mode() == WatchMode::Thread {
             tracing::warn!(
                 pid = child.pid,
@@ -122,6 +123,21 @@ impl Birth<'_> {
         })
     }
 
+    fn attachment(&self, socket: OwnedFd) -> Attachment {
+        let names = self.listeners.iter().map(|(name, _)| ListenKey::Named(name.clone()));
+        Attachment {
+            socket,
+            listeners: names.collect(),
+            probation: self.probation,
+            has_keeper: self.has_keeper(),
+        }
+    }
+
+    /// A nested master serves nobody itself: its workers have keepers of their own.
+    fn has_keeper(&self) -> bool {
+        !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives)
+    }
+
     /// The pair on which connections travel. A cluster within accepts for itself.
     fn handover(&self) -> Result<Option<(OwnedFd, OwnedFd)>, SpawnFailure> {
         if self.cluster {
@@ -164,8 +180,7 @@ impl Birth<'_> {
             handover: None,
             listeners: listeners.collect(),
             recorder: None,
-            // A nested master serves nobody itself: its workers have keepers of their own.
-            keeper: !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives),
+            keeper: self.has_keeper(),
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

@@ -8,6 +8,7 @@ mod change;
 mod command;
 mod commands;
 mod directory;
+mod handover;
 mod images;
 mod lag;
 mod last_failure;

@@ -3,7 +3,6 @@
 //!
 //! A restarted worker is a new actor with a new address, so a late message of a dead process cannot reach its successor.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::clock;
 use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
+use crate::master::handover::Attachment;
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
@@ -30,7 +30,7 @@ pub(crate) struct Newborn {
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
     /// The master's end of its hand-over socket; not the actor's affair.
-    pub(crate) handover: Option<OwnedFd>,
+    pub(crate) handover: Option<Attachment>,
     pub(crate) outputs: Vec<(OutputStream, Lines)>,
     pub(crate) kill_tree: bool,
     /// How often it was told to give a sign of life.

@@ -146,6 +146,11 @@ impl<T: ToListenAddr + ?Sized> ToListenAddr for &T {
 }
 
 /// How connections on one address are spread over the workers.
+///
+/// With the first two the workers accept, and the kernel decides. With the others the *master* accepts and hands each
+/// connection over; that costs some microseconds for each connection and nothing for the requests on it. A server that
+/// accepts for itself ([`Worker::listener`](crate::Worker::listener)) then listens on a port of its own on the loopback
+/// address, to which connections are copied: it works, but sees the copier's address instead of the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -155,6 +160,27 @@ pub enum Scheduling {
     /// One `SO_REUSEPORT` socket for each slot, all of them created and kept open by the master: the kernel spreads
     /// connections evenly, and the queue of a dead worker waits for its successor. TCP only.
     PerWorker,
+    /// Handed over, one after the other (Node's `rr`): exactly even.
+    RoundRobin,
+    /// Handed over to whoever holds the fewest.
+    LeastConnections,
+    /// Handed over to the better one of two that are drawn by lot.
+    TwoChoices,
+    /// Handed over by the client's address: the same client always comes to the same slot. See [`Sticky`](crate::Sticky).
+    Sticky,
+    /// Handed over by a policy of your own: [`ClusterBuilder::schedule`](crate::ClusterBuilder::schedule).
+    Custom,
+}
+
+impl Scheduling {
+    /// Does the master accept, and hand connections over?
+    #[must_use]
+    pub const fn hands_over(self) -> bool {
+        match self {
+            Self::Shared | Self::PerWorker => false,
+            Self::RoundRobin | Self::LeastConnections | Self::TwoChoices | Self::Sticky | Self::Custom => true,
+        }
+    }
 }
 
 /// How to listen.
@@ -168,7 +194,8 @@ pub struct ListenOptions {
     /// On an IPv6 address: take IPv6 only. Default: an unspecified address takes IPv4 too.
     pub ipv6_only: bool,
     /// How connections are spread. Default (`None`): what the variable `ACTIX_CLUSTER_SCHED_POLICY` of the master says
-    /// for TCP (`shared` or `per-worker`), else `PerWorker` for TCP; `Shared` for Unix paths and descriptors.
+    /// for TCP (`shared`, `per-worker`, `round-robin`, `least-connections`, `two-choices` or `sticky`, and Node's words
+    /// `none` and `rr`), else `PerWorker` for TCP; `Shared` for Unix paths and descriptors.
     pub scheduling: Option<Scheduling>,
     /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
     pub mode: Option<u32>,
@@ -179,6 +206,15 @@ pub struct ListenOptions {
     /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
     /// gets such a listener has a second, sleeping process beside it, the *keeper*.
     pub survive_kill: bool,
+}
+
+impl ListenOptions {
+    /// Sets how connections are spread.
+    #[must_use]
+    pub const fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = Some(scheduling);
+        self
+    }
 }
 
 impl Default for ListenOptions {

@@ -16,6 +16,7 @@ use crate::handover::{Endpoint, Packet, ToDispatcher, ToServer};
 use crate::model::ListenKey;
 use crate::process::Contract;
 use crate::worker::context::Worker;
+use crate::worker::proxy;
 
 /// The worker's end of its hand-over socket.
 #[derive(Debug)]
@@ -218,15 +219,15 @@ fn receive(worker: &Worker, handover: &Arc<Handover>, Packet { said, fd }: Packe
                 return;
             };
             let receipt = Some(receipt);
-            worker.inner.listeners.give(
-                &key,
-                Given {
-                    fd,
-                    strikes,
-                    fail,
-                    receipt,
-                },
-            );
+            let given = Given {
+                fd,
+                strikes,
+                fail,
+                receipt,
+            };
+            if let Some((given, target)) = worker.inner.listeners.give(&key, given) {
+                proxy::serve(worker, given, target);
+            }
         }
         Some(ToServer::End { others }) => handover.end(others),
         None => tracing::warn!("the master said something about connections that this program does not understand"),

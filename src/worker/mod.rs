@@ -11,6 +11,7 @@ pub(crate) mod handover;
 mod heartbeat;
 pub(crate) mod listener;
 mod listeners;
+mod proxy;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;

@@ -30,7 +30,7 @@ use crate::model::{
     EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerEnd, WorkerError,
     WorkerId, WorkerInfo,
 };
-use crate::policy::RestartType;
+use crate::policy::{RestartType, is_suspect};
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 
@@ -206,6 +206,8 @@ impl ClusterSupervisor {
     pub(super) fn publish(&mut self, worker: Option<WorkerId>, kind: EventKind) {
         if matches!(kind, EventKind::ShutdownStarted) {
             self.shutdown_began = Some(clock::now());
+            // Before the first worker is told to stop: what the kernel has queued is to be served by the last one.
+            self.listening.stopping();
         }
         let info = worker.and_then(|id| self.info(id));
         if let Some(info) = &info {
@@ -217,6 +219,11 @@ impl ClusterSupervisor {
             .zip(restart)
             .map(|(program, restart)| Origin { program, restart });
         self.publisher.publish(info, origin.as_ref(), kind);
+    }
+
+    /// Publishes what happened to a worker that may be dead and forgotten.
+    pub(super) fn publish_of(&mut self, worker: &Link, kind: EventKind) {
+        self.publisher.publish(Some(worker.info()), None, kind);
     }
 
     /// Passes an order to a worker's actor. A full mailbox is asked again in a moment; a closed one means that the
@@ -319,7 +326,7 @@ impl ClusterSupervisor {
             Fact::Disconnected => self.step(Input::WorkerDisconnected { id }, ctx),
             Fact::Error(error) => self.step(Input::WorkerFailed { id, error }, ctx),
             Fact::Exited(exit) => {
-                self.listening.died(id);
+                self.listening.died(id, is_suspect(&exit));
                 self.directory.depart(id);
                 if self.shutdown_began.is_some() {
                     let slot = link.slot.clone();

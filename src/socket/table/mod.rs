@@ -162,6 +162,28 @@ impl ListenerTable {
         self.listeners.clear();
     }
 
+    /// A duplicate of the one socket of a listener on which the master accepts for all; `None` if there is no such
+    /// listener.
+    ///
+    /// # Errors
+    /// When there is no free descriptor.
+    pub(crate) fn socket_to_accept_on(&self, key: &ListenKey) -> Result<Option<OwnedFd>, ListenError> {
+        let listener = self
+            .listeners
+            .get(key)
+            .filter(|listener| listener.scheduling.hands_over());
+        match listener.map(|listener| (&listener.sockets, &listener.asked)) {
+            Some((Sockets::Shared(socket), asked)) => duplicate(socket, asked).map(Some),
+            Some((Sockets::Group { .. }, _)) | None => Ok(None),
+        }
+    }
+
+    /// How the connections of a listener are spread.
+    #[must_use]
+    pub(crate) fn scheduling(&self, key: &ListenKey) -> Option<Scheduling> {
+        self.listeners.get(key).map(|listener| listener.scheduling)
+    }
+
     /// A duplicate of the socket of `slot`, for the worker that is to adopt it; `None` if there is no such socket.
     ///
     /// # Errors
@@ -296,8 +318,13 @@ impl Listener {
     fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
         let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
         let claim = match scheduling {
-            Scheduling::Shared => Claim::Alone,
             Scheduling::PerWorker => Claim::FirstOfGroup,
+            Scheduling::Shared
+            | Scheduling::RoundRobin
+            | Scheduling::LeastConnections
+            | Scheduling::TwoChoices
+            | Scheduling::Sticky
+            | Scheduling::Custom => Claim::Alone,
         };
         let (bound, path) = match address {
             ListenAddr::Tcp(tcp) => (bind_tcp(*tcp, options, claim)?, None),
@@ -319,12 +346,17 @@ impl Listener {
             return Err(refused(address, detail.to_owned()));
         }
         let sockets = match scheduling {
-            Scheduling::Shared => Sockets::Shared(fd),
             Scheduling::PerWorker => Sockets::Group {
                 address: tcp_address(&fd).map_err(|errno| failed(address, "read the bound address", errno, ""))?,
                 spare: Some(fd),
                 of_slots: HashMap::new(),
             },
+            Scheduling::Shared
+            | Scheduling::RoundRobin
+            | Scheduling::LeastConnections
+            | Scheduling::TwoChoices
+            | Scheduling::Sticky
+            | Scheduling::Custom => Sockets::Shared(fd),
         };
         Ok(Self {
             asked: address.clone(),

@@ -17,9 +17,10 @@ use std::time::Duration;
 use tokio::time::Sleep;
 
 use super::conn::{Accepted, Passed};
-use super::listener::{AcceptErrorAction, Family, Listener, StdListener, accept_error_action, family};
+use super::listener::{Family, Listener, StdListener, family};
 use crate::clock;
 use crate::model::{Mono, Slot};
+use crate::socket::accept_error::{AcceptErrorAction, accept_error_action};
 use crate::worker::handover::{Given, Handover};
 use crate::worker::shutdown::Shutdown;
 

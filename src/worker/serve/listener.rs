@@ -1,11 +1,10 @@
-//! A listening socket of either kind, and what the errors of `accept` mean. Whose turn it is is not decided here.
+//! A listening socket of either kind. Whose turn it is is not decided here.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context, Poll};
 
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -136,54 +135,9 @@ impl StdListener {
     }
 }
 
-/// What an error of `accept` calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AcceptErrorAction {
-    /// It was about that one connection, which is gone.
-    TakeNext,
-    /// The process (or the system) is out of something: trying at once would spin, on whichever socket.
-    PauseAll,
-    /// It is about this socket.
-    PauseListener,
-}
-
-pub(super) fn accept_error_action(errno: Option<i32>) -> AcceptErrorAction {
-    match errno.map(Errno::from_raw) {
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => AcceptErrorAction::PauseAll,
-        // Besides its own errors accept(2) passes on those that were pending on the new connection.
-        Some(
-            Errno::ECONNABORTED
-            | Errno::ECONNRESET
-            | Errno::EINTR
-            | Errno::EPROTO
-            | Errno::EPERM
-            | Errno::ENETDOWN
-            | Errno::ENETUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::EHOSTUNREACH
-            | Errno::ENONET
-            | Errno::ENOPROTOOPT,
-        ) => AcceptErrorAction::TakeNext,
-        Some(_) | None => AcceptErrorAction::PauseListener,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn f_120_running_out_pauses_all_and_a_lost_connection_nothing() {
-        let action = |errno: Errno| accept_error_action(Some(errno as i32));
-        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM] {
-            assert_eq!(action(errno), AcceptErrorAction::PauseAll, "{errno}");
-        }
-        for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO] {
-            assert_eq!(action(errno), AcceptErrorAction::TakeNext, "{errno}");
-        }
-        assert_eq!(action(Errno::EINVAL), AcceptErrorAction::PauseListener);
-        assert_eq!(accept_error_action(None), AcceptErrorAction::PauseListener);
-    }
 
     #[actix_rt::test]
     async fn other_descriptors_are_refused_with_an_error() {
