@@ -82,7 +82,7 @@ fn cells(part: &str) -> Result<Vec<(Promise, Storm)>, Failure> {
         "cells" => {
             for connection in [Connection::New, Connection::KeepAlive] {
                 for handler_ms in [0, 1, 5, 50] {
-                    for scheduling in [Scheduling::Shared, Scheduling::PerWorker] {
+                    for scheduling in [Scheduling::Shared, Scheduling::PerWorker, Scheduling::RoundRobin] {
                         for every in [50, 200] {
                             let mut storm = usual.clone();
                             storm.connection = connection;
