@@ -25,6 +25,7 @@ use crate::model::{
 const LIMIT: Duration = Duration::from_secs(30);
 mod bodies;
 mod spawning;
+mod zygotes;
 
 /// Says which body the re-executed test program runs.
 const BODY: &str = "ACTIX_CLUSTER_TEST_BODY";
