@@ -74,7 +74,7 @@ const ZYGOTE: Calls = &[
 ];
 
 fn app() -> ExitCode {
-    described(fault::cluster()).main()
+    described(fault::cluster().spawn(SpawnMethod::Exec)).main()
 }
 
 fn described(cluster: ClusterBuilder) -> ClusterBuilder {
