@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_cluster::{
     Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
-    RestartLimit, Scheduling, Worker, WorkerRef,
+    RestartLimit, Scheduling, SpawnMethod, Worker, WorkerRef,
 };
 use actix_cluster_actors::metrics::{Metrics, MetricsConfig, MetricsError, is_ours};
 use actix_cluster_actors::{
@@ -36,6 +36,9 @@ struct Args {
     /// Who accepts: the cluster's own loop, or an unmodified actix-web server.
     #[arg(long, default_value = "own")]
     server: Server,
+    /// How workers come to be: the program is executed anew, or copied from a zygote (faster; see `SpawnMethod`).
+    #[arg(long, default_value = "exec")]
+    spawn: Method,
     /// Write every event as one JSON line on standard output.
     #[arg(long)]
     events: Option<Format>,
@@ -76,6 +79,12 @@ enum Spread {
 enum Server {
     Own,
     HttpServer,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Method {
+    Exec,
+    Zygote,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -127,6 +136,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
     let (server, faults) = (args.server, args.faults);
     let mut builder = Cluster::builder()
         .listen_with("http", &args.listen, args.listen_options())
+        .spawn(args.spawn_method())
         .restart_delay(args.restart_delay())
         .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
@@ -168,6 +178,13 @@ impl Args {
             Spread::Sticky => Scheduling::Sticky,
         });
         options
+    }
+
+    const fn spawn_method(&self) -> SpawnMethod {
+        match self.spawn {
+            Method::Exec => SpawnMethod::Exec,
+            Method::Zygote => SpawnMethod::Zygote,
+        }
     }
 
     /// At once, unless asked otherwise: storms are driven from outside.
