@@ -228,7 +228,8 @@ pub enum SubscriberLoss {
     /// It could not be started: its start function panicked.
     #[error("its start function panicked")]
     NotStarted,
-    /// It ended before it was done with this event: its handler panicked, or it was stopped at that moment.
+    /// It ended before it was done with this event: its handler panicked, or it was stopped at that moment. In a flood the
+    /// next few events wait in its mailbox, so one that stops itself then ends before it is done with the next one.
     #[error("it ended before it was done with event {seq}: its handler panicked, or it was stopped at that moment")]
     Broken {
         /// The number of the event.
