@@ -18,6 +18,7 @@ mod disconnect;
 mod draining;
 mod errors;
 mod event_log;
+mod examples;
 mod exit_kill;
 mod flight;
 mod fork_env;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         draining::SCENARIOS,
         errors::SCENARIOS,
         event_log::SCENARIOS,
+        examples::SCENARIOS,
         exit_kill::SCENARIOS,
         flight::SCENARIOS,
         fork_env::SCENARIOS,
