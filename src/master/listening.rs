@@ -70,6 +70,11 @@ impl Listening {
         Ok(handouts)
     }
 
+    /// Duplicates of the sockets that a successor of this program could go on with, by name.
+    pub(crate) fn keepable(&self) -> Result<Vec<(String, OwnedFd)>, ListenError> {
+        self.table.keepable()
+    }
+
     /// A worker exists: orders can reach it.
     pub(crate) fn born(&mut self, link: &Arc<Link>) {
         self.links.insert(link.id, Arc::clone(link));

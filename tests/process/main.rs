@@ -63,6 +63,7 @@ mod stop_orders;
 mod storms;
 mod syscall_faults;
 mod systemd;
+mod systemd_store;
 mod tracker;
 
 use std::process::ExitCode;
@@ -130,6 +131,7 @@ fn main() -> ExitCode {
         storms::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
+        systemd_store::SCENARIOS,
         tracker::SCENARIOS,
     ])
 }
