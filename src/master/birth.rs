@@ -1,8 +1,10 @@
 //! From an order to a running process: channel, listeners, spawn, registration. Every step can fail, and a failure
 //! leaves nothing behind.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +14,10 @@ use crate::clock;
 use crate::config::{Config, Terms};
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
+use crate::master::printed::Printed;
 use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
-use crate::policy::ReadyWhen;
+use crate::policy::{OutputRate, ReadyWhen};
 use crate::process::{
     self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
 };
@@ -63,13 +66,14 @@ impl Birth<'_> {
             );
         }
         let registered = Channel::new(ours).and_then(|channel| {
-            let mut outputs = Vec::new();
+            let rate = OutputRate::new(self.config.output_limit, clock::now());
+            let (rate, mut outputs) = (Rc::new(RefCell::new(rate)), Vec::new());
             for (stream, fd) in [
                 (OutputStream::Stdout, child.stdout),
                 (OutputStream::Stderr, child.stderr),
             ] {
                 if let Some(fd) = fd {
-                    outputs.push((stream, Lines::new(fd)?));
+                    outputs.push(Printed::new(stream, Lines::new(fd)?, &rate));
                 }
             }
             Ok((channel, outputs))

@@ -84,6 +84,16 @@ pub enum EventKind {
         /// The line; longer ones than 64 KiB come in parts, bytes that are not UTF-8 are replaced.
         line: String,
     },
+    /// Lines on a piped standard stream were read and not passed on, because the worker prints more than it may
+    /// ([`output_limit`](crate::ClusterBuilder::output_limit)). At most once a second for each stream, and before its exit.
+    OutputDropped {
+        /// Which stream.
+        stream: OutputStream,
+        /// How many lines since the last time this was told.
+        lines: u64,
+        /// How many bytes they had, without their ends.
+        bytes: u64,
+    },
     /// The worker was told to stop or said that it stops.
     Exiting,
     /// The worker's channel is closed.

@@ -60,6 +60,8 @@ pub enum Kind {
     SubscriberLost,
     /// [`EventKind::Lagged`].
     Lagged,
+    /// [`EventKind::OutputDropped`].
+    OutputDropped,
 }
 
 impl Kind {
@@ -92,6 +94,7 @@ impl Kind {
             Self::Custom => "custom",
             Self::SubscriberLost => "subscriber_lost",
             Self::Lagged => "lagged",
+            Self::OutputDropped => "output_dropped",
         }
     }
 }
@@ -126,6 +129,7 @@ impl EventKind {
             Self::Custom(_) => Kind::Custom,
             Self::SubscriberLost { .. } => Kind::SubscriberLost,
             Self::Lagged { .. } => Kind::Lagged,
+            Self::OutputDropped { .. } => Kind::OutputDropped,
         }
     }
 

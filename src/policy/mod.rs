@@ -8,12 +8,14 @@
 //! | how long to wait? | [`backoff`] |
 //! | what if nobody is left, or one that matters has ended? | [`when_empty`] |
 //! | how careful is a reload? | [`rollout`] |
+//! | how much of what a worker prints is passed on? | [`output_rate`] |
 //! | how is a worker stopped, and when is it ready? | [`shutdown`], [`readiness`] |
 //!
 //! Not here: who asks (that is [`crate::supervision`]), clocks, random sources, effects of any kind.
 
 mod backoff;
 mod intensity;
+mod output_rate;
 mod readiness;
 mod restart;
 mod rollout;
@@ -25,6 +27,7 @@ pub(crate) use backoff::SplitMix64;
 pub use backoff::{Backoff, RestartDelay};
 pub(crate) use intensity::Window;
 pub use intensity::{Escalation, RestartIntensity, RestartLimit};
+pub(crate) use output_rate::OutputRate;
 pub use readiness::ReadyWhen;
 pub use restart::RestartType;
 pub(crate) use restart::{declines_restart, has_nothing_to_do};
