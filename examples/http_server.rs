@@ -10,7 +10,8 @@ use actix_cluster::{
 };
 use actix_cluster_actors::metrics::{Metrics, MetricsConfig, MetricsError, is_ours};
 use actix_cluster_actors::{
-    AutoscaleConfig, Autoscaler, EventLog, EventLogConfig, MemoryConfig, MemoryLimit, MemoryWatchdog,
+    AutoscaleConfig, Autoscaler, EventLog, EventLogConfig, HealthConfig, HealthMonitor, MemoryConfig, MemoryLimit,
+    MemoryWatchdog,
 };
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
@@ -20,7 +21,7 @@ use serde::Deserialize;
 ///
 /// Restarts are at once and without a limit unless `--backoff-ms` or `--max-restarts` says otherwise.
 #[derive(Parser)]
-struct Args {
+pub(crate) struct Args {
     /// Where to listen: host:port, *:port or unix:/path.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: ListenAddr,
@@ -60,6 +61,13 @@ struct Args {
     /// How long a worker that was told to stop goes on accepting, not ready any more, before it drains; in milliseconds.
     #[arg(long, default_value_t = 0)]
     lame_duck_ms: u64,
+    /// Watch the workers' heartbeats and kill those whose event loop no longer turns; see `--health-ms`.
+    #[arg(long)]
+    health: bool,
+    /// How long a worker may be silent before a check counts it as a miss, in milliseconds; the third miss in a row is the end. It beats
+    /// ten times in it, and is looked at twice.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    health_ms: u64,
     /// Replace workers above nine tenths of so much memory, and kill those that reach it; default: no limit.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     memory_limit_mb: Option<u64>,
@@ -92,7 +100,8 @@ enum Format {
     Json,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
+    // Wrong usage ends it here.
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_env_filter(filter())
@@ -100,7 +109,12 @@ fn main() -> ExitCode {
         // Standard error may be full: then lines are lost, not the master.
         .log_internal_errors(false)
         .init();
-    match metered(&args, cluster(&args)) {
+    run(&args)
+}
+
+/// Runs it with what was asked for; the suite of scenarios does, too.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match metered(args, cluster(args)) {
         Ok(cluster) => cluster.main(),
         Err(error) => {
             eprintln!("error: {error}");
@@ -120,7 +134,13 @@ fn metered(args: &Args, cluster: ClusterBuilder) -> Result<ClusterBuilder, Metri
     };
     let metrics = Metrics::new(MetricsConfig::new().listen(address));
     let view = metrics.view();
-    let cluster = metrics.attach(cluster.heartbeat(Duration::from_secs(3)))?;
+    // Where health is watched, workers beat as often as that needs.
+    let cluster = if args.health {
+        cluster
+    } else {
+        cluster.heartbeat(Duration::from_secs(3))
+    };
+    let cluster = metrics.attach(cluster)?;
     if let Some(address) = view.address() {
         eprintln!("metrics at http://{address}/metrics");
     }
@@ -155,6 +175,15 @@ fn cluster(args: &Args) -> ClusterBuilder {
         builder = MemoryWatchdog::new(config)
             .expect("a limit of at least 1 MiB")
             .attach(builder);
+    }
+    if args.health {
+        let silence = Duration::from_millis(args.health_ms);
+        let config = HealthConfig::new()
+            .stale_after(silence)
+            .interval(silence / 10)
+            .check(silence / 2);
+        let health = HealthMonitor::new(config).expect("the parts agree from 1 s on");
+        builder = health.attach(builder);
     }
     match args.events {
         // On a thread of its own: nobody may be reading standard output.

@@ -18,6 +18,7 @@ mod disconnect;
 mod draining;
 mod errors;
 mod event_log;
+mod examples;
 mod exit_kill;
 mod flight;
 mod fork_env;
@@ -63,6 +64,7 @@ mod storms;
 mod survival;
 mod syscall_faults;
 mod systemd;
+mod systemd_store;
 mod tracker;
 mod udp;
 mod udp_lives;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         draining::SCENARIOS,
         errors::SCENARIOS,
         event_log::SCENARIOS,
+        examples::SCENARIOS,
         exit_kill::SCENARIOS,
         flight::SCENARIOS,
         fork_env::SCENARIOS,
@@ -134,6 +137,7 @@ fn main() -> ExitCode {
         survival::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
+        systemd_store::SCENARIOS,
         tracker::SCENARIOS,
         zygote::SCENARIOS,
         zygote_parity::SCENARIOS,
