@@ -119,6 +119,13 @@ impl Entry {
         self.place.end.store(UNKNOWN_END, Ordering::Release);
     }
 
+    /// What was written so far, up to this count of the connection's bytes, is no part of the answer: interim responses,
+    /// which the next worker may repeat. After [`writing_part`](Self::writing_part).
+    pub(crate) fn wrote_interim(&self, written: u64) {
+        self.place.start.store(written, Ordering::Release);
+        self.place.end.store(written, Ordering::Release);
+    }
+
     /// Is about to write what completes the answer: `end` is the connection's count of written bytes after it,
     /// `boundary` that of received bytes at the end of the request. `is_last`: the connection ends after it.
     pub(crate) fn completing(&self, end: u64, boundary: u64, is_last: bool) {

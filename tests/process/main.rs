@@ -60,6 +60,7 @@ mod spawn_failures;
 mod specs;
 mod stop_orders;
 mod storms;
+mod survival;
 mod syscall_faults;
 mod systemd;
 mod tracker;
@@ -126,6 +127,7 @@ fn main() -> ExitCode {
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
+        survival::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,

@@ -349,6 +349,8 @@ impl AsyncWrite for Journaled {
             this.give_up();
         } else if this.exchange.is_answered() {
             this.settle();
+        } else if !this.exchange.is_answer_begun() {
+            this.entry.wrote_interim(this.written);
         }
         Poll::Ready(Ok(written))
     }

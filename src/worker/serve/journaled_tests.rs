@@ -15,7 +15,7 @@ use crate::model::rescue::{Verdict, verdict};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 const POST: &[u8] = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
-const SERVE: Verdict = Verdict::Serve { drain: 0 };
+const SERVE: Verdict = Verdict::Serve { drain: 0, strikes: 0 };
 
 fn test_journal() -> &'static Journal {
     static JOURNAL: OnceLock<Journal> = OnceLock::new();
@@ -194,6 +194,26 @@ async fn an_answer_in_parts_cannot_be_repeated_once_begun() {
 }
 
 #[actix_rt::test]
+async fn interim_responses_are_no_part_of_the_answer() {
+    let mut pair = pair().await;
+    let head = b"PUT / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+    pair.send(head).await;
+    pair.read(head.len()).await;
+    let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let (first, rest) = interim.split_at(10);
+    pair.answer(first).await;
+    assert_eq!(pair.verdict(), Verdict::Break);
+    pair.answer(rest).await;
+    assert_eq!(pair.verdict(), Verdict::Again);
+    pair.send(b"hello").await;
+    assert_eq!(pair.read(5).await, b"hello");
+    assert_eq!(pair.verdict(), Verdict::Again);
+    pair.answer(OK).await;
+    assert_eq!(pair.verdict(), SERVE);
+    pair.receive(&[&interim[..], OK].concat()).await;
+}
+
+#[actix_rt::test]
 async fn the_next_worker_finds_the_request_whole() {
     let mut pair = pair().await;
     pair.send(GET).await;
@@ -204,7 +224,7 @@ async fn the_next_worker_finds_the_request_whole() {
     assert_eq!(pair.verdict(), Verdict::Again);
     let mut pair = pair.taken_over().await;
     assert_eq!(pair.server.strikes(), 1);
-    assert_eq!(pair.verdict(), SERVE);
+    assert_eq!(pair.verdict(), Verdict::Serve { drain: 0, strikes: 1 });
     assert_eq!(pair.read(GET.len()).await, GET);
     assert_eq!(pair.verdict(), Verdict::Again);
     pair.answer(OK).await;
@@ -380,7 +400,7 @@ async fn a_note_ends_with_its_stream_and_a_number_that_is_used_again_begins_anew
 /// The worst of clients: each byte a segment of its own, and a window that does not grow because nothing is taken out.
 #[actix_rt::test]
 async fn many_small_segments_of_a_kept_request_do_not_close_the_window() {
-    let mut pair = pair().await;
+    let pair = pair().await;
     pair.client.set_nodelay(true).unwrap();
     let len = (1 << 16) - 60;
     let head = format!("PUT / HTTP/1.1\r\ncontent-length: {len}\r\n\r\n");

@@ -271,6 +271,14 @@ impl Exchange {
         Ok(())
     }
 
+    /// Has anything of the answer been written? Interim responses do not count.
+    pub(super) fn is_answer_begun(&self) -> bool {
+        match &self.answer {
+            AnswerSide::Head(held) => !held.is_empty(),
+            AnswerSide::Body { .. } | AnswerSide::Whole => true,
+        }
+    }
+
     /// Has the answer to this request been written to its end?
     pub(super) fn is_answered(&self) -> bool {
         matches!(self.answer, AnswerSide::Whole)
