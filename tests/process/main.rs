@@ -24,6 +24,7 @@ mod flight;
 mod fork_env;
 mod frozen;
 mod groups;
+mod handover;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         fork_env::SCENARIOS,
         frozen::SCENARIOS,
         groups::SCENARIOS,
+        handover::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
