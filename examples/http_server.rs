@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// How connections are spread; default: per-worker for TCP, shared for Unix paths.
     #[arg(long)]
     scheduling: Option<Spread>,
+    /// Let connections die with the worker that is killed; default: on TCP others serve them on (`survive_kill`).
+    #[arg(long)]
+    no_survive_kill: bool,
     /// Who accepts: the cluster's own loop, or an unmodified actix-web server.
     #[arg(long, default_value = "own")]
     server: Server,
@@ -198,6 +201,9 @@ fn cluster(args: &Args) -> ClusterBuilder {
 impl Args {
     fn listen_options(&self) -> ListenOptions {
         let mut options = ListenOptions::default();
+        // Elsewhere it is refused: the kernel does not count the bytes of a Unix socket.
+        let is_tcp = matches!(self.listen, ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. });
+        options.survive_kill = is_tcp && !self.no_survive_kill;
         options.scheduling = self.scheduling.map(|spread| match spread {
             Spread::Shared => Scheduling::Shared,
             Spread::PerWorker => Scheduling::PerWorker,

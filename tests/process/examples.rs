@@ -17,6 +17,8 @@ use crate::metrics::{assert_exact, port, until};
 
 #[path = "../../examples/autoscaling.rs"]
 mod autoscaling;
+#[path = "../../examples/chaos.rs"]
+mod chaos;
 #[path = "../../examples/http_server.rs"]
 mod http_server;
 #[path = "../../examples/metrics.rs"]
@@ -50,6 +52,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 .main()
         },
         check: counted,
+    },
+    Scenario {
+        name: "the_example_of_chaos_kills_and_fails_no_request",
+        app: || {
+            let counts = std::sync::Arc::default();
+            let code = probe::watched(chaos::cluster(true, limit(PACE), 10, &counts)).main();
+            eprintln!("{counts:?}");
+            code
+        },
+        check: chaotic,
     },
     Scenario {
         name: "http_server_with_health_heals_a_hang_beside_metrics_of_its_own",
@@ -151,6 +163,16 @@ fn scaled(master: &mut Master) {
     assert_eq!(steps.iter().max(), Some(&4), "{steps:?}");
     assert_eq!(steps.last(), Some(&1), "{steps:?}");
     assert!(master.log().contains("failed requests: 0"), "{}", master.log());
+}
+
+fn chaotic(master: &mut Master) {
+    assert_eq!(master.wait_within(Duration::from_secs(60)).code(), Some(0));
+    let (log, count) = (master.log(), |name: &str| format!(" {name}: 0,"));
+    assert!(log.contains(&count("failed")), "{log}");
+    assert!(
+        !log.contains(&count("answers")) && !log.contains(&count("kills")),
+        "{log}"
+    );
 }
 
 fn counted(master: &mut Master) {
