@@ -59,6 +59,12 @@ pub fn play() -> Option<ExitCode> {
             if let EventKind::Error(error) = &event.kind {
                 eprintln!("error: {error}");
             }
+            if let EventKind::Rescued { saved, lost: 1.. } = event.kind {
+                eprintln!(
+                    "worker {:?}: {saved} saved, others lost",
+                    event.worker.as_ref().map(|it| it.id)
+                );
+            }
         })
         .worker(move |worker| serve(worker, plan.clone()));
     Some(builder.main())
