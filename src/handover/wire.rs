@@ -75,6 +75,11 @@ pub(crate) enum ToDispatcher {
         /// Its process id.
         pid: u32,
     },
+    /// The worker has no keeper.
+    Unkept {
+        /// For people.
+        why: String,
+    },
     /// A keeper found this connection in the table of its dead worker. One descriptor.
     Rescued {
         /// Which of the contract's listeners it came in on, counted from 0.

@@ -199,6 +199,10 @@ pub enum WorkerError {
     /// The cluster's restart strategy panicked when it was asked who goes with this worker, which is now restarted alone.
     #[error("the restart strategy panicked, only this worker is restarted: {0}")]
     Strategy(String),
+    /// It serves, but its connections do not survive it, although they were to
+    /// ([`survive_kill`](crate::ListenOptions::survive_kill)). Told once for each reason, of the first worker it is true of.
+    #[error("its connections do not survive it: {0}")]
+    NoKeeper(String),
     /// `SIGKILL` did not end it within its limit; the kernel holds it.
     #[error("SIGKILL did not end it yet")]
     Unkillable,

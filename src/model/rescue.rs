@@ -106,6 +106,11 @@ impl Marks {
         self.has(Self::LAST)
     }
 
+    /// Was a request given to the server that is not answered?
+    pub(crate) const fn is_begun(self) -> bool {
+        self.has(Self::BEGUN)
+    }
+
     const fn has(self, mark: u64) -> bool {
         self.0 & mark != 0
     }
@@ -115,8 +120,8 @@ impl Marks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// No request is in the middle: another worker serves on, after so many bytes were thrown away that belong to a
-    /// request that is answered.
-    Serve { drain: u64 },
+    /// request that is answered. `strikes` are those of the request that comes next, if it has any.
+    Serve { drain: u64, strikes: u8 },
     /// A request had begun and nothing of its answer was written: another worker runs it again.
     Again,
     /// The same, but it may not run twice: another worker tells the client so.
@@ -135,12 +140,16 @@ pub(crate) enum Verdict {
 pub(crate) fn verdict(counted: Counted, noted: Option<Noted>) -> Verdict {
     let untouched = counted.consumed == 0 && counted.written == 0;
     let Some(noted) = noted else {
-        return if untouched { serve(counted, 0) } else { Verdict::Break };
+        return if untouched {
+            serve(counted, 0, 0)
+        } else {
+            Verdict::Break
+        };
     };
-    let has_begun = noted.marks.has(Marks::BEGUN);
+    let (has_begun, strikes) = (noted.marks.is_begun(), noted.marks.strikes());
     if noted.marks.has(Marks::OPAQUE) {
         return if untouched && !has_begun {
-            serve(counted, 0)
+            serve(counted, 0, strikes)
         } else {
             Verdict::Break
         };
@@ -154,25 +163,25 @@ pub(crate) fn verdict(counted: Counted, noted: Option<Noted>) -> Verdict {
         return if noted.marks.is_last() {
             Verdict::End { drain }
         } else {
-            serve(counted, drain)
+            serve(counted, drain, 0)
         };
     }
     if counted.written != noted.start {
         return Verdict::Break;
     }
     match (has_begun, noted.marks.has(Marks::UNREPEATABLE)) {
-        (false, _) => serve(counted, 0),
+        (false, _) => serve(counted, 0, strikes),
         (true, false) => Verdict::Again,
         (true, true) => Verdict::Unanswered,
     }
 }
 
 /// A client that has gone and left nothing to answer needs no other worker.
-fn serve(counted: Counted, drain: u64) -> Verdict {
+fn serve(counted: Counted, drain: u64, strikes: u8) -> Verdict {
     if counted.is_ended && counted.waiting <= drain {
         Verdict::End { drain }
     } else {
-        Verdict::Serve { drain }
+        Verdict::Serve { drain, strikes }
     }
 }
 

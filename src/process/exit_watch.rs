@@ -6,9 +6,10 @@
 //!
 //! [`reap`]: ProcessHandle::reap
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use tokio::io::Interest;
@@ -64,6 +65,7 @@ impl ProcessHandle {
     }
 
     pub(crate) fn watch_by(pid: i32, mode: WatchMode) -> io::Result<Self> {
+        watched().insert(pid);
         let pidfd = match mode {
             WatchMode::Pidfd => sys::pidfd_open(pid).and_then(|pidfd| register(pidfd, Interest::READABLE)),
             WatchMode::Thread => Err(Errno::ENOSYS.into()),
@@ -78,6 +80,7 @@ impl ProcessHandle {
                     sys::kill(pid, Signal::KILL.number())?;
                     sys::wait(Whom::Pid(pid));
                     sys::reap(Whom::Pid(pid));
+                    watched().remove(&pid);
                     return Err(error);
                 }
             },
@@ -132,6 +135,8 @@ impl ProcessHandle {
             // Nothing to do about a member that became somebody else's (EPERM): the others were killed.
             sys::kill(group, Signal::KILL.number()).ok();
         }
+        // Before the number may be another child's.
+        watched().remove(&self.0.pid);
         sys::reap(self.whom());
         // Any member left holds the group's number; EPERM means a member that is no longer ours.
         let leftovers = !kill_tree && is_ours && sys::kill(group, 0).unwrap_or(true);
@@ -194,6 +199,27 @@ impl ProcessHandle {
             End::Thread(_) => Whom::Pid(self.0.pid),
         }
     }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A number that was reaped may be a new child's; only then is it not ours to forget.
+        let reaped = self.reaped.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if reaped.is_none() {
+            watched().remove(&self.pid);
+        }
+    }
+}
+
+/// Is this the number of a child that is, or will be, reaped through a [`ProcessHandle`]?
+pub(crate) fn is_watched(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| watched().contains(&pid))
+}
+
+/// The numbers of the children that are not reaped yet.
+fn watched() -> MutexGuard<'static, BTreeSet<i32>> {
+    static WATCHED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `ACTIX_CLUSTER_NO_PIDFD=1` makes the fallback testable on every kernel; read once.

@@ -7,6 +7,7 @@
 pub(crate) mod bootstrap;
 pub(crate) mod exit_watch;
 mod image;
+mod keeper;
 mod oom;
 pub(crate) mod output;
 mod refusal;
@@ -19,6 +20,7 @@ pub(crate) use crate::sys::process::heed_children;
 pub(crate) use bootstrap::{Contract, InheritedListener, Readiness, Role, role};
 pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
 pub(crate) use image::{Image, at_first as remember_image};
+pub(crate) use keeper::KeeperHandle;
 pub(crate) use oom::OomWatch;
 pub(crate) use output::Lines;
 pub(crate) use refusal::failure;

@@ -51,7 +51,7 @@ impl Journal {
     ///
     /// # Errors
     /// What the kernel says.
-    pub(super) fn map(descriptors: usize) -> io::Result<Self> {
+    pub(crate) fn map(descriptors: usize) -> io::Result<Self> {
         let len = descriptors.clamp(1, ENTRIES_MAX) * size_of::<Place>();
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -86,7 +86,7 @@ impl Journal {
     }
 
     /// What is noted about this descriptor.
-    pub(super) fn read(&self, fd: RawFd) -> Option<Noted> {
+    pub(crate) fn read(&self, fd: RawFd) -> Option<Noted> {
         let place = self.place(fd)?;
         let marks = Marks::from_word(place.marks.load(Ordering::Acquire));
         marks.is_used().then(|| Noted {
@@ -108,9 +108,22 @@ impl Entry {
         self.mark(|marks| marks.begun(is_repeatable));
     }
 
+    /// Is about to take bytes of a request out of the socket that is not answered yet: it is too long to be kept there.
+    /// After [`begin`](Self::begin), which has said that it is not repeatable.
+    pub(crate) fn consuming(&self) {
+        self.place.boundary.store(u64::MAX, Ordering::Release);
+    }
+
     /// Is about to write a part of an answer that other writes will complete.
     pub(crate) fn writing_part(&self) {
         self.place.end.store(UNKNOWN_END, Ordering::Release);
+    }
+
+    /// What was written so far, up to this count of the connection's bytes, is no part of the answer: interim responses,
+    /// which the next worker may repeat. After [`writing_part`](Self::writing_part).
+    pub(crate) fn wrote_interim(&self, written: u64) {
+        self.place.start.store(written, Ordering::Release);
+        self.place.end.store(written, Ordering::Release);
     }
 
     /// Is about to write what completes the answer: `end` is the connection's count of written bytes after it,

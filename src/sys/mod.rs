@@ -5,6 +5,8 @@
 
 pub(crate) mod boot;
 pub(crate) mod journal;
+mod keeper;
+pub(crate) mod peek;
 pub(crate) mod process;
 pub(crate) mod reactor;
 pub(crate) mod ring;

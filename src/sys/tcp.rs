@@ -41,6 +41,46 @@ pub(crate) fn counted(socket: BorrowedFd<'_>) -> io::Result<Counted> {
     Err(Errno::EAGAIN.into())
 }
 
+/// What was peeked is seen again by the next reader: `SO_PEEK_OFF` belongs to the socket, not to the process.
+pub(super) fn forget_peeking(socket: BorrowedFd<'_>) {
+    // A kernel without it on TCP never let anybody set it.
+    peek_from(socket, -1).ok();
+}
+
+/// From where the next `MSG_PEEK` looks: so many bytes into what waits, and on from there with each; -1: always from the
+/// start.
+///
+/// # Errors
+/// `EOPNOTSUPP` from kernels before 6.9, else what the kernel says.
+pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from the place it is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw const offset).cast(),
+            libc::socklen_t::try_from(size_of::<i32>()).expect("four fits"),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Breaks the connection off at once, whoever has descriptors of it: the client is told of an error.
+pub(super) fn reset(socket: BorrowedFd<'_>) {
+    // SAFETY: all zero is an address of no family, which is how a connection is taken back; the kernel only reads it.
+    unsafe {
+        let none: libc::sockaddr = std::mem::zeroed();
+        let len = libc::socklen_t::try_from(size_of_val(&none)).expect("sixteen fits");
+        // It fails only if it is broken already.
+        libc::connect(socket.as_raw_fd(), &raw const none, len);
+    }
+}
+
 /// The state and the two long counters of `struct tcp_info`; libc's own definition ends before them.
 struct Info {
     state: u8,

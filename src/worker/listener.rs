@@ -179,9 +179,17 @@ impl Listener {
         &self.address
     }
 
-    #[cfg(feature = "web")]
     pub(crate) const fn worker(&self) -> &Worker {
         &self.worker
+    }
+
+    pub(crate) const fn key(&self) -> &ListenKey {
+        &self.lease.key
+    }
+
+    /// The listening socket itself.
+    pub(crate) const fn socket(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// As the standard library's TCP listener, non-blocking, for a server that accepts for itself. Tells the master that

@@ -15,6 +15,7 @@ mod proxy;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+mod survival;
 #[cfg(feature = "web")]
 mod web;
 

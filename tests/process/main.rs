@@ -29,6 +29,7 @@ mod health_limits;
 mod health_pauses;
 mod hostile_ends;
 mod identity;
+mod keeper;
 mod lame_duck;
 mod lifecycle;
 mod listening;
@@ -61,6 +62,7 @@ mod spawn_failures;
 mod specs;
 mod stop_orders;
 mod storms;
+mod survival;
 mod syscall_faults;
 mod systemd;
 mod tracker;
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         health_pauses::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
+        keeper::SCENARIOS,
         lame_duck::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
+        survival::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,

@@ -1,15 +1,13 @@
 //! The dispatcher's one place: what was told comes in, what the books decide is carried out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::Recipient;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::board::{Board, OnItsWay, Waiting};
@@ -23,9 +21,8 @@ use crate::handover::endpoint::SendError;
 use crate::handover::wire::Take;
 use crate::master::Link;
 use crate::master::messages::Dispatched;
-use crate::model::{Client, EventKind, ListenKey, Mono, Signal, WorkerId};
-use crate::sys::process::{self as sys, Waited, Whom};
-use crate::sys::reactor::register;
+use crate::model::{Client, EventKind, ListenKey, Mono, WorkerError, WorkerId};
+use crate::process::KeeperHandle;
 
 /// Everything of the dispatcher's thread.
 #[derive(Debug)]
@@ -42,8 +39,10 @@ pub(super) struct Desk {
     timer: Notify,
     /// There is room for connections of the dead.
     room: Notify,
-    /// The pidfds of keepers that live.
-    keepers: RefCell<Vec<Rc<AsyncFd<OwnedFd>>>>,
+    /// Keepers that live.
+    keepers: RefCell<Vec<Rc<KeeperHandle>>>,
+    /// Why workers have none, as far as it was told.
+    unkept: RefCell<BTreeSet<String>>,
     keeper_gone: Notify,
     is_over: Cell<bool>,
 }
@@ -67,6 +66,7 @@ impl Desk {
             timer: Notify::new(),
             room: Notify::new(),
             keepers: RefCell::default(),
+            unkept: RefCell::default(),
             keeper_gone: Notify::new(),
             is_over: Cell::new(false),
         }
@@ -88,10 +88,7 @@ impl Desk {
             .await
             .is_err()
         {
-            for keeper in self.keepers.borrow().iter() {
-                // ESRCH: it has ended meanwhile.
-                sys::pidfd_send_signal(keeper.as_fd(), Signal::KILL.number()).ok();
-            }
+            self.keepers.borrow().iter().for_each(|keeper| keeper.kill());
             self.keepers_gone().await;
         }
     }
@@ -287,32 +284,36 @@ impl Desk {
         }
     }
 
-    /// Buries a keeper when it has ended. False if this is none: a worker may say what it likes, and must not have a
-    /// sibling buried from under the supervisor's hands.
-    pub(super) fn watch_keeper(self: &Rc<Self>, pid: u32, pidfd: OwnedFd) -> bool {
-        let is_worker = |line: &Rc<Line>| line.link.pid == pid;
-        if process_of(&pidfd) != Some(pid) || self.lines.borrow().values().any(is_worker) {
-            tracing::warn!(pid, "what a worker calls its keeper is none");
-            return false;
-        }
-        let Ok(keeper) = register(pidfd, Interest::READABLE) else {
-            return false;
+    /// Buries a keeper when it has ended. False if this is none.
+    pub(super) fn watch_keeper(self: &Rc<Self>, worker: WorkerId, pid: u32, pidfd: OwnedFd) -> bool {
+        let keeper = match KeeperHandle::watch(pid, pidfd) {
+            Ok(keeper) => Rc::new(keeper),
+            Err(err) => {
+                tracing::warn!(worker = worker.get(), pid, %err, "what a worker calls its keeper is none");
+                return false;
+            }
         };
-        let keeper = Rc::new(keeper);
         self.keepers.borrow_mut().push(Rc::clone(&keeper));
-        tokio::task::spawn_local(Rc::clone(self).bury(keeper));
+        tokio::task::spawn_local(Rc::clone(self).bury(worker, keeper));
         true
     }
 
-    async fn bury(self: Rc<Self>, keeper: Rc<AsyncFd<OwnedFd>>) {
-        while sys::reap(Whom::Pidfd(keeper.as_fd())) == Waited::Running {
-            match keeper.readable().await {
-                Ok(mut ready) => ready.clear_ready(),
-                Err(_) => break,
-            }
-        }
+    async fn bury(self: Rc<Self>, worker: WorkerId, keeper: Rc<KeeperHandle>) {
+        keeper.ended().await;
         self.keepers.borrow_mut().retain(|other| !Rc::ptr_eq(other, &keeper));
         self.keeper_gone.notify_waiters();
+        if let Some(line) = self.line(worker) {
+            line.keeper_ended(&self);
+            self.settle();
+        }
+    }
+
+    /// Connections of this worker do not survive it. Told once for each reason: it is the same for all, mostly.
+    pub(super) fn tell_unkept(&self, link: &Arc<Link>, why: String) {
+        let mut told = self.unkept.borrow_mut();
+        if told.len() < UNKEPT_MAX && told.insert(why.clone()) {
+            self.publish(link, EventKind::Error(WorkerError::NoKeeper(why)));
+        }
     }
 
     async fn keepers_gone(&self) {
@@ -347,16 +348,11 @@ impl Desk {
     }
 }
 
-/// Whose pidfd this is, as the kernel says.
-fn process_of(pidfd: &OwnedFd) -> Option<u32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    pid.trim().parse().ok()
-}
-
 /// How soon a send that failed for want of something is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Connections of the dead that wait; further ones are left to their keepers.
 const ORPHANS_MAX: usize = 256;
+/// Reasons for which workers have no keeper that are told.
+const UNKEPT_MAX: usize = 16;
 /// How long keepers may take at the end of the cluster, when there is nobody to whom they could give anything.
 const KEEPERS_PATIENCE: Duration = Duration::from_secs(1);

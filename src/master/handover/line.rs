@@ -4,7 +4,7 @@
 //! with the keeper's last word. What was on its way to the worker is judged after both.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{Born, board::Waiting};
 use crate::clock;
 use crate::handover::{Endpoint, Packet, ToDispatcher};
 use crate::master::Link;
-use crate::model::{EventKind, ListenKey, WorkerId};
+use crate::model::{EventKind, ListenKey, WorkerId, bounded};
 use crate::policy::{Fate, Orphan, fate};
 
 /// One worker's line.
@@ -52,6 +52,8 @@ struct After {
     cookies: HashSet<u64>,
     /// What was on its way to it.
     unjudged: Vec<(ListenKey, Waiting<Connection>)>,
+    /// What we know of those, by cookie. Their keeper knows less of one that the worker had not noted yet.
+    passed: HashMap<u64, (u8, Option<u16>)>,
     saved: u32,
     lost: u32,
 }
@@ -95,6 +97,11 @@ impl Line {
             let mut after = self.after.borrow_mut();
             after.is_suspect = Some(is_suspect);
             after.unjudged = desk.books.borrow_mut().died(self.worker);
+            let passed = after.unjudged.iter().filter_map(|(_, waiting)| {
+                let cookie = waiting.connection.cookie()?;
+                Some((cookie, (waiting.strikes, waiting.fail)))
+            });
+            after.passed = passed.collect();
             std::mem::take(&mut after.early)
         };
         for rescued in early {
@@ -130,11 +137,12 @@ impl Line {
             ToDispatcher::Keeper { pid } => {
                 if let Some(pidfd) = fd
                     && self.keeper.get() == Keeper::None
-                    && desk.watch_keeper(pid, pidfd)
+                    && desk.watch_keeper(self.worker, pid, pidfd)
                 {
                     self.keeper.set(Keeper::Watching);
                 }
             }
+            ToDispatcher::Unkept { why } => desk.tell_unkept(&self.link, bounded(why)),
             ToDispatcher::Rescued {
                 listener,
                 strikes,
@@ -198,11 +206,15 @@ impl Line {
             has_begun,
             is_repeatable,
         } = rescued;
-        {
+        let (struck, to_fail) = {
             let mut after = self.after.borrow_mut();
+            let cookie = connection.cookie();
             after.saved += 1;
-            after.cookies.extend(connection.cookie());
-        }
+            after.cookies.extend(cookie);
+            let passed = cookie.and_then(|cookie| after.passed.remove(&cookie));
+            passed.unwrap_or_default()
+        };
+        let strikes = strikes.max(struck);
         let fate = fate(Orphan {
             has_begun,
             is_repeatable,
@@ -210,6 +222,8 @@ impl Line {
             is_suspect,
         });
         let (strikes, fail) = match fate {
+            // It was told so already, and the worker died before it told the client.
+            _ if to_fail.is_some() => (strikes, to_fail),
             Fate::Serve { strikes } => {
                 desk.tally.rescued.add(1);
                 (strikes, None)
@@ -270,6 +284,19 @@ impl Line {
             desk.publish(&self.link, EventKind::Rescued { saved, lost });
         }
         desk.forget(self.worker);
+    }
+
+    /// Its keeper has ended: after its work, which is in the socket then, or because it was killed.
+    pub(super) fn keeper_ended(&self, desk: &Rc<Desk>) {
+        self.drain(desk);
+        if self.keeper.get() == Keeper::Watching {
+            self.keeper.set(Keeper::Lost);
+            let why = "its keeper was killed; its next restart brings another".to_owned();
+            desk.tell_unkept(&self.link, why);
+            if self.after.borrow().is_suspect.is_some() {
+                self.conclude(desk);
+            }
+        }
     }
 
     /// Its other end is closed, by every process that had it.

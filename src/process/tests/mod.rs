@@ -22,8 +22,12 @@ use crate::model::{
     WorkerId, exit_code,
 };
 
+use crate::sys::process::{SpawnRequest, posix_spawn};
+
 const LIMIT: Duration = Duration::from_secs(30);
 mod bodies;
+mod keeping;
+mod kept;
 mod spawning;
 
 /// Says which body the re-executed test program runs.
@@ -152,6 +156,20 @@ fn same(body: &str) -> Settings {
     }
 }
 
+/// A child that does nothing, and that nobody watches yet.
+pub(super) fn sleeper() -> i32 {
+    let arguments = ["sleep", "600"].map(|text| std::ffi::CString::new(text).unwrap());
+    let request = SpawnRequest {
+        program: c"sleep",
+        arguments: &arguments,
+        environment: &[],
+        directory: None,
+        descriptors: &[],
+        null: &[0],
+    };
+    posix_spawn(&request).unwrap()
+}
+
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -171,6 +189,7 @@ fn child_body() {
         "masks" => bodies::masks(channel),
         "limits" => bodies::limits(channel),
         "deleted" => bodies::deleted(channel),
+        "keeping" => kept::obey(contract, channel),
         "descriptors" => bodies::descriptors(channel),
         other => panic!("no body {other:?}"),
     }

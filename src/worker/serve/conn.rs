@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
-use crate::worker::handover::HandedOver;
+use crate::worker::handover::{HandedOver, Receipt};
 
 /// The byte stream of an accepted connection.
 #[derive(Debug)]
@@ -119,13 +119,25 @@ pub(crate) struct Passed {
     pub(crate) strikes: u8,
     /// Its request is to be answered with this status, and the connection closed.
     pub(crate) fail: Option<u16>,
-    /// Tells the master of its end.
-    open: Option<HandedOver>,
+    /// Not given before the connection is noted, if it is: whoever is killed in between would have it neither in the
+    /// journal nor in the master.
+    receipt: Option<Receipt>,
+    /// Nothing else waits to be acknowledged with it.
+    is_last: bool,
 }
 
 impl Passed {
-    pub(super) const fn new(strikes: u8, fail: Option<u16>, open: Option<HandedOver>) -> Self {
-        Self { strikes, fail, open }
+    pub(super) const fn new(strikes: u8, fail: Option<u16>, receipt: Option<Receipt>, is_last: bool) -> Self {
+        Self {
+            strikes,
+            fail,
+            receipt,
+            is_last,
+        }
+    }
+
+    fn took(&mut self) -> Option<HandedOver> {
+        self.receipt.take().map(|receipt| receipt.took(self.is_last))
     }
 }
 
@@ -155,12 +167,12 @@ impl Connections {
         self.open_passed(None)
     }
 
-    /// Counts one that may have been handed over, and whose end is told to the master then.
+    /// Counts one that may have been handed over: that is acknowledged here, and its end is told to the master.
     pub(crate) fn open_passed(&self, passed: Option<&mut Passed>) -> ConnectionGuard {
         self.shared.open.fetch_add(1, Ordering::SeqCst);
         ConnectionGuard {
             shared: Arc::clone(&self.shared),
-            _open: passed.and_then(|passed| passed.open.take()),
+            _open: passed.and_then(Passed::took),
         }
     }
 

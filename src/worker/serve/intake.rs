@@ -245,13 +245,11 @@ impl Inner {
                     continue;
                 }
             };
-            // Before it is served: whoever is killed from here on has, or has not, begun with it, and the bytes tell.
             let is_last = self.given.borrow().is_empty();
-            let open = receipt.map(|receipt| receipt.took(is_last));
             return Some(Accepted {
                 stream,
                 peer,
-                passed: Some(Passed::new(strikes, fail, open)),
+                passed: Some(Passed::new(strikes, fail, receipt, is_last)),
             });
         }
     }
