@@ -164,8 +164,8 @@ pub use policy::{LeastConnections, RoundRobin, SchedulingFn, SchedulingPolicy, S
 pub use model::{Message, Payload, PayloadError, Reply};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, RequestNote, Shutdown, Stream, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Http1Stream, Incoming, Listener, LoopError, LoopWatch,
+    Messages, RemoteIncoming, RequestNote, Shutdown, Stream, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};
