@@ -89,9 +89,8 @@ impl Post {
 
     fn send(&self, text: &str, fd: Option<BorrowedFd<'_>>, deadline: Mono) -> io::Result<()> {
         loop {
-            let error = match scm::send(self.as_fd(), &[IoSlice::new(text.as_bytes())], fd.as_slice()) {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = scm::send(self.as_fd(), &[IoSlice::new(text.as_bytes())], fd.as_slice()) else {
+                return Ok(());
             };
             let left = deadline.since(clock::now());
             if left.is_zero() {
