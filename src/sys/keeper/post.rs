@@ -4,7 +4,7 @@
 //! Nothing here blocks for ever: a master that does not read is waited for until a deadline.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -117,12 +117,6 @@ impl Post {
 impl AsFd for Post {
     fn as_fd(&self) -> BorrowedFd<'_> {
         borrow(self.number)
-    }
-}
-
-impl AsRawFd for Post {
-    fn as_raw_fd(&self) -> RawFd {
-        self.number
     }
 }
 
