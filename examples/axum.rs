@@ -7,7 +7,7 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use actix_cluster::{Cluster, Connection, RemoteIncoming, Worker};
+use actix_cluster::{Cluster, Connection, ListenOptions, RemoteIncoming, Worker};
 use axum::Router;
 use axum::routing::get;
 
@@ -16,13 +16,19 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .init();
-    Cluster::builder().listen("http", "127.0.0.1:8081").worker(serve).main()
+    // A worker that is killed costs no client an error; `http1` below makes the most of it.
+    let mut options = ListenOptions::default();
+    options.survive_kill = true;
+    Cluster::builder()
+        .listen_with("http", "127.0.0.1:8081", options)
+        .worker(serve)
+        .main()
 }
 
 async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
     let id = worker.id();
     let app = Router::new().route("/", get(move || async move { format!("hello from worker {id}\n") }));
-    let incoming = Accept(worker.incoming("http")?.into_remote());
+    let incoming = Accept(worker.incoming("http")?.http1().into_remote());
     let shutdown = worker.shutdown().clone();
     axum::serve(incoming, app)
         .with_graceful_shutdown(async move { shutdown.started().await })

@@ -32,6 +32,7 @@
 //! | serve an actix-web application | `Worker::serve`, `Worker::run_server` (feature `web`) |
 //! | take sockets that systemd has opened | [`ClusterBuilder::listen_activated`], [`ClusterBuilder::listen_activated_or`] |
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
+//! | let connections outlive a worker that is killed | [`ListenOptions::survive_kill`], "What a kill costs" below |
 //! | listen on an address chosen at run time | [`Worker::bind`] |
 //! | receive UDP | [`ClusterBuilder::listen_udp`], [`Worker::udp_socket`], [`Worker::bind_udp`], [`UdpSocket`] |
 //! | decide when and how often a worker is restarted | [`RestartType`], [`RestartDelay`], [`RestartLimit`], [`RestartIntensity`] |
@@ -86,6 +87,34 @@
 //!
 //! **Signals.**
 //! - A signal is never sent to a process that is not this master's child: children are held by pidfds, not by numbers.
+//!
+//! # What a kill costs
+//!
+//! Where a listener survives kills ([`ListenOptions::survive_kill`]) and is served by `Worker::serve`, or by any server on
+//! [`Incoming::http1`]: however a worker dies, a client that …
+//!
+//! | … | … |
+//! |---|---|
+//! | waits to be accepted, or has sent nothing, or bytes that nobody read | is served by another worker |
+//! | is between two requests | notices nothing: the connection lives on |
+//! | has sent a part of a head | sends the rest to another worker |
+//! | waits for the answer to a request that may be repeated | gets it from another worker: the request runs a second time; the connection lives on |
+//! | the same, with a body that is chunked, or after `100 Continue` | the same; `100 Continue` may come twice |
+//! | the same, but the request is longer than 64 KiB or half of the socket's receive buffer, or the rest of one over 8 KiB pauses for 200 ms | gets 502, and the connection ends |
+//! | waits for the answer to a request that may not be repeated (`POST`, `PATCH`; you decide) | gets 502, and the connection ends: the request ran at most once |
+//! | waits for the answer to a request of which two workers have died | gets 502; an event names the request |
+//! | speaks HTTP/1.0, or asks for `HEAD` | the same as others; after the last answer the connection ends in order |
+//! | has sent several requests at once | gets the answers that are missing, in their order |
+//! | has got a part of its answer, because that took the server several writes | sees the connection break |
+//! | has its answer, but not yet read it | gets it whole |
+//! | got its answer before its body was read | keeps it; the connection ends |
+//! | speaks something else: TLS, HTTP/2, a WebSocket after its upgrade | sees the connection break, unless none of its bytes was read |
+//!
+//! With a server that accepts for itself (an unmodified `HttpServer`), and on [`Incoming`] without `http1`, connections
+//! survive of which nothing was read. Unix paths, UDP and listeners asked for at run time do not survive.
+//!
+//! When a worker leaves in order (a reload, fewer workers) while others accept, connections between two requests are given
+//! to another worker; those with a request in progress follow after their answer. None is closed for it.
 //!
 //! # What is out of scope
 //!
@@ -166,8 +195,8 @@ pub use policy::{LeastConnections, RoundRobin, SchedulingFn, SchedulingPolicy, S
 pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Http1Stream, Incoming, Listener, LoopError, LoopWatch,
+    Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

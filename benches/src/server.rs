@@ -23,6 +23,14 @@ pub enum Role {
     PerWorker,
     /// A cluster with one socket for all workers.
     Shared,
+    /// A cluster whose master hands connections over in turn.
+    RoundRobin,
+    /// To whoever holds the fewest.
+    LeastConnections,
+    /// To the better one of two.
+    TwoChoices,
+    /// By the client's address.
+    Sticky,
     /// As `PerWorker`, and each worker writes a flight recorder.
     Recorded,
     /// As `PerWorker`, and a zygote makes the workers.
@@ -38,6 +46,10 @@ impl Role {
         match self {
             Self::PerWorker => "per-worker",
             Self::Shared => "shared",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::TwoChoices => "two-choices",
+            Self::Sticky => "sticky",
             Self::Recorded => "recorded",
             Self::Zygote => "zygote",
             Self::Threads => "threads",
@@ -49,20 +61,16 @@ impl Role {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let name = std::env::var(ROLE).ok()?;
-    let role = [
-        Role::PerWorker,
-        Role::Shared,
-        Role::Recorded,
-        Role::Zygote,
-        Role::Threads,
-    ]
-    .into_iter()
-    .find(|role| role.name() == name)?;
+    let role = ALL.into_iter().find(|role| role.name() == name)?;
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let workers = crate::number(WORKERS, 1);
     Some(match role {
         Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker).main(),
         Role::Shared => cluster(&address, workers, Scheduling::Shared).main(),
+        Role::RoundRobin => cluster(&address, workers, Scheduling::RoundRobin).main(),
+        Role::LeastConnections => cluster(&address, workers, Scheduling::LeastConnections).main(),
+        Role::TwoChoices => cluster(&address, workers, Scheduling::TwoChoices).main(),
+        Role::Sticky => cluster(&address, workers, Scheduling::Sticky).main(),
         Role::Recorded => cluster(&address, workers, Scheduling::PerWorker)
             .flight_recorder(32 << 10)
             .main(),
@@ -76,6 +84,7 @@ pub fn play() -> Option<ExitCode> {
 fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ClusterBuilder {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
+    options.survive_kill = crate::number(SURVIVE, 0) == 1;
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
     let mut builder = Cluster::builder()
         .workers(u32::try_from(workers).unwrap_or(1))
@@ -221,9 +230,22 @@ fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+const ALL: [Role; 9] = [
+    Role::PerWorker,
+    Role::Shared,
+    Role::RoundRobin,
+    Role::LeastConnections,
+    Role::TwoChoices,
+    Role::Sticky,
+    Role::Recorded,
+    Role::Zygote,
+    Role::Threads,
+];
 const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";
 const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
 const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";
 const SURGE: &str = "ACTIX_CLUSTER_BENCH_SURGE";
+/// Set by whoever wants to know what keepers cost.
+const SURVIVE: &str = "ACTIX_CLUSTER_BENCH_SURVIVE";
 const EVENTS: &str = "ACTIX_CLUSTER_BENCH_EVENTS";
 const FOREIGN: &str = "ACTIX_CLUSTER_BENCH_SERVER";

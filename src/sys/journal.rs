@@ -147,6 +147,11 @@ impl Entry {
         self.place.start.store(end, Ordering::Release);
     }
 
+    /// The connection is somebody else's: this process has no part in it any more, and is about to close its descriptor.
+    pub(crate) fn moved(&self) {
+        self.place.marks.store(0, Ordering::Release);
+    }
+
     /// From here on the bytes are none that could be judged: encrypted, upgraded, or consumed before they are answered.
     pub(crate) fn opaque(&self) {
         self.mark(Marks::opaque);

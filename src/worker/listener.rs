@@ -11,6 +11,7 @@ use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
 use crate::worker::listeners::{Answer, Bound, Change};
 use crate::worker::proxy::Target;
+use crate::worker::serve::http1::is_idempotent;
 use crate::worker::serve::incoming::Incoming;
 use crate::worker::serve::intake::Intake;
 
@@ -229,8 +230,9 @@ impl Listener {
     /// [`ListenError`] if the socket cannot be registered with the runtime.
     pub fn incoming(self) -> Result<Incoming, ListenError> {
         let connections = self.worker.inner.connections.clone();
+        let survival = self.survival(is_idempotent);
         let (intake, lease) = self.intake()?;
-        Ok(Incoming::new(intake, connections).leased(lease))
+        Ok(Incoming::new(intake, connections).surviving(survival).leased(lease))
     }
 
     fn hand_over<T>(self, convert: impl FnOnce(OwnedFd) -> Result<T, WrongDescriptor>) -> Result<T, ListenError> {

@@ -28,6 +28,7 @@ pub use listener::Listener;
 pub use runtime::WorkerOutput;
 pub(crate) use runtime::{attach, run, run_here};
 pub use serve::conn::{ConnectionGuard, Stream};
+pub use serve::http1_stream::Http1Stream;
 pub use serve::incoming::{Connection, Incoming, RemoteIncoming};
 #[cfg(feature = "web")]
 pub use serve::web::{ServeError, ServeOptions};

@@ -2,6 +2,7 @@
 //!
 //! One worker, which is killed; its successor has to go on. A row that says what is lost proves that no more is.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -12,13 +13,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_cluster::{ListenOptions, Scheduling, ServeError, ServeOptions, Worker};
+use actix_cluster_tests::load::Load;
 use actix_cluster_tests::master::{Master, SOON, send};
+use actix_cluster_tests::outside::any_below;
+use actix_cluster_tests::probe::{Care, Order};
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::seen::Seen;
 use actix_cluster_tests::{limit, probe};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Bytes};
-use actix_web::{App, HttpRequest, HttpResponse};
+use actix_web::{App, HttpResponse};
 use nix::sys::signal::Signal;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -79,7 +84,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 let begun = master.count_said("begun");
                 let (mut client, second) = killed_in(master, request);
                 assert_eq!(client.finished(master), format!("{second}"), "{request}");
-                assert_eq!(master.count_said("begun"), begun + 2, "{request}");
+                master.until("it has run twice", |master| master.count_said("begun") == begun + 2);
                 assert_eq!(client.pid(), second);
             }
         },
@@ -180,7 +185,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(answer.status, 502);
             assert!(client.ends_in_order());
             master.expect_count("exit", 2);
-            master.expect_ready();
             assert_eq!(
                 Client::of(master).answer_to("GET / HTTP/1.1\r\nhost: x\r\n\r\n").status,
                 200
@@ -206,13 +210,81 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             );
         },
     },
+    Scenario {
+        name: "survival_idle_connections_move_in_a_reload_and_are_not_closed",
+        app: || of(2),
+        check: |master| {
+            let mut clients: Vec<Client> = (0..20).map(|_| Client::of(master)).collect();
+            let before: BTreeSet<u32> = clients.iter_mut().map(Client::pid).collect();
+            let mut fresh = Client::of(master);
+            let mut partial = Client::of(master);
+            partial.say("GET / HTTP/1.1\r\nho");
+            let load = Load::start(master.port().expect("it listens"), 4);
+            for generation in 1..=3 {
+                master.ask(&Order::Reload(Care::default()), &format!("reloaded {generation}"));
+                // Every one of them is still open, and answered by whoever is there now.
+                for client in &mut clients {
+                    assert!(!before.contains(&client.pid()));
+                }
+            }
+            partial.say("st: x\r\n\r\n");
+            assert_eq!(partial.answer().status, 200);
+            assert!(!before.contains(&fresh.pid()));
+            let outcome = load.stop();
+            outcome.is_flawless();
+        },
+    },
+    Scenario {
+        name: "survival_a_cluster_that_shrinks_closes_no_idle_connection",
+        app: || of(4),
+        check: |master| {
+            let mut clients: Vec<Client> = (0..20).map(|_| Client::of(master)).collect();
+            let four: BTreeSet<u32> = clients.iter_mut().map(Client::pid).collect();
+            let load = Load::start(master.port().expect("it listens"), 4);
+            for size in [2, 4, 1] {
+                master.ask(&Order::Scale(size), &format!("scaled {size}"));
+                for client in &mut clients {
+                    client.pid();
+                }
+            }
+            master.expect_count("exit", 5);
+            let last: BTreeSet<u32> = clients.iter_mut().map(Client::pid).collect();
+            assert_eq!(last.len(), 1, "{last:?} of {four:?}");
+            load.stop().is_flawless();
+        },
+    },
+    Scenario {
+        name: "survival_storm_of_kills_costs_no_client_an_error",
+        app: || of(3),
+        check: |master| {
+            master.expect_ready();
+            let load = Load::start(master.port().expect("it listens"), 8);
+            let mut chance = 1;
+            for kills in 0..40 {
+                load.goes_on_for(50);
+                master.until("somebody is ready", |master| !alive(master).is_empty());
+                let alive = alive(master);
+                let at = any_below(alive.len() as u64, &mut chance);
+                send(alive[usize::try_from(at).expect("a few")], Signal::SIGKILL);
+                master.expect_count("exit", kills + 1);
+            }
+            let outcome = load.stop();
+            outcome.is_flawless();
+        },
+    },
 ];
 
 fn one() -> ExitCode {
+    of(1)
+}
+
+fn of(workers: u32) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(Scheduling::Shared);
     options.survive_kill = true;
-    let cluster = probe::cluster().listen_with("http", "127.0.0.1:0", options);
+    let cluster = probe::cluster()
+        .workers(workers)
+        .listen_with("http", "127.0.0.1:0", options);
     cluster.worker(serve).main()
 }
 
@@ -234,8 +306,8 @@ async fn serve(worker: Worker) -> Result<(), ServeError> {
 }
 
 /// Says that it has begun, and answers when the test wants it.
-async fn held(request: HttpRequest, body: Bytes) -> String {
-    probe::say(&format!("begun {} {}", request.method(), body.len()));
+async fn held(_body: Bytes) -> String {
+    probe::say("begun");
     while !Path::new("gate").exists() {
         actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
@@ -287,6 +359,13 @@ async fn upgraded() -> HttpResponse<Half> {
         .expect("a head")
 }
 
+/// The process ids of the workers that are ready.
+fn alive(master: &Master) -> Vec<u32> {
+    let (ready, exits) = (master.seen("ready"), master.seen("exit"));
+    let lives = |ready: &&Seen| exits.iter().all(|exit| exit.worker() != ready.worker());
+    ready.iter().filter(lives).map(Seen::pid).collect()
+}
+
 /// Kills the worker with this process id: its successor's.
 fn kill(master: &Master, pid: u32) -> u32 {
     let exits = master.seen("exit").len();
@@ -319,10 +398,8 @@ struct Client(TcpStream);
 
 impl Client {
     fn of(master: &Master) -> Self {
-        let port = master
-            .expect_ready()
-            .or_else(|| master.port())
-            .expect("a listener is declared");
+        master.expect_count("all_ready", 1);
+        let port = master.port().expect("a listener is declared");
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
         stream
             .set_read_timeout(Some(limit(SOON)))

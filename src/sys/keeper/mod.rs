@@ -11,17 +11,18 @@ mod post;
 mod saving;
 mod table;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::{mem, ptr};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{Pid, getpid, getppid, setpgid};
 
-use self::post::Post;
+use self::post::{Post, borrow};
 use self::table::Survivor;
 use super::boot::exit_now;
 use super::journal::Journal;
@@ -40,7 +41,7 @@ pub(super) struct Plan<'a> {
 /// What a keeper knows.
 struct Keeper {
     /// Readable when the worker is dead. In the shared table, so user code could close it, or give its number away.
-    worker: OwnedFd,
+    worker: RawFd,
     post: Post,
     survivors: Vec<Survivor>,
     journal: Journal,
@@ -61,19 +62,29 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
     let journal = Journal::map(descriptors_max()).map_err(|error| format!("mapping the journal: {error}"))?;
     let (pid, master) = (getpid(), getppid());
     let worker = pidfd_open(pid.as_raw()).map_err(|error| format!("pidfd_open: {error}"))?;
-    if clone_sharing_descriptors().map_err(errno("clone(CLONE_FILES | CLONE_PARENT)"))? {
+    // A copy begins with the mask, so no signal can hit the keeper before it has one of its own.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let cloned = clone_sharing_descriptors();
+    if matches!(cloned, Ok(None)) {
         // Whatever happens in here must not come back into the program's own course.
         let keeper = Keeper {
-            worker,
+            worker: worker.into_raw_fd(),
             post,
             survivors,
             journal,
         };
         keeper.run(pid, master);
     }
-    // The keeper waits on it, by this number.
-    mem::forget(worker);
-    journal.publish();
+    mask.and_then(|mask| mask.thread_set_mask())
+        .map_err(errno("the signal mask"))?;
+    if let Some((keeper, pidfd)) = cloned.map_err(errno("clone(CLONE_FILES | CLONE_PARENT | CLONE_PIDFD)"))? {
+        // The keeper waits on it, by this number, for as long as this process lives.
+        let _kept = ManuallyDrop::new(worker);
+        // Before this worker can get a connection, however long it takes until the keeper runs for the first time: the
+        // master must not believe, when the worker dies, that nobody keeps its connections.
+        post.introduce(keeper, pidfd.as_fd());
+        journal.publish();
+    }
     Ok(())
 }
 
@@ -90,7 +101,7 @@ impl Keeper {
         loop {
             let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
             let mut fds = [
-                PollFd::new(self.worker.as_fd(), PollFlags::POLLIN),
+                PollFd::new(borrow(self.worker), PollFlags::POLLIN),
                 PollFd::new(self.post.as_fd(), PollFlags::empty()),
             ];
             // No signal interrupts this: all are blocked.
@@ -111,7 +122,6 @@ impl Keeper {
 
     /// Nobody's signal ends it but the master's death, and `SIGKILL`.
     fn settle(&self, worker: Pid, master: Pid) {
-        SigSet::all().thread_set_mask().ok();
         // SAFETY: prctl takes numbers, and a C string of which the kernel copies at most 15 bytes.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -130,26 +140,32 @@ impl Keeper {
             // Raising it up to there is allowed to everybody.
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
         }
-        // The master learns of it by this, and reaps it. A master that is gone needs not.
-        if let Ok(own) = pidfd_open(getpid().as_raw()) {
-            self.post.introduce(getpid().as_raw(), own.as_fd());
-        }
     }
 }
 
-/// `true` in the copy. Both go on with the same descriptors, and each with its own memory.
-fn clone_sharing_descriptors() -> nix::Result<bool> {
+/// The number of the copy, and its pidfd; `None` in the copy. Both go on with the same descriptors, and each with its own
+/// memory.
+fn clone_sharing_descriptors() -> nix::Result<Option<(i32, OwnedFd)>> {
     if cfg!(target_arch = "s390x") {
         // It alone takes the stack before the flags.
         return Err(Errno::ENOSYS);
     }
     let null = ptr::null_mut::<libc::c_void>();
-    let flags = libc::c_long::from(libc::CLONE_FILES | libc::CLONE_PARENT | libc::SIGCHLD);
-    // SAFETY: this is `fork` with another two flags: no new stack, no thread-local memory, no place to write a number to
-    // (all null, so that their order, which differs between machines, says nothing). There is one thread, so the copy
-    // finds no lock held. Not `clone3`, which the usual filters of containers refuse.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, null, null, null, null) };
-    if pid < 0 { Err(Errno::last()) } else { Ok(pid == 0) }
+    let flags = libc::CLONE_FILES | libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let flags = libc::c_long::from(flags);
+    let mut pidfd: RawFd = -1;
+    // SAFETY: this is `fork` with another three flags: no new stack, no thread-local memory (both null, so that the order of
+    // the last two, which differs between machines, says nothing), and one valid place for the number of the pidfd, a new
+    // descriptor that nobody else owns. There is one thread, so the copy finds no lock held. Not `clone3`, which the usual
+    // filters of containers refuse.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, flags, null, &raw mut pidfd, null, null);
+        match i32::try_from(pid) {
+            Ok(0) => Ok(None),
+            Ok(pid) if pid > 0 => Ok(Some((pid, OwnedFd::from_raw_fd(pidfd)))),
+            Ok(_) | Err(_) => Err(Errno::last()),
+        }
+    }
 }
 
 /// The most descriptors that the worker can ever have: it may raise its limit so far by itself.

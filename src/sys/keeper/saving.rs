@@ -1,18 +1,20 @@
 //! The worker is dead: every descriptor of the table is closed, but those of connections that others can serve go to the
 //! master first.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::getpid;
 
 use super::Keeper;
 use super::post::{Rescued, borrow};
 use super::table::{close_as_at_exit, cookie, listener_of, open_numbers};
 use crate::clock;
 use crate::model::rescue::{Counted, Noted, Verdict, verdict};
+use crate::sys::process::pidfd_open;
 use crate::sys::tcp;
 
 /// A client's connection in the table.
@@ -33,14 +35,16 @@ pub(super) fn save(keeper: Keeper) {
     } = keeper;
     // The number is of no use any more, whatever it means by now, unless a client has it; and there may be no other for
     // the list of what is open.
-    let number = worker.as_raw_fd();
-    std::mem::forget(worker);
-    if listener_of(number, &survivors).is_none() && number != post.number() {
-        close_as_at_exit(number);
+    if listener_of(worker, &survivors).is_none() && worker != post.number() {
+        close_as_at_exit(worker);
     }
     // User code has closed it: nobody can be told anything.
     if !post.is_there() {
         return;
+    }
+    // Its worker has done it, unless it was killed before it could. Who is not known is not reaped.
+    if let Ok(own) = pidfd_open(getpid().as_raw()) {
+        post.introduce(getpid().as_raw(), own.as_fd());
     }
     let mut found = Vec::new();
     for fd in open_numbers() {
@@ -99,6 +103,7 @@ enum Disposal {
 fn dispose(client: &Found) -> Disposal {
     let socket = borrow(client.fd);
     let Ok(counted) = tcp::counted(socket) else {
+        eprintln!("UNCOUNTED {:?} {:?}", tcp::counted(socket), client.noted);
         // Closed by the server, broken, or not to be judged.
         return Disposal::Ended;
     };
@@ -125,6 +130,7 @@ fn dispose(client: &Found) -> Disposal {
             Disposal::Ended
         }
         Verdict::Break => {
+            eprintln!("BREAK {counted:?} {:?}", client.noted);
             break_off(client);
             let Counted { waiting, .. } = counted;
             let owed = client.noted.is_some_and(|noted| noted.marks.is_begun()) || waiting > 0;

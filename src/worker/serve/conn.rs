@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
+use super::http1_stream::Http1Stream;
 use crate::worker::handover::{HandedOver, Receipt};
 
 /// The byte stream of an accepted connection.
@@ -22,28 +23,30 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Accepted on a Unix path.
     Unix(UnixStream),
+    /// Accepted on a TCP address whose connections outlive the worker; see [`Incoming::http1`](crate::Incoming::http1).
+    Http1(Http1Stream),
 }
 
 impl Stream {
     /// The TCP stream.
     ///
     /// # Errors
-    /// The stream itself, if it is a Unix one.
+    /// The stream itself, if it is another one.
     pub fn into_tcp(self) -> Result<TcpStream, Self> {
         match self {
             Self::Tcp(stream) => Ok(stream),
-            Self::Unix(_) => Err(self),
+            Self::Unix(_) | Self::Http1(_) => Err(self),
         }
     }
 
     /// The Unix stream.
     ///
     /// # Errors
-    /// The stream itself, if it is a TCP one.
+    /// The stream itself, if it is another one.
     pub fn into_unix(self) -> Result<UnixStream, Self> {
         match self {
             Self::Unix(stream) => Ok(stream),
-            Self::Tcp(_) => Err(self),
+            Self::Tcp(_) | Self::Http1(_) => Err(self),
         }
     }
 }
@@ -53,6 +56,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            Self::Http1(stream) => stream.as_fd(),
         }
     }
 }
@@ -62,6 +66,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Http1(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -71,6 +76,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Http1(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -82,15 +88,19 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Http1(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Http1(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind buffers in the process.
+        // No kind buffers in the process.
         Poll::Ready(Ok(()))
     }
 
@@ -98,6 +108,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Http1(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

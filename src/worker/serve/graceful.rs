@@ -300,7 +300,10 @@ impl GracefulStream {
         let Some(survival) = self.survival.as_ref().filter(|_| is_time) else {
             return false;
         };
-        let is_gone = survival.give_away(&mut self.stream);
+        let is_gone = match &mut self.stream {
+            Transport::Http1(journaled) => survival.give_away(journaled),
+            Transport::Plain(_) => false,
+        };
         // Asked once: whoever is not taken ends by the rules for all.
         self.state.is_movable.set(false);
         is_gone

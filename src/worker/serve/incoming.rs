@@ -1,5 +1,6 @@
 //! Accepted connections for any tokio server: the worker accepts and waits, the server speaks.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -7,19 +8,27 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 
-use super::conn::{ConnectionGuard, Connections, Stream};
+use super::conn::{Accepted, ConnectionGuard, Connections, Stream};
+use super::http1::is_idempotent;
+use super::http1_stream::{Http1Stream, Leaving};
 use super::intake::Intake;
+use super::refuse;
+use super::survival::{Survival, Transport};
 use crate::worker::listener::Lease;
 
 /// The connections of one listener.
 ///
 /// Ends when the worker is told to stop, after the connections that were queued by then. The worker's stop waits for
 /// each [`Connection`] that is still held, up to the grace period of the cluster.
-#[derive(Debug)]
 pub struct Incoming {
     intake: Intake,
     connections: Connections,
+    /// How the connections outlive this worker, if they do.
+    survival: Option<Survival>,
+    /// Set when HTTP/1.1 is spoken on them.
+    leaving: Option<Leaving>,
     /// The worker's share of the listener; given back with the stream.
     _lease: Option<Lease>,
 }
@@ -34,11 +43,21 @@ pub struct Connection {
     guard: ConnectionGuard,
 }
 
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("intake", &self.intake)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Incoming {
     pub(crate) fn new(intake: Intake, connections: Connections) -> Self {
         Self {
             intake,
             connections,
+            survival: None,
+            leaving: None,
             _lease: None,
         }
     }
@@ -51,16 +70,85 @@ impl Incoming {
         }
     }
 
+    /// Its connections can outlive this worker in this way.
+    pub(crate) fn surviving(self, survival: Option<Survival>) -> Self {
+        Self { survival, ..self }
+    }
+
+    /// Says that HTTP/1.1 is spoken on these connections. Where they survive a kill
+    /// ([`ListenOptions::survive_kill`](crate::ListenOptions)) that makes the most of it: requests that are not answered yet
+    /// when this worker is killed are answered by another one, connections between two requests live on, and when
+    /// this worker leaves those that are idle are given to another one instead of being closed. Anywhere else this
+    /// changes nothing.
+    ///
+    /// Requests are carried out a second time if their method is idempotent by RFC 9110 (`GET`, `HEAD`, `OPTIONS`, `PUT`,
+    /// `DELETE`, `TRACE`); [`http1_with`](Self::http1_with) decides otherwise. What else there is to know is in the crate's
+    /// documentation, under "What a kill costs".
+    ///
+    /// # Panics
+    /// Outside of an actix `System` or another local task set.
+    #[must_use]
+    pub fn http1(self) -> Self {
+        self.http1_with(is_idempotent)
+    }
+
+    /// [`http1`](Self::http1), where `repeatable` says of a method and a path (without its query) whether such a request may
+    /// be carried out a second time.
+    ///
+    /// # Panics
+    /// As `http1`.
+    #[must_use]
+    pub fn http1_with(mut self, repeatable: fn(&str, &str) -> bool) -> Self {
+        self.survival = self.survival.map(|survival| survival.repeating(repeatable));
+        if let (Some(survival), None) = (&self.survival, &self.leaving) {
+            let (known, has_taker) = watch::channel(None);
+            let others = survival.others();
+            drop(actix_rt::spawn(async move {
+                // If nobody listens, no connection is left.
+                known.send(Some(others.wanted().await)).ok();
+                known.closed().await;
+            }));
+            self.leaving = Some(Leaving {
+                shutdown: self.intake.shutdown().clone(),
+                has_taker,
+            });
+        }
+        self
+    }
+
     /// The next connection; `None` once the worker was told to stop and everything queued by then was taken.
     ///
     /// Safe to drop and call again (in `select!`, say): no connection is lost.
     pub async fn accept(&mut self) -> Option<Connection> {
-        let mut accepted = self.intake.accept().await?;
-        Some(Connection {
-            guard: self.connections.open_passed(accepted.passed.as_mut()),
-            stream: accepted.stream,
-            peer: accepted.peer,
-        })
+        loop {
+            let accepted = self.intake.accept().await?;
+            if let Some(accepted) = refuse::unless_refused(accepted, &self.connections) {
+                return Some(self.take_charge(accepted));
+            }
+        }
+    }
+
+    fn take_charge(&self, accepted: Accepted) -> Connection {
+        let Accepted {
+            stream,
+            peer,
+            mut passed,
+        } = accepted;
+        let stream = match (&self.survival, &self.leaving) {
+            (Some(survival), Some(leaving)) => match survival.take_charge(stream, passed.as_ref()) {
+                Transport::Plain(stream) => stream,
+                Transport::Http1(journaled) => {
+                    Stream::Http1(Http1Stream::new(journaled, survival.clone(), leaving.clone()))
+                }
+            },
+            (Some(_) | None, _) => stream,
+        };
+        Connection {
+            // After it was noted: that is what the acknowledgement says.
+            guard: self.connections.open_passed(passed.as_mut()),
+            stream,
+            peer,
+        }
     }
 
     /// The same connections as a value that can be moved to other threads, for servers that ask for `Send` (axum). They

@@ -166,7 +166,6 @@ impl Intake {
         self.inner.local
     }
 
-    #[cfg(feature = "web")]
     pub(crate) fn shutdown(&self) -> &Shutdown {
         &self.inner.shutdown
     }

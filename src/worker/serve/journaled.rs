@@ -92,6 +92,8 @@ impl Journaled {
             )
         });
         let (Some(counted), Some(entry)) = (counted, entry) else {
+            // Then nobody shall notice that it was tried. Where it cannot be taken back it was not possible either.
+            peek::set_offset(fd, None).ok();
             return Err(stream);
         };
         Ok(Self {
@@ -131,6 +133,8 @@ impl Journaled {
 
     /// Lets go of a connection that was given to somebody else: to whoever holds this it has come to its end.
     pub(super) fn moved(&mut self) {
+        // At once: what its new owner does with it must not be judged by our note.
+        self.entry.moved();
         self.state = State::Moved;
         self.open_gate();
     }

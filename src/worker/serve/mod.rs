@@ -7,13 +7,17 @@
 pub(crate) mod conn;
 #[cfg(feature = "web")]
 mod graceful;
-mod http1;
+pub(crate) mod http1;
+pub(crate) mod http1_stream;
 #[cfg(feature = "web")]
 pub(crate) mod http_server;
 pub(crate) mod incoming;
 pub(crate) mod intake;
 mod journaled;
 mod listener;
+#[cfg(feature = "web")]
+#[cfg(test)]
+mod moving_tests;
 mod refuse;
 pub(crate) mod survival;
 #[cfg(feature = "web")]

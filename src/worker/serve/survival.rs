@@ -82,21 +82,13 @@ impl Survival {
         }
     }
 
-    /// Resolves when this worker leaves: may connections be given away?
-    pub(super) async fn may_give_away(&self) -> bool {
-        self.others.wanted().await
-    }
-
     /// Gives a connection away on which nothing has begun. False if nobody takes it: then it is as it was.
-    pub(super) fn give_away(&self, transport: &mut Transport) -> bool {
-        let Transport::Http1(journaled) = transport else {
+    pub(super) fn give_away(&self, journaled: &mut Journaled) -> bool {
+        if !journaled.is_unbegun() {
             return false;
-        };
+        }
         // A copy: ours and its note stay until the other one is on its way.
-        let Some(copy) = Some(&journaled)
-            .filter(|it| it.is_unbegun())
-            .and_then(|it| it.as_fd().try_clone_to_owned().ok())
-        else {
+        let Ok(copy) = journaled.as_fd().try_clone_to_owned() else {
             return false;
         };
         let is_taken = self.others.give(copy, journaled.strikes()).is_ok();
@@ -104,6 +96,17 @@ impl Survival {
             journaled.moved();
         }
         is_taken
+    }
+
+    /// The same, with other requests that may be carried out again.
+    pub(super) fn repeating(mut self, is_repeatable: fn(&str, &str) -> bool) -> Self {
+        self.noting.rules.is_repeatable = is_repeatable;
+        self
+    }
+
+    /// Resolves when this worker leaves: may connections be given away?
+    pub(super) fn others(&self) -> Arc<dyn Others> {
+        Arc::clone(&self.others)
     }
 }
 

@@ -198,7 +198,7 @@ impl Accepting<'_> {
         };
         let mut draining = pin!(async {
             let is_moving = match &self.survival {
-                Some(survival) => survival.may_give_away().await,
+                Some(survival) => survival.others().wanted().await,
                 None => false,
             };
             drain.run(head_patience, is_moving).await;

@@ -337,7 +337,7 @@ fn has_empty_line(bytes: &[u8]) -> bool {
 }
 
 /// Is a request of this method idempotent, by the registry of RFC 9110 (section 9.2.2)? The default of what may be repeated.
-pub(super) fn is_idempotent(method: &str, _path: &str) -> bool {
+pub(crate) fn is_idempotent(method: &str, _path: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
 }
 

@@ -1,0 +1,221 @@
+//! Tests of a worker that leaves while others accept: what its clients notice, over real sockets. The other worker is a
+//! second application in this process; the master between them is a list.
+
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use actix_rt::task::JoinHandle;
+use actix_web::{App, HttpResponse, web};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use super::http1::is_idempotent;
+use super::intake::Intake;
+use super::survival::{Others, Survival};
+use super::web::{Books, ServeError, ServeOptions, serve_app};
+use crate::sys::journal::Journal;
+use crate::worker::counters::Counters;
+use crate::worker::handover::Given;
+use crate::worker::shutdown::Shutdown;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+const GATED: &[u8] = b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// The master: keeps what it is given, for the next worker.
+#[derive(Default)]
+struct Between {
+    has_taker: bool,
+    refuses: bool,
+    given: Mutex<Vec<(OwnedFd, u8)>>,
+    came: Notify,
+}
+
+impl Others for Between {
+    fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>> {
+        Box::pin(std::future::ready(self.has_taker))
+    }
+
+    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
+        if self.refuses {
+            return Err(connection);
+        }
+        self.given.lock().unwrap().push((connection, strikes));
+        self.came.notify_one();
+        Ok(())
+    }
+}
+
+/// A worker; it answers with its name.
+struct Served {
+    intake: Intake,
+    address: std::net::SocketAddr,
+    shutdown: Shutdown,
+    begun: Arc<Notify>,
+    gate: Arc<Notify>,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+fn journal() -> &'static Journal {
+    static JOURNAL: OnceLock<Journal> = OnceLock::new();
+    JOURNAL.get_or_init(|| Journal::map(4096).unwrap())
+}
+
+fn serve(name: &'static str, between: &Arc<Between>) -> Served {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let intake = Intake::new(listener.into(), shutdown.clone()).unwrap();
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let others = Arc::clone(between);
+    let books = Books {
+        counters: Counters::default(),
+        recorder: None,
+        survival: Some(Survival::new(journal(), 0, is_idempotent, 1 << 17, others)),
+    };
+    let (app_begun, app_gate) = (Arc::clone(&begun), Arc::clone(&gate));
+    let app = move || {
+        App::new()
+            .route("/", web::get().to(move || async move { HttpResponse::Ok().body(name) }))
+            .route(
+                "/gate",
+                web::get().to(move || {
+                    let (begun, gate) = (Arc::clone(&app_begun), Arc::clone(&app_gate));
+                    async move {
+                        begun.notify_one();
+                        gate.notified().await;
+                        HttpResponse::Ok().body(name)
+                    }
+                }),
+            )
+    };
+    let serving = actix_rt::spawn(serve_app(intake.clone(), books, ServeOptions::default(), app));
+    Served {
+        intake,
+        address,
+        shutdown,
+        begun,
+        gate,
+        serving,
+    }
+}
+
+impl Served {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn idle_client(&self, name: &str) -> TcpStream {
+        let mut client = self.connect().await;
+        ask(&mut client, name).await;
+        client
+    }
+
+    /// It has ended, and what it gave away goes on here.
+    async fn passes_to(self, next: &Self, between: &Between) {
+        within(self.serving).await.unwrap().unwrap();
+        for (fd, strikes) in between.given.lock().unwrap().drain(..) {
+            next.intake.give(Given {
+                fd,
+                strikes,
+                fail: None,
+                receipt: None,
+            });
+        }
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("in time")
+}
+
+async fn answer(client: &mut TcpStream, name: &str) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(name.as_bytes()) {
+        answer.push(within(client.read_u8()).await.unwrap());
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+async fn ask(client: &mut TcpStream, name: &str) {
+    client.write_all(GET).await.unwrap();
+    let answer = answer(client, name).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && !answer.contains("close"),
+        "{answer}"
+    );
+}
+
+fn with_taker() -> Arc<Between> {
+    Arc::new(Between {
+        has_taker: true,
+        ..Between::default()
+    })
+}
+
+#[actix_rt::test]
+async fn idle_connections_of_a_leaving_worker_go_on_elsewhere() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    // Used a moment ago, not used at all, and in the middle of a head: what today's rules wait for.
+    let mut used = old.idle_client("old").await;
+    let mut partial = old.idle_client("old").await;
+    let mut fresh = old.connect().await;
+    let (first, rest) = GET.split_at(9);
+    partial.write_all(first).await.unwrap();
+    let _witness = old.idle_client("old").await;
+    old.shutdown.start();
+    old.passes_to(&new, &between).await;
+    partial.write_all(rest).await.unwrap();
+    let text = answer(&mut partial, "new").await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    for client in [&mut used, &mut partial, &mut fresh] {
+        ask(client, "new").await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_request_in_progress_is_finished_here_and_the_next_one_is_answered_elsewhere() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let mut client = old.connect().await;
+    // The second one is pipelined: it has come, and is nobody's yet.
+    client.write_all(&[GATED, GET].concat()).await.unwrap();
+    within(old.begun.notified()).await;
+    let _witness = old.idle_client("old").await;
+    old.shutdown.start();
+    within(between.came.notified()).await;
+    old.gate.notify_one();
+    let text = answer(&mut client, "old").await;
+    assert!(text.starts_with("HTTP/1.1 200") && !text.contains("close"), "{text}");
+    old.passes_to(&new, &between).await;
+    assert!(answer(&mut client, "new").await.starts_with("HTTP/1.1 200"));
+    ask(&mut client, "new").await;
+}
+
+#[actix_rt::test]
+async fn what_nobody_takes_ends_by_the_rules_for_all() {
+    for (has_taker, refuses) in [(false, false), (true, true)] {
+        let between = Arc::new(Between {
+            has_taker,
+            refuses,
+            ..Between::default()
+        });
+        let old = serve("old", &between);
+        let mut busy = old.connect().await;
+        busy.write_all(GATED).await.unwrap();
+        within(old.begun.notified()).await;
+        let mut used = old.idle_client("old").await;
+        old.shutdown.start();
+        let mut rest = String::new();
+        within(used.read_to_string(&mut rest)).await.unwrap();
+        assert_eq!(rest, "", "closed in order");
+        old.gate.notify_one();
+        within(busy.read_to_string(&mut rest)).await.unwrap();
+        assert!(rest.ends_with("old"), "{rest}");
+        within(old.serving).await.unwrap().unwrap();
+    }
+}
