@@ -25,12 +25,12 @@ use crate::zygote::is_copy;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: PLAIN,
+        name: "a_zygotes_worker_finds_what_an_executed_one_finds",
         app: || described(|cluster| cluster),
-        check: |_| same_reports(PLAIN),
+        check: |master| same_reports(master.name()),
     },
     Scenario {
-        name: OTHERWISE,
+        name: "a_zygotes_worker_finds_the_streams_directory_and_variables_of_its_settings",
         app: || {
             described(|cluster| {
                 let cluster = cluster.stdio(StdioMode::Inherit, StdioMode::Piped, StdioMode::Null);
@@ -38,10 +38,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 cluster.args(["a", "b c", ""]).flight_recorder(8 << 10)
             })
         },
-        check: |_| same_reports(OTHERWISE),
+        check: |master| same_reports(master.name()),
     },
     Scenario {
-        name: USER,
+        name: "a_zygotes_worker_runs_under_the_user_of_its_settings",
         app: || {
             described(|cluster| {
                 let user = if Uid::effective().is_root() || std::env::var_os(ROOT_VAR).is_some() {
@@ -52,17 +52,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 cluster.uid(user).gid(user)
             })
         },
-        check: |_| same_reports(USER),
+        check: |master| same_reports(master.name()),
     },
     Scenario {
-        name: NOW,
+        name: "a_zygotes_worker_finds_what_the_master_has_at_that_moment",
         app: || {
             if actix_cluster::is_worker() {
                 report("main");
             }
             crate::zygote::forking().worker(idle_after_report).main()
         },
-        check: |_| same_after_changes(),
+        check: |master| same_after_changes(master.name()),
     },
     Scenario {
         name: "a_zygotes_worker_finds_nothing_of_those_made_before_it",
@@ -85,20 +85,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: DEATHS,
+        name: "a_zygotes_worker_ends_as_an_executed_one",
         app: || {
             let cluster = probe::cluster().restart_limit(RestartLimit::unlimited());
             cluster.worker(die_as_told).main()
         },
-        check: |_| same_deaths(),
+        check: |master| same_deaths(master.name()),
     },
 ];
-
-const PLAIN: &str = "a_zygotes_worker_finds_what_an_executed_one_finds";
-const OTHERWISE: &str = "a_zygotes_worker_finds_the_streams_directory_and_variables_of_its_settings";
-const USER: &str = "a_zygotes_worker_runs_under_the_user_of_its_settings";
-const NOW: &str = "a_zygotes_worker_finds_what_the_master_has_at_that_moment";
-const DEATHS: &str = "a_zygotes_worker_ends_as_an_executed_one";
 
 /// A cluster whose workers write down what they find, in a master that got and left a mess.
 fn described(change: fn(ClusterBuilder) -> ClusterBuilder) -> ExitCode {
@@ -240,7 +234,7 @@ fn flags_of(fd: i32) -> String {
 }
 
 /// Runs the scenario by both methods and compares all reports of its two workers.
-fn same_reports(name: &'static str) {
+fn same_reports(name: &str) {
     let [executed, copied] = ["exec", "zygote"].map(|method| {
         let (mut master, directory) = start(name, method);
         master.expect_ready();
@@ -272,7 +266,7 @@ fn assert_same(executed: &str, copied: &str) {
 }
 
 /// The scenario's program once more, its workers made by `method`; and where they report.
-fn start(name: &'static str, method: &str) -> (Master, PathBuf) {
+fn start(name: &str, method: &str) -> (Master, PathBuf) {
     let mut reports = PathBuf::new();
     let master = Master::start_with(name, |command| {
         reports = command
@@ -296,9 +290,9 @@ fn start(name: &'static str, method: &str) -> (Master, PathBuf) {
 }
 
 /// What has changed in the master since its zygote was started: limits, directory by `setup`, variables of a fork.
-fn same_after_changes() {
+fn same_after_changes(name: &str) {
     let [executed, copied] = ["exec", "zygote"].map(|method| {
-        let (mut master, directory) = start(NOW, method);
+        let (mut master, directory) = start(name, method);
         assert_eq!(master.ask(&Order::Fork(Vec::new()), "forked "), "1");
         master.ask(&Order::Limit("nofile".to_owned(), Some(200)), "limited");
         master.ask(&Order::Limit("fsize".to_owned(), Some(1 << 20)), "limited");
@@ -365,9 +359,9 @@ async fn die_as_told(worker: Worker) {
     }
 }
 
-fn same_deaths() {
+fn same_deaths(name: &str) {
     let [executed, copied] = ["exec", "zygote"].map(|method| {
-        let (mut master, _) = start(DEATHS, method);
+        let (mut master, _) = start(name, method);
         let mut ends = Vec::new();
         let mut id = 1;
         for how in ["seven", "abort", "panic", "return"] {
