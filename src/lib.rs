@@ -48,6 +48,7 @@
 //! | talk between master and workers | [`Worker::send`], [`WorkerRef::send`], [`ClusterBuilder::on_message`] |
 //! | ask a question and wait for the answer | [`Worker::call`], [`WorkerRef::call`], [`Message::reply`] |
 //! | pass open sockets and files | [`WorkerRef::send_with_socket`], [`WorkerRef::call_with_fds`], [`Message::take_tcp_stream`], [`descriptors`] |
+//! | serve a connection that was accepted elsewhere | [`Worker::inject`] |
 //! | run a cluster inside a program of your own | [`Cluster::start`], [`RunningCluster`] |
 //!
 //! # What is guaranteed
@@ -163,8 +164,8 @@ pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOp
 pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, Listener, LoopError, LoopWatch, Messages,
-    RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Incoming, InjectError, Listener, LoopError, LoopWatch,
+    Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

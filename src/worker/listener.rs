@@ -239,6 +239,13 @@ impl Listener {
             address,
             fd,
         } = self;
+        if address.address_type.is_udp() {
+            return Err(ListenError {
+                address: address.to_string(),
+                errno: None,
+                detail: "a UDP socket has no connections to accept: take it with `udp_socket` or `bind_udp`".to_owned(),
+            });
+        }
         let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
         let intake = Intake::held(fd, shutdown, probation).map_err(|error| ListenError {
             address: address.to_string(),
@@ -259,6 +266,7 @@ impl Listener {
                     Change::Unadopt(slot) => {
                         intake.remove(&slot);
                     }
+                    Change::Inject(stream) => intake.inject(stream),
                 }
             }
         });

@@ -23,6 +23,7 @@ mod flight;
 mod fork_env;
 mod frozen;
 mod groups;
+mod handles;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -45,6 +46,7 @@ mod otp_records;
 mod otp_restarts;
 mod otp_stops;
 mod panics;
+mod passed_connections;
 mod plug_ins_together;
 mod promises;
 mod reconfiguration;
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         fork_env::SCENARIOS,
         frozen::SCENARIOS,
         groups::SCENARIOS,
+        handles::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
+        passed_connections::SCENARIOS,
         plug_ins_together::SCENARIOS,
         promises::SCENARIOS,
         reconfiguration::SCENARIOS,

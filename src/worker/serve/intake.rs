@@ -4,6 +4,7 @@
 //! sibling). No socket is ever shut down here: dropping ours leaves the queue with the master, who keeps them all open.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -66,6 +67,7 @@ impl Intake {
         let notice = shutdown.clone();
         let inner = Inner {
             sockets: RefCell::new(vec![own]),
+            injected: RefCell::default(),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
@@ -100,6 +102,18 @@ impl Intake {
         Ok(())
     }
 
+    /// Serves a connection that was accepted elsewhere, before those that wait to be accepted. Closes what is no stream of a
+    /// kind we serve.
+    pub(crate) fn inject(&self, stream: OwnedFd) {
+        match Accepted::adopt(stream) {
+            Ok(accepted) => self.inner.injected.borrow_mut().push_back(accepted),
+            Err(error) => return tracing::warn!(err = %error, "a passed connection cannot be served"),
+        }
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+
     /// Stops accepting on `slot`'s socket; its queue belongs to another worker now. True if it was here.
     pub(crate) fn remove(&self, slot: &Slot) -> bool {
         let mut sockets = self.inner.sockets.borrow_mut();
@@ -131,6 +145,8 @@ impl Intake {
 struct Inner {
     shutdown: Shutdown,
     sockets: RefCell<Vec<Socket>>,
+    /// Connections that were accepted elsewhere.
+    injected: RefCell<VecDeque<Accepted>>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Set while the process is out of descriptors or memory.
@@ -143,6 +159,9 @@ struct Inner {
 
 impl Inner {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        if let Some(accepted) = self.injected.borrow_mut().pop_front() {
+            return Poll::Ready(Some(accepted));
+        }
         // Asked first: under load some socket is always ready, and the stop must not wait for a quiet moment.
         if self.shutdown.is_started() {
             return Poll::Ready(self.sweep());

@@ -66,6 +66,28 @@ impl Listener {
     }
 }
 
+impl Accepted {
+    /// A connected stream that was accepted elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be registered with the runtime.
+    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family();
+        if family == Some(AddressFamily::Unix) {
+            let stream = std::os::unix::net::UnixStream::from(fd);
+            stream.set_nonblocking(true)?;
+            let stream = Stream::Unix(UnixStream::from_std(stream)?);
+            return Ok(Self { stream, peer: None });
+        }
+        let stream = std::net::TcpStream::from(fd);
+        stream.set_nonblocking(true)?;
+        // A client that is gone already has no address; the next read tells.
+        let peer = stream.peer_addr().ok();
+        let stream = Stream::Tcp(TcpStream::from_std(stream)?);
+        Ok(Self { stream, peer })
+    }
+}
+
 /// A listener out of the runtime's hands; still non-blocking.
 pub(super) enum StdListener {
     Tcp(std::net::TcpListener),
