@@ -438,10 +438,9 @@ async fn answer_twice(worker: Worker) {
     probe::idle(&worker).await;
 }
 
-async fn call_a_poor_worker(worker: WorkerRef, handle: ClusterHandle) {
-    let mut events = handle.events();
-    let poor = events.next_where(|event| matches!(event.kind, EventKind::Message(_)));
-    poor.await.expect("it says when it is");
+async fn call_a_poor_worker(worker: WorkerRef, _: ClusterHandle) {
+    let poor: Result<(), CallError> = worker.call("be poor", limit(SOON)).await;
+    poor.expect("it says when it is");
     let mut stream: OwnedFd = connected().0.into();
     let Err(error) = worker.call_with_fds("take it", vec![stream], limit(SOON)).await else {
         return probe::say("it had room");
@@ -457,11 +456,13 @@ async fn call_a_poor_worker(worker: WorkerRef, handle: ClusterHandle) {
 
 async fn be_poor(worker: Worker) {
     let mut messages = messages(&worker);
+    let order = next(&mut messages).await;
     // Nothing more can be opened from now on: every descriptor up to the limit is in use.
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("it can be read");
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 64, hard).expect("it may be lowered");
     let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-    worker.send("poor").expect("the master reads");
+    let reply = order.reply().expect("it is a call");
+    reply.ok(&()).expect("a unit has a JSON form");
     let message = next(&mut messages).await;
     let error = message.take_tcp_stream().expect_err("there was no room");
     hoard.clear();
