@@ -66,6 +66,10 @@ struct Args {
 enum Spread {
     Shared,
     PerWorker,
+    RoundRobin,
+    LeastConnections,
+    TwoChoices,
+    Sticky,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -158,6 +162,10 @@ impl Args {
         options.scheduling = self.scheduling.map(|spread| match spread {
             Spread::Shared => Scheduling::Shared,
             Spread::PerWorker => Scheduling::PerWorker,
+            Spread::RoundRobin => Scheduling::RoundRobin,
+            Spread::LeastConnections => Scheduling::LeastConnections,
+            Spread::TwoChoices => Scheduling::TwoChoices,
+            Spread::Sticky => Scheduling::Sticky,
         });
         options
     }

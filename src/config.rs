@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::error::CommandError;
 use crate::model::{ListenAddr, ListenOptions, Program, Settings, SpecFault, SpecName};
 use crate::policy::{
-    AutoShutdown, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
-    RolloutOptions, ShutdownPolicy, WhenEmpty,
+    AutoShutdown, ListenerPolicy, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy,
+    RestartType, RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
 use crate::spec::WorkerSpec;
 
@@ -206,6 +206,8 @@ impl Terms<'_> {
 /// A listener bound before the first worker is started.
 #[derive(Clone, Debug)]
 pub(crate) struct DeclaredListener {
+    /// A policy of the user's own.
+    pub(crate) policy: Option<ListenerPolicy>,
     pub(crate) name: String,
     pub(crate) address: ListenAddr,
     pub(crate) options: ListenOptions,

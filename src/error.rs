@@ -33,6 +33,19 @@ pub enum BuildError {
     /// Two listeners have one name.
     #[error("two listeners are named {0:?}: give each its own name")]
     DuplicateListener(String),
+    /// A listener is to be scheduled by a policy that was not given.
+    #[error("listener {0:?} has custom scheduling, but no policy: give it one with `.schedule({0:?}, ..)`")]
+    NoPolicy(String),
+    /// A scheduling policy is for a listener that is not declared.
+    #[error(
+        "there is a scheduling policy for the listener {name:?}, but none of this name is declared; declared: {declared}"
+    )]
+    PolicyForNothing {
+        /// The name it is for.
+        name: String,
+        /// The names there are.
+        declared: String,
+    },
     /// Two specs have one name.
     #[error("two specs are named {0}: give each its own name (the builder's own is `worker` unless named otherwise)")]
     DuplicateSpec(SpecName),

@@ -108,6 +108,7 @@ mod error;
 mod events;
 mod guard;
 mod handle;
+mod handover;
 mod ipc;
 mod master;
 mod model;
@@ -137,7 +138,7 @@ pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
 pub use model::{Announcement, CustomEvent, EndCause, Evidence, HealthAction, Unhealthy, UnhealthyReason};
-pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
+pub use model::{ClusterEvent, EventKind, GaveUp, OutputStream, Refusal, SubscriberLoss, WorkerError, WorkerInfo};
 pub use model::{DrainReport, Exit, ExitReason, ExitStatus, Signal, SpawnFailure, SpawnStep, exit_code};
 pub use model::{EventFilter, Kind, Kinds};
 pub use model::{FlightMark, FlightPhase, FlightRecord, FlightRequest};
@@ -148,11 +149,11 @@ pub use model::{SpecFault, StartError};
 pub use subscription::{PlugInThread, SubscribeOptions, Subscription, WhenFull};
 // The cluster at one instant, and at its end.
 pub use model::{
-    ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
-    WorkerTimes,
+    ClusterSnapshot, Counts, HandoverStats, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot,
+    WorkerStats, WorkerTimes,
 };
 // How workers are started, restarted and stopped.
-pub use model::{Program, Settings, StdioMode};
+pub use model::{Program, Settings, SpawnMethod, StdioMode};
 pub use policy::{
     AutoShutdown, Backoff, Canary, Escalation, OneForAll, OneForOne, ReadyWhen, RestForOne, RestartDelay,
     RestartIntensity, RestartLimit, RestartStrategy, RestartType, RolloutOptions, ShutdownPolicy, StrategyFn,
@@ -160,6 +161,8 @@ pub use policy::{
 };
 // Listening.
 pub use model::{AddressType, BoundAddress, ListenAddr, ListenAddrError, ListenOptions, Scheduling, ToListenAddr};
+pub use model::{Candidate, Client};
+pub use policy::{LeastConnections, RoundRobin, SchedulingFn, SchedulingPolicy, Sticky, TwoChoices};
 // Talking.
 pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.

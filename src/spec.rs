@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Program, Settings, SpecFault, SpecName};
+use crate::model::{Program, Settings, SpawnMethod, SpecFault, SpecName};
 use crate::policy::{
     AutoShutdown, Escalation, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartType, ShutdownPolicy,
 };
@@ -42,6 +42,7 @@ pub struct WorkerSpec {
     pub(crate) shutdown: Option<ShutdownPolicy>,
     pub(crate) lame_duck: Option<Duration>,
     pub(crate) flight_recorder: Option<usize>,
+    pub(crate) spawn: Option<SpawnMethod>,
 }
 
 /// The function that a spec's workers run.
@@ -82,6 +83,7 @@ impl WorkerSpec {
             lame_duck: None,
             cluster: false,
             flight_recorder: None,
+            spawn: None,
         }
     }
 
@@ -242,6 +244,12 @@ impl WorkerSpec {
         self
     }
 
+    /// How its workers' processes come to be; see [`SpawnMethod`]. Default: as the builder says.
+    pub const fn spawn(mut self, method: SpawnMethod) -> Self {
+        self.spawn = Some(method);
+        self
+    }
+
     /// Is it a description that can be, in a cluster with this rule?
     pub(crate) fn check(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecFault> {
         self.config.check(auto_shutdown)?;
@@ -274,6 +282,9 @@ impl WorkerSpec {
         }
         if let Some(directory) = &self.cwd {
             settings.cwd = Some(directory.clone());
+        }
+        if let Some(method) = self.spawn {
+            settings.spawn = method;
         }
         settings.env.extend(self.env.iter().cloned());
         settings

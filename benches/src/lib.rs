@@ -5,6 +5,7 @@
 pub mod load;
 pub mod proc;
 pub mod server;
+pub mod storm;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@
 use super::ClusterBuilder;
 use crate::error::BuildError;
 use crate::model::{ListenAddr, ListenOptions, ToListenAddr};
+use crate::policy::{SchedulingPolicy, for_listener};
 use crate::socket::activation;
 
 impl ClusterBuilder {
@@ -65,6 +66,15 @@ impl ClusterBuilder {
             }),
         };
         self.listeners.push((name, address, ListenOptions::default()));
+        self
+    }
+
+    /// Chooses the worker for each connection of the declared listener `name` by a policy of your own, a closure
+    /// ([`SchedulingFn`](crate::SchedulingFn)) for example: the master accepts and hands each connection over. Takes the place
+    /// of the listener's [`scheduling`](ListenOptions::scheduling) option. [`build`](Self::build) tells if there is no such
+    /// listener; of two policies for one listener the later counts.
+    pub fn schedule(mut self, name: impl Into<String>, policy: impl SchedulingPolicy + 'static) -> Self {
+        self.policies.push((name.into(), for_listener(policy)));
         self
     }
 

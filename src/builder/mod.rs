@@ -14,11 +14,13 @@ use std::time::Duration;
 use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::model::{ListenAddr, ListenOptions, Program, Settings, ShutdownReport, SpecName, StdioMode};
+use crate::model::{
+    ListenAddr, ListenOptions, Program, Scheduling, Settings, ShutdownReport, SpawnMethod, SpecName, StdioMode,
+};
 use crate::plug_ins::PlugIn;
 use crate::policy::{
-    AutoShutdown, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy, RestartType,
-    RolloutOptions, ShutdownPolicy, WhenEmpty,
+    AutoShutdown, ListenerPolicy, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy,
+    RestartType, RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
 use crate::spec::WorkerSpec;
 use crate::worker::{Worker, WorkerOutput};
@@ -33,6 +35,8 @@ pub struct ClusterBuilder {
     workers: Option<u32>,
     max_booting: Option<usize>,
     listeners: Vec<(String, Result<ListenAddr, BuildError>, ListenOptions)>,
+    /// By the names of the listeners they are for.
+    policies: Vec<(String, ListenerPolicy)>,
     main: Option<WorkerMain>,
     pub(crate) plug_ins: Vec<PlugIn>,
     before_start: Option<BeforeStartHook>,
@@ -82,6 +86,7 @@ impl ClusterBuilder {
             workers: None,
             max_booting: None,
             listeners: Vec::new(),
+            policies: Vec::new(),
             main: None,
             plug_ins: Vec::new(),
             before_start: None,
@@ -179,6 +184,13 @@ impl ClusterBuilder {
     /// When a worker ends, ends what is left of its process group too. Default: no; processes it leaves behind live on.
     pub const fn kill_tree(mut self, yes: bool) -> Self {
         self.config.settings.kill_tree = yes;
+        self
+    }
+
+    /// How the workers' processes come to be: executed, or copied from a zygote, which is faster and has its price; see
+    /// [`SpawnMethod`]. Default [`SpawnMethod::Exec`].
+    pub const fn spawn(mut self, method: SpawnMethod) -> Self {
+        self.config.settings.spawn = method;
         self
     }
 
@@ -393,6 +405,7 @@ impl ClusterBuilder {
             workers,
             max_booting,
             listeners,
+            mut policies,
             main,
             plug_ins,
             before_start,
@@ -408,7 +421,25 @@ impl ClusterBuilder {
                 return Err(BuildError::DuplicateListener(name));
             }
             let address = address?;
-            config.listeners.push(DeclaredListener { name, address, options });
+            let own = policies.iter().rposition(|(of, _)| *of == name);
+            let policy = own.map(|at| policies.swap_remove(at).1);
+            policies.retain(|(of, _)| *of != name);
+            let mut options = options;
+            if policy.is_some() {
+                options.scheduling = Some(Scheduling::Custom);
+            } else if options.scheduling == Some(Scheduling::Custom) {
+                return Err(BuildError::NoPolicy(name));
+            }
+            config.listeners.push(DeclaredListener {
+                name,
+                address,
+                options,
+                policy,
+            });
+        }
+        if let Some((name, _)) = policies.pop() {
+            let declared = config.declared_names();
+            return Err(BuildError::PolicyForNothing { name, declared });
         }
         // A worker runs this too, on its way to the first answer, and has no use for the number, which takes some 30
         // system calls to find out (affinity, and the container's quota in files).

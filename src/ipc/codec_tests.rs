@@ -143,6 +143,7 @@ fn every_frame_to_a_worker_comes_back_as_it_was() {
     let bound = BoundListener {
         key: key.clone(),
         address: BoundAddress::unix("/tmp/x"),
+        handed: false,
     };
     let error = ListenError {
         address: "*:80".into(),

@@ -96,6 +96,9 @@ pub(crate) enum ToWorker {
 pub(crate) struct BoundListener {
     pub(crate) key: ListenKey,
     pub(crate) address: BoundAddress,
+    /// Its connections are handed over: the socket is not to be accepted on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) handed: bool,
 }
 
 /// A frame that came in, with its descriptors.

@@ -10,13 +10,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::clock;
 use crate::config::{Config, Terms};
+use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
+use crate::master::handover::Attachment;
 use crate::master::worker_actor::{Newborn, whole_millis};
-use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
 use crate::policy::ReadyWhen;
 use crate::process::{
-    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
+    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, Zygote, failure,
 };
 use crate::recorder::Recording;
 use crate::socket::table::Handout;
@@ -38,24 +40,30 @@ pub(crate) struct Birth<'a> {
     /// Is the program a cluster itself?
     pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
+    /// Who makes the process, if it is not executed.
+    pub(crate) zygote: Option<&'a mut Zygote>,
 }
 
 impl Birth<'_> {
     /// Starts the process.
-    pub(crate) fn deliver(self) -> Result<Newborn, SpawnFailure> {
+    pub(crate) fn deliver(mut self) -> Result<Newborn, SpawnFailure> {
         let (ours, theirs) = channel_pair()?;
         let recording = self.recording();
+        let handover = self.handover()?;
         let child = process::spawn(SpawnPlan {
             settings: self.settings,
             image: self.image,
             extra_env: self.env,
             contract: self.contract(),
             channel: theirs.as_fd(),
+            handover: handover.as_ref().map(|(_, theirs)| theirs.as_fd()),
             listeners: self.listeners.iter().map(|(_, handout)| handout.fd.as_fd()).collect(),
             recorder: recording.as_ref().map(AsFd::as_fd),
             default_args: &self.config.args,
+            zygote: self.zygote.take(),
         })?;
         drop(theirs);
+        let handover = handover.map(|(ours, _)| self.attachment(ours));
         if child.handle.mode() == WatchMode::Thread {
             tracing::warn!(
                 pid = child.pid,
@@ -110,10 +118,40 @@ impl Birth<'_> {
             lifecycle: Lifecycle::new(lifecycle, clock::now()),
             channel: Arc::new(channel),
             process: child.handle,
+            handover,
             outputs,
             kill_tree: self.settings.kill_tree,
             heartbeat: self.config.heartbeat,
             grace_ms: whole_millis(self.terms.shutdown.longest()),
+        })
+    }
+
+    fn attachment(&self, socket: OwnedFd) -> Attachment {
+        let names = self.listeners.iter().map(|(name, _)| ListenKey::Named(name.clone()));
+        Attachment {
+            socket,
+            listeners: names.collect(),
+            probation: self.probation,
+            has_keeper: self.has_keeper(),
+        }
+    }
+
+    /// A nested master serves nobody itself: its workers have keepers of their own.
+    fn has_keeper(&self) -> bool {
+        !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives)
+    }
+
+    /// The pair on which connections travel. A cluster within accepts for itself.
+    fn handover(&self) -> Result<Option<(OwnedFd, OwnedFd)>, SpawnFailure> {
+        if self.cluster {
+            return Ok(None);
+        }
+        handover::pair().map(Some).map_err(|errno| {
+            failure(
+                SpawnStep::Channel,
+                Some(errno as i32),
+                "cannot make the worker's hand-over socket",
+            )
         })
     }
 
@@ -134,6 +172,7 @@ impl Birth<'_> {
             fd: UNSET,
             address: handout.address.clone(),
             scheduling: handout.scheduling,
+            survives: handout.survives && !self.cluster,
         });
         Contract {
             protocol: PROTOCOL,
@@ -141,8 +180,10 @@ impl Birth<'_> {
             slot: self.slot.clone(),
             generation: self.generation,
             channel: UNSET,
+            handover: None,
             listeners: listeners.collect(),
             recorder: None,
+            keeper: self.has_keeper(),
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

@@ -4,7 +4,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use crate::error::CommandError;
-use crate::master::messages::{Reports, WorkerOrder};
+use crate::master::messages::{Dispatched, Reports, WorkerOrder};
 use crate::master::{ClusterSupervisor, Command, Urgency};
 use crate::model::{Announcement, EndCause, EventKind, Signal, WorkerId};
 use crate::supervision::Input;
@@ -27,6 +27,14 @@ impl Handler<Reports> for ClusterSupervisor {
         for report in reports {
             self.learn(worker, report, ctx);
         }
+    }
+}
+
+impl Handler<Dispatched> for ClusterSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Dispatched { worker, kind }: Dispatched, _: &mut Self::Context) {
+        self.publish_of(&worker, kind);
     }
 }
 

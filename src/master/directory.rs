@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::ipc::{Calls, Outbox};
+use crate::master::handover::Tally;
 use crate::master::messages::News;
 use crate::model::{
     BoundAddress, ClusterSnapshot, Counts, Exit, FlightRecord, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono,
@@ -252,6 +253,8 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Directory {
     table: RwLock<Table>,
+    /// Counted by the dispatcher of connections.
+    pub(crate) handover: Arc<Tally>,
 }
 
 /// The state behind the directory's lock.
@@ -288,6 +291,7 @@ impl Directory {
         };
         Self {
             table: RwLock::new(table),
+            handover: Arc::default(),
         }
     }
 
@@ -368,6 +372,7 @@ impl Directory {
             target: table.target,
             ready: workers.iter().filter(|worker| worker.ready).count(),
             lag: table.lag,
+            handover: self.handover.stats(),
             seq: table.seq,
             listeners: table.listeners.clone(),
             workers,

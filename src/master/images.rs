@@ -69,13 +69,7 @@ impl Images {
     ) -> Result<Option<&Image>, SpawnFailure> {
         let path = match &settings.exec {
             Program::Path(path) => path,
-            Program::Same => {
-                return match self.generations.get(&generation).map(|code| &code.own) {
-                    None => Ok(None),
-                    Some(Ok(image)) => Ok(Some(image)),
-                    Some(Err(failure)) => Err(failure.clone()),
-                };
-            }
+            Program::Same => return self.own(generation),
         };
         let key = (generation, slot.spec.clone());
         if self.foreign.get(&key).is_none_or(|held| held.path != *path) {
@@ -87,6 +81,15 @@ impl Images {
             self.foreign.insert(key.clone(), Foreign { path, image });
         }
         Ok(self.foreign.get(&key).map(|held| &held.image))
+    }
+
+    /// What this program's own workers and zygotes of a generation are started from.
+    pub(crate) fn own(&self, generation: Generation) -> Result<Option<&Image>, SpawnFailure> {
+        match self.generations.get(&generation).map(|code| &code.own) {
+            None => Ok(None),
+            Some(Ok(image)) => Ok(Some(image)),
+            Some(Err(failure)) => Err(failure.clone()),
+        }
     }
 
     /// Lets go of the programs of a spec that is no more.

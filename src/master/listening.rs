@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use crate::ipc::{BoundListener, ToWorker};
 use crate::master::Link;
+use crate::master::handover::{Attachment, Dispatch, Means, Order as Dispatching};
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot, WorkerId};
+use crate::policy::{ListenerPolicy, policy_of};
 use crate::socket::serving::{Order, Serving};
 use crate::socket::table::{Handout, ListenerTable};
 
@@ -29,6 +31,12 @@ pub(crate) struct Listening {
     postponed: Vec<(ListenKey, Slot, WorkerId)>,
     /// Where to send orders to.
     links: HashMap<WorkerId, Arc<Link>>,
+    dispatch: Dispatch,
+    /// Policies of the user's own, for declared listeners.
+    policies: HashMap<ListenKey, ListenerPolicy>,
+    /// Listeners on which the master accepts.
+    doors: HashSet<ListenKey>,
+    seed: u64,
 }
 
 impl Listening {
@@ -46,10 +54,27 @@ impl Listening {
         name: &str,
         address: &ListenAddr,
         options: &ListenOptions,
+        policy: Option<&ListenerPolicy>,
     ) -> Result<BoundAddress, ListenError> {
         let bound = self.table.declare(name, address, &self.settled(address, options))?;
         self.names.push(name.to_owned());
+        let policy = policy.map(|policy| (ListenKey::Named(name.to_owned()), Arc::clone(policy)));
+        self.policies.extend(policy);
         Ok(bound)
+    }
+
+    /// The cluster begins: connections of declared listeners are accepted where the master does so. `seed` is for policies
+    /// that draw lots.
+    ///
+    /// # Errors
+    /// When the dispatcher cannot be started.
+    pub(crate) fn begin(&mut self, means: Means, seed: u64) -> Result<(), ListenError> {
+        self.dispatch.prepare(means);
+        self.seed = seed;
+        for name in self.names.clone() {
+            self.open_door(&ListenKey::Named(name))?;
+        }
+        Ok(())
     }
 
     /// The declared listeners' sockets for a worker about to be started in `slot`, which gets those with such a name.
@@ -70,8 +95,11 @@ impl Listening {
         Ok(handouts)
     }
 
-    /// A worker exists: orders can reach it.
-    pub(crate) fn born(&mut self, link: &Arc<Link>) {
+    /// A worker exists: orders can reach it, and connections through `handover`.
+    pub(crate) fn born(&mut self, link: &Arc<Link>, handover: Option<Attachment>) {
+        if let Some(attachment) = handover {
+            self.dispatch.born(link, attachment);
+        }
         self.links.insert(link.id, Arc::clone(link));
     }
 
@@ -88,16 +116,72 @@ impl Listening {
             ListenKey::Asked { address, .. } => self.settled(address, options),
             ListenKey::Named(_) => options.clone(),
         };
-        let (answer, fds, result) = match self.table.acquire(key, cwd, &options, &link.slot) {
+        let (answer, fds, result) = match self.acquire(key, cwd, &options, &link.slot) {
             Ok(handout) => {
-                self.opened(&handout, &link.slot);
-                let Handout { key, fd, address, .. } = handout;
-                (Ok(BoundListener { key, address }), vec![fd], Ok(()))
+                let Handout {
+                    key,
+                    fd,
+                    address,
+                    scheduling,
+                    ..
+                } = handout;
+                let handed = scheduling.hands_over();
+                (Ok(BoundListener { key, address, handed }), vec![fd], Ok(()))
             }
             Err(error) => (Err(error.clone()), Vec::new(), Err(error)),
         };
         send(link, &ToWorker::Bound { id: request, answer }, fds);
         result
+    }
+
+    fn acquire(
+        &mut self,
+        key: &ListenKey,
+        cwd: Option<&Path>,
+        options: &ListenOptions,
+        slot: &Slot,
+    ) -> Result<Handout, ListenError> {
+        if options.scheduling == Some(Scheduling::Custom) {
+            return Err(ListenError {
+                address: key.to_string(),
+                errno: None,
+                detail: "a policy of your own is for a declared listener: `listen` and `schedule` in the builder"
+                    .to_owned(),
+            });
+        }
+        let handout = self.table.acquire(key, cwd, options, slot)?;
+        if let Err(error) = self.open_door(&handout.key) {
+            if self.table.release(&handout.key, slot) {
+                self.closed(&handout.key);
+            }
+            return Err(error);
+        }
+        self.opened(&handout, slot);
+        Ok(handout)
+    }
+
+    /// Accepts on the listener, if that is the master's to do and is not done yet.
+    fn open_door(&mut self, key: &ListenKey) -> Result<(), ListenError> {
+        if self.doors.contains(key) {
+            return Ok(());
+        }
+        let Some(socket) = self.table.socket_to_accept_on(key)? else {
+            return Ok(());
+        };
+        let own = self.policies.get(key).cloned();
+        let scheduling = self.table.scheduling(key);
+        let Some(policy) = own.or_else(|| policy_of(scheduling?, self.seed)) else {
+            return Ok(());
+        };
+        self.dispatch.need().map_err(|error| ListenError {
+            address: key.to_string(),
+            errno: error.raw_os_error(),
+            detail: format!("cannot start the thread that hands connections over: {error}"),
+        })?;
+        let key = key.clone();
+        self.doors.insert(key.clone());
+        self.dispatch.tell(Dispatching::Open { key, socket, policy });
+        Ok(())
     }
 
     /// Answers a worker that asked for a listener which its spec does not get.
@@ -114,6 +198,8 @@ impl Listening {
 
     /// A worker accepts on `key`.
     pub(crate) fn accepts(&mut self, link: &Link, key: &ListenKey, adopts: bool) {
+        let (worker, on) = (link.id, key.clone());
+        self.dispatch.tell(Dispatching::Accepts { worker, key: on });
         if self.per_worker.contains(key) {
             let orders = self.serving.worker_listening(key, &link.slot, link.id, adopts);
             self.carry_out(orders);
@@ -122,6 +208,8 @@ impl Listening {
 
     /// A worker gave a listener back.
     pub(crate) fn gave_back(&mut self, link: &Link, key: &ListenKey) {
+        let (worker, on) = (link.id, key.clone());
+        self.dispatch.tell(Dispatching::GaveBack { worker, key: on });
         let orders = self.serving.worker_unlistened(key, link.id);
         self.carry_out(orders);
         if self.table.release(key, &link.slot) {
@@ -131,12 +219,19 @@ impl Listening {
 
     /// A worker accepts nothing any more: it drains, or it is dead.
     pub(crate) fn leaves(&mut self, worker: WorkerId) {
+        self.dispatch.tell(Dispatching::Leaves { worker });
         let orders = self.serving.worker_leaving(worker);
         self.carry_out(orders);
     }
 
-    /// A worker is dead.
-    pub(crate) fn died(&mut self, worker: WorkerId) {
+    /// The whole cluster ends.
+    pub(crate) fn stopping(&mut self) {
+        self.dispatch.tell(Dispatching::Stopping);
+    }
+
+    /// A worker is dead; `is_suspect`: a request may have been its death.
+    pub(crate) fn died(&mut self, worker: WorkerId, is_suspect: bool) {
+        self.dispatch.tell(Dispatching::Died { worker, is_suspect });
         self.leaves(worker);
         self.links.remove(&worker);
     }
@@ -150,6 +245,7 @@ impl Listening {
 
     /// The cluster is down: every socket is closed and every path removed.
     pub(crate) fn close_all(&mut self) {
+        self.dispatch.tell(Dispatching::End);
         self.table.close_all();
     }
 
@@ -178,6 +274,9 @@ impl Listening {
 
     fn closed(&mut self, key: &ListenKey) {
         self.per_worker.remove(key);
+        if self.doors.remove(key) {
+            self.dispatch.tell(Dispatching::Close { key: key.clone() });
+        }
         let orders = self.serving.listener_closed(key);
         self.carry_out(orders);
     }
@@ -226,12 +325,18 @@ pub(crate) const POLICY_VARIABLE: &str = "ACTIX_CLUSTER_SCHED_POLICY";
 /// As Node does it, exactly these words count; another one changes nothing, but here it is told.
 fn scheduling_named(text: &OsStr) -> Option<Scheduling> {
     match text.to_str() {
-        Some("shared") => Some(Scheduling::Shared),
+        // Node's two words, too.
+        Some("shared" | "none") => Some(Scheduling::Shared),
         Some("per-worker") => Some(Scheduling::PerWorker),
+        Some("round-robin" | "rr") => Some(Scheduling::RoundRobin),
+        Some("least-connections") => Some(Scheduling::LeastConnections),
+        Some("two-choices") => Some(Scheduling::TwoChoices),
+        Some("sticky") => Some(Scheduling::Sticky),
         Some(_) | None => {
             tracing::warn!(
                 ?text,
-                "{POLICY_VARIABLE} is neither \"shared\" nor \"per-worker\" and is ignored"
+                "{POLICY_VARIABLE} is none of \"shared\", \"per-worker\", \"round-robin\", \"least-connections\", \
+                 \"two-choices\" and \"sticky\", and is ignored"
             );
             None
         }

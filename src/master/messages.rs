@@ -1,14 +1,15 @@
 //! What the actors of the master say to each other, and the model's types as actix messages.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Message as ActixMessage;
 
 use crate::ipc::{Incoming, ToMaster};
-use crate::master::Command;
+use crate::master::{Command, Link};
 use crate::model::{
-    ClusterEvent, EndCause, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal, WorkerId,
-    WorkerStats,
+    ClusterEvent, EndCause, EventKind, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal,
+    WorkerId, WorkerStats,
 };
 use crate::policy::ShutdownPolicy;
 use crate::process::Reaped;
@@ -69,6 +70,17 @@ pub(crate) struct Reports {
 }
 
 impl ActixMessage for Reports {
+    type Result = ();
+}
+
+/// What the dispatcher of connections has to tell of a worker. To the supervisor.
+#[derive(Debug)]
+pub(crate) struct Dispatched {
+    pub(crate) worker: Arc<Link>,
+    pub(crate) kind: EventKind,
+}
+
+impl ActixMessage for Dispatched {
     type Result = ();
 }
 

@@ -8,6 +8,7 @@ mod change;
 mod command;
 mod commands;
 mod directory;
+mod handover;
 mod images;
 mod lag;
 mod last_failure;
@@ -26,6 +27,7 @@ mod supervisor;
 mod turns;
 mod vital;
 mod worker_actor;
+mod zygotes;
 
 pub(crate) use command::{Command, SpecOrder, SpecReply, Urgency, Verdict};
 pub(crate) use directory::{Directory, Link};

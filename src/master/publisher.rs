@@ -165,6 +165,16 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
             error!(%generation, %err, "reload failed: the old generation serves on");
         }
         EventKind::Scaled { spec, from, to } => info!(%spec, from, to, "scaled"),
+        EventKind::Rescued { saved, lost } => info!(worker = id, slot, pid, saved, lost, "connections rescued"),
+        EventKind::RequestRefused {
+            listener,
+            line,
+            strikes,
+            why: err,
+        } => {
+            let text = OneLine(line);
+            warn!(worker = id, slot, pid, what = listener, %text, strikes, %err, "request refused");
+        }
         EventKind::Recycling(why) => {
             let why = OneLine(format_args!("{why:?}"));
             info!(worker = id, slot, pid, %why, "worker is being replaced");

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Context;
+use actix::{Addr, Context};
 use actix_rt::{Arbiter, System};
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::handle::{ClusterHandle, Shared};
+use crate::master::handover::Means;
 use crate::master::listening::{Listening, POLICY_VARIABLE};
 use crate::master::supervisor::Parts;
 use crate::master::{ClusterSupervisor, Directory, Subscribers, lag, signals, vital};
@@ -35,7 +36,12 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
     let mut addresses = BTreeMap::new();
     for listener in &config.listeners {
         let bound = listening
-            .declare(&listener.name, &listener.address, &listener.options)
+            .declare(
+                &listener.name,
+                &listener.address,
+                &listener.options,
+                listener.policy.as_ref(),
+            )
             .map_err(|source| RunError::Listen {
                 name: listener.name.clone(),
                 source,
@@ -56,6 +62,18 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
     // Subscribed before the first event, started once the handle exists.
     let subscribe = |plug_in: PlugIn| (Events::new(&subscribers, &plug_in.options), plug_in);
     let plug_ins: Vec<_> = plug_ins.into_iter().map(subscribe).collect();
+    let context = Context::new();
+    let supervisor: Addr<ClusterSupervisor> = actix::AsyncContext::address(&context);
+    let (ended, dispatcher) = oneshot::channel();
+    let means = Means {
+        news: supervisor.clone().recipient(),
+        tally: Arc::clone(&directory.handover),
+        ended,
+    };
+    listening.begin(means, config.seed).map_err(|source| RunError::Listen {
+        name: source.address.clone(),
+        source,
+    })?;
     let parts = Parts {
         machine: Supervision::new(machine_config(&config)),
         config,
@@ -69,8 +87,6 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
         let measure = lag::measure(interval, Arc::clone(&directory));
         actix_rt::spawn(vital::vital("the measuring of the loop", measure));
     }
-    let context = Context::new();
-    let supervisor = actix::AsyncContext::address(&context);
     let (alive, consumers) = mpsc::channel::<()>(1);
     let handle = ClusterHandle::new(Shared {
         commands: supervisor.clone().recipient(),
@@ -106,6 +122,7 @@ pub(crate) fn start(mut config: Config, plug_ins: Vec<PlugIn>) -> Result<Running
             alive,
             consumers,
             threads,
+            dispatcher,
         },
         above: None,
     })
@@ -171,6 +188,8 @@ pub(crate) struct Finished {
     /// Closed when every plug-in, and every actor that subscribed through a handle, has seen the last event.
     consumers: mpsc::Receiver<()>,
     threads: Vec<Arbiter>,
+    /// Resolves when the dispatcher of connections has ended, or was never started.
+    dispatcher: oneshot::Receiver<()>,
 }
 
 impl Finished {
@@ -181,6 +200,9 @@ impl Finished {
         if tokio::time::timeout(LAST_EVENTS, self.consumers.recv()).await.is_err() {
             tracing::warn!("a plug-in did not finish with the last events in time");
         }
+        if tokio::time::timeout(LAST_KEEPERS, self.dispatcher).await.is_err() {
+            tracing::warn!("the dispatcher of connections did not end in time");
+        }
         for thread in self.threads {
             thread.stop();
         }
@@ -188,5 +210,7 @@ impl Finished {
     }
 }
 
+/// How long the dispatcher may take to bury the keepers of the last workers.
+const LAST_KEEPERS: Duration = Duration::from_secs(3);
 /// How long the plug-ins may take for the events that are still queued when the cluster has ended.
 const LAST_EVENTS: Duration = Duration::from_secs(1);

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::clock;
 use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCOL, ToMaster, ToWorker};
+use crate::master::handover::Attachment;
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
@@ -28,6 +29,8 @@ pub(crate) struct Newborn {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
+    /// The master's end of its hand-over socket; not the actor's affair.
+    pub(crate) handover: Option<Attachment>,
     pub(crate) outputs: Vec<(OutputStream, Lines)>,
     pub(crate) kill_tree: bool,
     /// How often it was told to give a sign of life.
@@ -62,6 +65,7 @@ impl WorkerActor {
             lifecycle,
             channel,
             process,
+            handover: _,
             outputs,
             kill_tree,
             heartbeat,

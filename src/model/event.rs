@@ -127,6 +127,25 @@ pub enum EventKind {
         /// How many are wanted now.
         to: u32,
     },
+    /// Connections of this worker, which is dead, were found to be as good as new: other workers serve them. Only of
+    /// listeners that survive a kill ([`ListenOptions::survive_kill`](crate::ListenOptions)).
+    Rescued {
+        /// How many go on.
+        saved: u32,
+        /// How many had to be closed although their clients wait for an answer.
+        lost: u32,
+    },
+    /// A request is not given to another worker after the death of this one; its client gets an error (502).
+    RequestRefused {
+        /// The listener it came in on.
+        listener: String,
+        /// Its method and path, without the query; empty if it was no longer to be had.
+        line: String,
+        /// How many workers it may have killed, this one included.
+        strikes: u8,
+        /// Why.
+        why: Refusal,
+    },
     /// The worker is being replaced on purpose; it serves until its successor does.
     Recycling(RecycleReason),
     /// A plug-in found the worker unwell.
@@ -180,9 +199,26 @@ pub enum WorkerError {
     /// The cluster's restart strategy panicked when it was asked who goes with this worker, which is now restarted alone.
     #[error("the restart strategy panicked, only this worker is restarted: {0}")]
     Strategy(String),
+    /// It serves, but its connections do not survive it, although they were to
+    /// ([`survive_kill`](crate::ListenOptions::survive_kill)). Told once for each reason, of the first worker it is true of.
+    #[error("its connections do not survive it: {0}")]
+    NoKeeper(String),
     /// `SIGKILL` did not end it within its limit; the kernel holds it.
     #[error("SIGKILL did not end it yet")]
     Unkillable,
+}
+
+/// Why a request of a dead worker is not served by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It may have been the death of as many workers as a request is given to.
+    #[error("workers died of it")]
+    TooManyDeaths,
+    /// It had begun, and may not be begun twice: its method is not idempotent.
+    #[error("it may have been carried out, and may not be repeated")]
+    NotRepeatable,
 }
 
 /// What was given up, after how many restarts.

@@ -157,6 +157,8 @@ impl EventKind {
             | Self::Recovered
             | Self::Custom(_)
             | Self::SubscriberLost { .. }
+            | Self::Rescued { .. }
+            | Self::RequestRefused { .. }
             | Self::Lagged { .. } => None,
         }
     }
@@ -188,6 +190,8 @@ impl EventKind {
             | Self::Recovered
             | Self::Custom(_)
             | Self::SubscriberLost { .. }
+            | Self::Rescued { .. }
+            | Self::RequestRefused { .. }
             | Self::Lagged { .. } => None,
         }
     }

@@ -60,6 +60,10 @@ pub enum Kind {
     SubscriberLost,
     /// [`EventKind::Lagged`].
     Lagged,
+    /// [`EventKind::Rescued`].
+    Rescued,
+    /// [`EventKind::RequestRefused`].
+    RequestRefused,
 }
 
 impl Kind {
@@ -92,6 +96,8 @@ impl Kind {
             Self::Custom => "custom",
             Self::SubscriberLost => "subscriber_lost",
             Self::Lagged => "lagged",
+            Self::Rescued => "rescued",
+            Self::RequestRefused => "request_refused",
         }
     }
 }
@@ -126,6 +132,8 @@ impl EventKind {
             Self::Custom(_) => Kind::Custom,
             Self::SubscriberLost { .. } => Kind::SubscriberLost,
             Self::Lagged { .. } => Kind::Lagged,
+            Self::Rescued { .. } => Kind::Rescued,
+            Self::RequestRefused { .. } => Kind::RequestRefused,
         }
     }
 

@@ -173,6 +173,11 @@ impl<T: ToListenAddr + ?Sized> ToListenAddr for &T {
 }
 
 /// How connections on one address are spread over the workers.
+///
+/// With the first two the workers accept, and the kernel decides. With the others the *master* accepts and hands each
+/// connection over; that costs some microseconds for each connection and nothing for the requests on it. A server that
+/// accepts for itself ([`Worker::listener`](crate::Worker::listener)) then listens on a port of its own on the loopback
+/// address, to which connections are copied: it works, but sees the copier's address instead of the client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -183,6 +188,27 @@ pub enum Scheduling {
     /// connections evenly, and the queue of a dead worker waits for its successor. TCP and UDP only; datagrams of one
     /// sender then always come to the same slot.
     PerWorker,
+    /// Handed over, one after the other (Node's `rr`): exactly even.
+    RoundRobin,
+    /// Handed over to whoever holds the fewest.
+    LeastConnections,
+    /// Handed over to the better one of two that are drawn by lot.
+    TwoChoices,
+    /// Handed over by the client's address: the same client always comes to the same slot. See [`Sticky`](crate::Sticky).
+    Sticky,
+    /// Handed over by a policy of your own: [`ClusterBuilder::schedule`](crate::ClusterBuilder::schedule).
+    Custom,
+}
+
+impl Scheduling {
+    /// Does the master accept, and hand connections over?
+    #[must_use]
+    pub const fn hands_over(self) -> bool {
+        match self {
+            Self::Shared | Self::PerWorker => false,
+            Self::RoundRobin | Self::LeastConnections | Self::TwoChoices | Self::Sticky | Self::Custom => true,
+        }
+    }
 }
 
 /// How to listen.
@@ -196,7 +222,8 @@ pub struct ListenOptions {
     /// On an IPv6 address: take IPv6 only. Default: an unspecified address takes IPv4 too.
     pub ipv6_only: bool,
     /// How connections are spread. Default (`None`): what the variable `ACTIX_CLUSTER_SCHED_POLICY` of the master says
-    /// for TCP (`shared` or `per-worker`), else `PerWorker` for TCP; `Shared` for Unix paths, descriptors and UDP.
+    /// for TCP (`shared`, `per-worker`, `round-robin`, `least-connections`, `two-choices` or `sticky`, and Node's words
+    /// `none` and `rr`), else `PerWorker` for TCP; `Shared` for Unix paths, descriptors and UDP.
     pub scheduling: Option<Scheduling>,
     /// Permission bits of a Unix path, from its birth on. Default: what the umask leaves of 0777.
     pub mode: Option<u32>,
@@ -208,6 +235,22 @@ pub struct ListenOptions {
     pub recv_buffer_len: Option<u32>,
     /// UDP only: the same for datagrams that wait to be sent (`SO_SNDBUF`, `net.core.wmem_max`).
     pub send_buffer_len: Option<u32>,
+    /// Connections outlive the worker that accepted them: however it dies, those it had not read from yet, and with
+    /// actix-cluster's own serving those whose request is not answered yet, are given to another worker. Default: no.
+    ///
+    /// For declared TCP listeners; anywhere else it is refused. Unix paths have no counters in the kernel that would tell
+    /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
+    /// gets such a listener has a second, sleeping process beside it, the *keeper*.
+    pub survive_kill: bool,
+}
+
+impl ListenOptions {
+    /// Sets how connections are spread.
+    #[must_use]
+    pub const fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = Some(scheduling);
+        self
+    }
 }
 
 impl Default for ListenOptions {
@@ -220,6 +263,7 @@ impl Default for ListenOptions {
             reuse_address: false,
             recv_buffer_len: None,
             send_buffer_len: None,
+            survive_kill: false,
         }
     }
 }

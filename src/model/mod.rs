@@ -16,6 +16,8 @@ mod kind;
 mod listen;
 mod message;
 mod reload;
+pub(crate) mod rescue;
+mod scheduling;
 mod settings;
 mod signal;
 mod snapshot;
@@ -25,7 +27,7 @@ mod text;
 mod time;
 
 pub use address::{AddressType, BoundAddress};
-pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, SubscriberLoss, WorkerError, WorkerInfo};
+pub use event::{ClusterEvent, EventKind, GaveUp, OutputStream, Refusal, SubscriberLoss, WorkerError, WorkerInfo};
 pub use exit::{DrainReport, Exit, ExitReason, ExitStatus, SpawnFailure, SpawnStep, exit_code};
 pub use filter::EventFilter;
 pub use flight::{FlightMark, FlightPhase, FlightRecord, FlightRequest};
@@ -38,11 +40,12 @@ pub use listen::{ListenAddr, ListenAddrError, ListenError, ListenOptions, Schedu
 pub(crate) use message::ReplySink;
 pub use message::{Message, Payload, PayloadError, Reply, ReplyError};
 pub use reload::{RecycleReason, ReloadError, ReloadFailure};
-pub use settings::{Program, Settings, StdioMode};
+pub use scheduling::{Candidate, Client};
+pub use settings::{Program, Settings, SpawnMethod, StdioMode};
 pub use signal::Signal;
 pub use snapshot::{
-    ClusterSnapshot, Counts, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot, WorkerStats,
-    WorkerTimes,
+    ClusterSnapshot, Counts, HandoverStats, Phase, ShutdownReport, SlotSnapshot, SlotState, WorkerEnd, WorkerSnapshot,
+    WorkerStats, WorkerTimes,
 };
 pub use spec::{SpecFault, StartError};
 pub use state::WorkerState;

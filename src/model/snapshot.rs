@@ -176,6 +176,25 @@ pub struct Counts {
     pub declined: usize,
 }
 
+/// What became of the connections that passed through the master, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct HandoverStats {
+    /// Passed to a worker and acknowledged by it.
+    pub passed: u64,
+    /// Passed again, because the first worker refused, died or left.
+    pub repeated: u64,
+    /// Taken over from dead workers.
+    pub rescued: u64,
+    /// Requests of dead workers that were answered with an error.
+    pub refused: u64,
+    /// Closed, although nobody had served them: there was no worker for too long, or it was not known what was served.
+    pub lost: u64,
+    /// Waiting for a worker now.
+    pub waiting: u64,
+}
+
 /// The whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -198,6 +217,9 @@ pub struct ClusterSnapshot {
     /// How punctual the supervising loop is; `None` where heartbeats are off, because measuring would wake an idle master.
     #[serde(default)]
     pub lag: Option<Lag>,
+    /// Connections that the master handed over.
+    #[serde(default)]
+    pub handover: HandoverStats,
     /// The sequence number of the last event this snapshot includes.
     pub seq: u64,
     /// Where the declared listeners are bound, by name.

@@ -16,7 +16,7 @@ pub(crate) use crate::sys::boot::CONTRACT_VARIABLE;
 
 /// Everything a worker knows at birth.
 ///
-/// `spawn` fills `channel`, the listeners' `fd`s, `recorder`, `uid`, `gid` and `shim`: they follow from its plan.
+/// `spawn` fills `channel`, `handover`, the listeners' `fd`s, `recorder`, `uid`, `gid` and `shim`: they follow from its plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Contract {
     /// The version of the channel's protocol.
@@ -26,10 +26,16 @@ pub(crate) struct Contract {
     pub generation: Generation,
     /// The child's end of the channel.
     pub channel: RawFd,
+    /// The child's end of the hand-over socket, next after the channel. Absent for clusters within, and in older contracts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<RawFd>,
     pub listeners: Vec<InheritedListener>,
     /// The memory of its flight recorder, after the listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorder: Option<RawFd>,
+    /// Is a keeper to be started beside it, which saves its connections when it dies? Absent in older contracts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeper: bool,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
     /// How often it gives a sign of life; never, if this is missing.
@@ -81,6 +87,9 @@ pub(crate) struct InheritedListener {
     pub fd: RawFd,
     pub address: BoundAddress,
     pub scheduling: Scheduling,
+    /// Its connections are saved when the worker dies. Absent in older contracts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub survives: bool,
 }
 
 impl Contract {
@@ -92,6 +101,11 @@ impl Contract {
     /// Takes the channel out of this process's contract: once.
     pub(crate) fn take_channel(&self) -> Option<OwnedFd> {
         boot::claim(self.channel)
+    }
+
+    /// Takes the hand-over socket out of this process's contract: once.
+    pub(crate) fn take_handover(&self) -> Option<OwnedFd> {
+        self.handover.and_then(boot::claim)
     }
 
     /// Takes the memory of the flight recorder out of this process's contract: once.

@@ -6,11 +6,14 @@
 //!
 //! [`reap`]: ProcessHandle::reap
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -64,6 +67,7 @@ impl ProcessHandle {
     }
 
     pub(crate) fn watch_by(pid: i32, mode: WatchMode) -> io::Result<Self> {
+        watched().insert(pid);
         let pidfd = match mode {
             WatchMode::Pidfd => sys::pidfd_open(pid).and_then(|pidfd| register(pidfd, Interest::READABLE)),
             WatchMode::Thread => Err(Errno::ENOSYS.into()),
@@ -78,6 +82,7 @@ impl ProcessHandle {
                     sys::kill(pid, Signal::KILL.number())?;
                     sys::wait(Whom::Pid(pid));
                     sys::reap(Whom::Pid(pid));
+                    watched().remove(&pid);
                     return Err(error);
                 }
             },
@@ -132,11 +137,34 @@ impl ProcessHandle {
             // Nothing to do about a member that became somebody else's (EPERM): the others were killed.
             sys::kill(group, Signal::KILL.number()).ok();
         }
+        // Before the number may be another child's.
+        watched().remove(&self.0.pid);
         sys::reap(self.whom());
         // Any member left holds the group's number; EPERM means a member that is no longer ours.
         let leftovers = !kill_tree && is_ours && sys::kill(group, 0).unwrap_or(true);
         *reaped = Some(Reaped { status, leftovers });
         *reaped
+    }
+
+    /// Holds up this thread until it has ended, at most so long: for what ends at once, or is ended. Has it?
+    pub(crate) fn ended_within(&self, limit: Duration) -> bool {
+        let step = match &self.0.end {
+            End::Pidfd(_) => limit,
+            // Nothing to wait on: look again and again.
+            End::Thread(_) => Duration::from_millis(1).min(limit),
+        };
+        let mut left = limit;
+        while self.peek().is_none() && !left.is_zero() {
+            let timeout = PollTimeout::try_from(step.max(Duration::from_millis(1))).unwrap_or(PollTimeout::MAX);
+            let mut ends: Vec<_> = match &self.0.end {
+                End::Pidfd(pidfd) => vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+                End::Thread(_) => Vec::new(),
+            };
+            // A signal that interrupts it only makes the wait shorter.
+            poll(&mut ends, timeout).ok();
+            left = left.saturating_sub(step);
+        }
+        self.peek().is_some()
     }
 
     /// Sends a signal. `false`: the process has ended already, which is no error (F-048, N-188).
@@ -196,6 +224,27 @@ impl ProcessHandle {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // A number that was reaped may be a new child's; only then is it not ours to forget.
+        let reaped = self.reaped.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if reaped.is_none() {
+            watched().remove(&self.pid);
+        }
+    }
+}
+
+/// Is this the number of a child that is, or will be, reaped through a [`ProcessHandle`]?
+pub(crate) fn is_watched(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| watched().contains(&pid))
+}
+
+/// The numbers of the children that are not reaped yet.
+fn watched() -> MutexGuard<'static, BTreeSet<i32>> {
+    static WATCHED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// `ACTIX_CLUSTER_NO_PIDFD=1` makes the fallback testable on every kernel; read once.
 fn preferred_mode() -> WatchMode {
     static MODE: OnceLock<WatchMode> = OnceLock::new();
@@ -238,7 +287,6 @@ const THREAD_STACK: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use std::ffi::CString;
-    use std::time::Duration;
 
     use nix::sys::wait::{WaitPidFlag, waitpid};
     use nix::unistd::Pid;

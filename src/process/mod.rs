@@ -7,10 +7,12 @@
 pub(crate) mod bootstrap;
 pub(crate) mod exit_watch;
 mod image;
+mod keeper;
 mod oom;
 pub(crate) mod output;
 mod refusal;
 pub(crate) mod spawn;
+mod zygote;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,9 @@ pub(crate) use crate::sys::process::heed_children;
 pub(crate) use bootstrap::{Contract, InheritedListener, Readiness, Role, role};
 pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
 pub(crate) use image::{Image, at_first as remember_image};
+pub(crate) use keeper::KeeperHandle;
 pub(crate) use oom::OomWatch;
 pub(crate) use output::Lines;
 pub(crate) use refusal::failure;
 pub(crate) use spawn::{SpawnPlan, spawn};
+pub(crate) use zygote::{START as ZYGOTE_START, Trouble, Zygote};

@@ -16,6 +16,7 @@ use super::bootstrap::{CONTRACT_VARIABLE, Contract};
 use super::exit_watch::ProcessHandle;
 use super::image::{self, Image};
 use super::refusal::{check_size, exec_failure, failure, forbidden_user};
+use super::zygote::Zygote;
 use crate::model::{Program, Settings, SpawnFailure, SpawnStep, StdioMode};
 use crate::sys::process::{SpawnRequest, duplicate_above, posix_spawn};
 
@@ -31,12 +32,16 @@ pub(crate) struct SpawnPlan<'a> {
     pub contract: Contract,
     /// The child's end of the channel.
     pub channel: BorrowedFd<'a>,
+    /// The child's end of the hand-over socket.
+    pub handover: Option<BorrowedFd<'a>>,
     /// In the order of the contract's listeners.
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The memory of the flight recorder.
     pub recorder: Option<BorrowedFd<'a>>,
     /// For settings without arguments.
     pub default_args: &'a [OsString],
+    /// Makes the process, if it can: it is one of the same program, arguments and settings.
+    pub zygote: Option<&'a mut Zygote>,
 }
 
 /// A process that was started.
@@ -50,7 +55,7 @@ pub(crate) struct Child {
     pub stderr: Option<OwnedFd>,
 }
 
-/// The channel's number in the child; listeners follow it, and then the flight recorder.
+/// The channel's number in the child; the hand-over socket follows it, then listeners, and then the flight recorder.
 const CHANNEL_TARGET: RawFd = 3;
 
 /// Starts a process. Needs a runtime; takes a fraction of a millisecond, however much memory the master holds.
@@ -68,7 +73,7 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         Program::Path(path) => plan.image.map_or_else(|| path.as_os_str().to_owned(), Image::path),
         Program::Same => plan.image.map_or_else(image::running, |image| Ok(image.path()))?,
     };
-    let arguments = arguments(&plan)?;
+    let arguments = arguments(settings, plan.default_args)?;
     let mut contract = plan.contract;
     contract.channel = CHANNEL_TARGET;
     contract.uid = settings.uid;
@@ -82,12 +87,15 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         );
         return Err(failure(SpawnStep::Settings, None, &what));
     }
-    for (listener, target) in contract.listeners.iter_mut().zip(CHANNEL_TARGET + 1..) {
+    let mut targets = CHANNEL_TARGET + 1..;
+    contract.handover = plan.handover.and_then(|_| targets.next());
+    for (listener, target) in contract.listeners.iter_mut().zip(&mut targets) {
         listener.fd = target;
     }
-    let inherited: Vec<BorrowedFd<'_>> = plan.listeners.iter().copied().chain(plan.recorder).collect();
-    contract.recorder = plan.recorder.and_then(|_| (CHANNEL_TARGET + 1..).nth(passed));
-    let environment = environment(settings, plan.extra_env, &contract)?;
+    contract.recorder = plan.recorder.and_then(|_| targets.next());
+    let all = plan.handover.into_iter().chain(plan.listeners.iter().copied());
+    let inherited: Vec<BorrowedFd<'_>> = all.chain(plan.recorder).collect();
+    let environment = environment(settings, plan.extra_env, contract.to_text())?;
     check_size(&arguments, &environment)?;
     let program = c_string(&program, "the program's path")?;
     let directory = match &settings.cwd {
@@ -108,15 +116,17 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         .iter()
         .map(|(fd, target)| (fd.as_fd(), *target))
         .collect();
-    let pid = posix_spawn(&SpawnRequest {
+    let request = SpawnRequest {
         program: &program,
         arguments: &arguments,
         environment: &environment,
         directory: directory.as_deref(),
         descriptors: &descriptors,
         null: &wires.null,
-    })
-    .map_err(|errno| {
+    };
+    // Whatever a zygote cannot do, the kernel is asked for: it can, or its refusal has the right name.
+    let made = plan.zygote.and_then(|zygote| zygote.make(&request));
+    let pid = made.map_or_else(|| posix_spawn(&request), Ok).map_err(|errno| {
         let held = plan.image.filter(|_| !needs_shim).and_then(Image::name);
         let name = held.unwrap_or_else(|| Path::new(OsStr::from_bytes(program.to_bytes())));
         exec_failure(errno, name, settings.cwd.as_deref())
@@ -193,12 +203,12 @@ impl Wires {
 }
 
 /// `argv`: for this image the master's own name first, so that it finds itself as it was called; else the program's.
-fn arguments(plan: &SpawnPlan<'_>) -> Result<Vec<CString>, SpawnFailure> {
-    let name = match &plan.settings.exec {
+pub(super) fn arguments(settings: &Settings, default_args: &[OsString]) -> Result<Vec<CString>, SpawnFailure> {
+    let name = match &settings.exec {
         Program::Same => std::env::args_os().next().unwrap_or_else(|| "worker".into()),
         Program::Path(path) => path.as_os_str().to_owned(),
     };
-    let rest = plan.settings.args.as_deref().unwrap_or(plan.default_args);
+    let rest = settings.args.as_deref().unwrap_or(default_args);
     std::iter::once(&name)
         .chain(rest)
         .map(|argument| c_string(argument, "an argument"))
@@ -206,10 +216,10 @@ fn arguments(plan: &SpawnPlan<'_>) -> Result<Vec<CString>, SpawnFailure> {
 }
 
 /// The master's variables, overlaid by the settings', then the caller's, then the contract.
-fn environment(
+pub(super) fn environment(
     settings: &Settings,
     extra: &[(OsString, OsString)],
-    contract: &Contract,
+    contract: String,
 ) -> Result<Vec<CString>, SpawnFailure> {
     let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     // They name descriptors of the master's; a worker would find others under these numbers.
@@ -225,7 +235,7 @@ fn environment(
         }
         variables.insert(name.clone(), value.clone());
     }
-    variables.insert(CONTRACT_VARIABLE.into(), contract.to_text().into());
+    variables.insert(CONTRACT_VARIABLE.into(), contract.into());
     variables
         .into_iter()
         .map(|(mut variable, value)| {
@@ -240,7 +250,7 @@ fn environment(
 const MASTERS_OWN: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// F-106: the kernel would cut the string at the NUL.
-fn c_string(text: &OsStr, what: &str) -> Result<CString, SpawnFailure> {
+pub(super) fn c_string(text: &OsStr, what: &str) -> Result<CString, SpawnFailure> {
     CString::new(text.to_owned().into_vec()).map_err(|_| {
         let shown: String = text.to_string_lossy().chars().take(80).collect();
         SpawnFailure {

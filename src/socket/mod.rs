@@ -4,6 +4,7 @@
 //! deciding who serves the queue of each ([`serving`]). Not here: accepting connections (the worker's side), sending
 //! descriptors (ipc), and when to ask for any of it (the master).
 
+pub(crate) mod accept_error;
 pub(crate) mod activation;
 pub(crate) mod bind;
 pub(crate) mod kind;

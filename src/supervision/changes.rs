@@ -164,14 +164,7 @@ impl Supervision {
     /// A successor that was still beside has ended.
     pub(super) fn newcomer_exited(&mut self, key: SeatKey, id: WorkerId, exit: Exit, now: Mono) {
         self.roster.change(key, |content| content.beside = None);
-        let is_recycling = self
-            .changes
-            .get(&key)
-            .is_some_and(|change| change.why == Why::Recycling);
-        self.newcomer_failed(key, Some(id), ReloadFailure::Exited(Box::new(exit)));
-        if is_recycling {
-            self.postpone_expiry(key, now);
-        }
+        self.newcomer_failed(key, Some(id), ReloadFailure::Exited(Box::new(exit)), now);
         self.lay_down(key);
     }
 
@@ -209,7 +202,7 @@ impl Supervision {
 
     /// A successor is not what it should be. Beside, it goes and nothing has happened; what follows for the others is
     /// up to who wanted the change.
-    pub(super) fn newcomer_failed(&mut self, key: SeatKey, id: Option<WorkerId>, reason: ReloadFailure) {
+    pub(super) fn newcomer_failed(&mut self, key: SeatKey, id: Option<WorkerId>, reason: ReloadFailure, now: Mono) {
         let change = self.changes.remove(&key);
         if matches!(self.roster.seat(key).beside(), Some(Beside::Coming(_))) {
             self.stop_beside(key, None);
@@ -234,7 +227,12 @@ impl Supervision {
             }
             Some(Change {
                 why: Why::Recycling,
-                way: Way::Beside | Way::InPlace,
+                way: Way::Beside,
+                ..
+            }) => self.postpone_expiry(key, now),
+            Some(Change {
+                why: Why::Recycling,
+                way: Way::InPlace,
                 ..
             })
             | None => {}
@@ -259,7 +257,8 @@ impl Supervision {
             let newcomer = self.newcomer(key, change.way);
             match change.progress {
                 Progress::Booting { deadline } if deadline <= now => {
-                    self.newcomer_failed(key, newcomer.map(|worker| worker.id), ReloadFailure::NotReadyInTime);
+                    let late = newcomer.map(|worker| worker.id);
+                    self.newcomer_failed(key, late, ReloadFailure::NotReadyInTime, now);
                 }
                 Progress::Probation { until } if until <= now => match newcomer.filter(Occupant::is_ready) {
                     Some(_) if change.way == Way::Beside => self.take_over(key),

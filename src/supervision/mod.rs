@@ -187,8 +187,8 @@ impl Supervision {
             Input::WorkerServed { id, requests } => self.served(id, requests),
             Input::WorkerExited { id, exit } => self.exited(id, exit, now),
             Input::SlotForkRequested { request, spec } => self.add_slot(request, spec),
-            Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove),
-            Input::RestartRequested { id } => self.order(id, Purpose::Replace),
+            Input::WorkerStopRequested { id } => self.order(id, Purpose::Remove, now),
+            Input::RestartRequested { id } => self.order(id, Purpose::Replace, now),
             Input::SlotStartRequested { slot } => self.start_slot(&slot),
             Input::ScaleRequested {
                 request,

@@ -2,7 +2,7 @@
 //!
 //! Not here: scaling, reload, recycling and specs as wholes, each in its own file.
 
-use crate::model::{EventKind, Exit, ExitReason, GaveUp, ReloadError, ReloadFailure, Slot, SpecName, WorkerId};
+use crate::model::{EventKind, Exit, ExitReason, GaveUp, Mono, ReloadError, ReloadFailure, Slot, SpecName, WorkerId};
 use crate::policy::ShutdownPolicy;
 
 use super::rules::Down;
@@ -101,12 +101,12 @@ impl Supervision {
     }
 
     /// Stops one worker; what becomes of its slot is remembered until its exit.
-    pub(super) fn order(&mut self, id: WorkerId, purpose: Purpose) {
+    pub(super) fn order(&mut self, id: WorkerId, purpose: Purpose, now: Mono) {
         match (self.roster.find(id), purpose) {
             (Some((key, Role::Main, worker)), _) => self.stop_main(key, worker, purpose, None),
             // A successor that must not be is a failed one.
             (Some((key, Role::Coming, _)), Purpose::Remove) => {
-                self.newcomer_failed(key, Some(id), ReloadFailure::Overtaken);
+                self.newcomer_failed(key, Some(id), ReloadFailure::Overtaken, now);
             }
             (Some((_, Role::Coming | Role::Leaving, _)) | None, _) => self.ignore(),
         }

@@ -3,13 +3,14 @@
 //! Not here: how one is replaced ([`super::changes`]).
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::model::{EventKind, Mono, RecycleReason, WorkerId};
 use crate::policy::RolloutOptions;
 
 use super::Supervision;
 use super::changes::Why;
-use super::seat::{Role, SeatKey, SeatState};
+use super::seat::{Beside, Role, SeatKey, SeatState};
 
 /// Who waits for being replaced.
 #[derive(Debug, Default)]
@@ -21,6 +22,11 @@ pub(super) struct Recycling {
 impl Recycling {
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.wanted.remove(&id);
+    }
+
+    fn next_after(&self, id: WorkerId) -> Option<WorkerId> {
+        let later = (Bound::Excluded(id), Bound::Unbounded);
+        self.wanted.range(later).next().map(|(id, _)| *id)
     }
 }
 
@@ -47,10 +53,14 @@ impl Supervision {
             options = RolloutOptions { surge: 1, ..options };
         }
         let mut room = self.room(&options);
-        while let Some(id) = self.recycling.wanted.keys().next().copied() {
+        let mut after = WorkerId::new(0);
+        while let Some(id) = self.recycling.next_after(after) {
+            after = id;
             let Some(key) = self.may_be_replaced(id) else {
-                // Replaced, ending, or on its way out already.
-                self.recycling.forget(id);
+                // Replaced, ending, or on its way out already; or somebody who was beside it still drains.
+                if !self.waits_for_room(id) {
+                    self.recycling.forget(id);
+                }
                 continue;
             };
             let Some(way) = room.next().filter(|_| self.may_boot()) else {
@@ -60,6 +70,14 @@ impl Supervision {
             self.publish(Some(id), EventKind::Recycling(why));
             self.begin_change(key, Why::Recycling, way, now);
         }
+    }
+
+    /// Is it in its place and to stay, with nobody beside it who is to replace it?
+    fn waits_for_room(&self, id: WorkerId) -> bool {
+        self.roster.find(id).is_some_and(|(key, role, worker)| {
+            let is_there = role == Role::Main && worker.stage == super::Stage::Wanted;
+            is_there && !matches!(self.roster.seat(key).beside(), Some(Beside::Coming(_)))
+        })
     }
 
     /// A worker has reached its age.

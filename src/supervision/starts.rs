@@ -117,7 +117,8 @@ impl Supervision {
                 WorkerError::Spawn(_)
                 | WorkerError::Protocol(_)
                 | WorkerError::Listen { .. }
-                | WorkerError::Strategy(_),
+                | WorkerError::Strategy(_)
+                | WorkerError::NoKeeper(_),
                 _,
             )
             | (WorkerError::Failed(_) | WorkerError::Unkillable, Some(Asked::Fork(_)) | None) => {}

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::libc;
 use serde::Deserialize;
 
+use super::keeper::Plan;
 use super::process::errno_text;
 use crate::model::exit_code;
 
@@ -35,7 +36,11 @@ pub(crate) enum Captured {
 #[derive(Debug, Deserialize)]
 struct Order {
     channel: RawFd,
+    #[serde(default)]
+    handover: Option<RawFd>,
     listeners: Vec<Inherited>,
+    #[serde(default)]
+    keeper: bool,
     #[serde(default)]
     recorder: Option<RawFd>,
     uid: Option<u32>,
@@ -47,6 +52,8 @@ struct Order {
 #[derive(Debug, Deserialize)]
 struct Inherited {
     fd: RawFd,
+    #[serde(default)]
+    survives: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,8 @@ static UNCLAIMED: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
 extern "C" fn before_main() {
+    // Comes back from a zygote only in the workers that it makes.
+    super::zygote::serve_if_one();
     CAPTURED.get_or_init(|| capture(When::BeforeMain));
 }
 
@@ -124,6 +133,7 @@ fn capture(when: When) -> Captured {
 fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
     let mut kept: Vec<RawFd> = order.listeners.iter().map(|listener| listener.fd).collect();
     kept.push(order.channel);
+    kept.extend(order.handover);
     kept.extend(order.recorder);
     kept.sort_unstable();
     if let Some(fd) = kept.iter().find(|fd| **fd <= libc::STDERR_FILENO || !is_open(**fd)) {
@@ -151,6 +161,9 @@ fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
     }
     kept.iter().for_each(|fd| set_cloexec(*fd));
     set_name(order.name.as_deref());
+    if let Some(handover) = order.handover.filter(|_| order.keeper) {
+        start_keeper(handover, &order.listeners, when);
+    }
     *UNCLAIMED.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     Ok(())
 }
@@ -173,6 +186,21 @@ fn die_with_the_master(channel: RawFd) {
     // The master may have died before the order was given; its end of the channel says so.
     if poll.revents & hung_up != 0 {
         exit_now(exit_code::SUCCESS);
+    }
+}
+
+/// A worker without a keeper is better than none: its clients get the guarantee that there is without one.
+fn start_keeper(handover: RawFd, listeners: &[Inherited], when: When) {
+    let listeners: Vec<_> = listeners.iter().map(|it| (it.fd, it.survives)).collect();
+    let started = match when {
+        When::BeforeMain => super::keeper::start(&Plan {
+            handover,
+            listeners: &listeners,
+        }),
+        When::Late => Err("the constructor did not run before main, so there may be threads".to_owned()),
+    };
+    if let Err(why) = started {
+        super::keeper::tell_missing(handover, &why);
     }
 }
 

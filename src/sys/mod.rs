@@ -4,8 +4,13 @@
 #![allow(unsafe_code, reason = "this is the one room that may; see ARCHITECTURE.md")]
 
 pub(crate) mod boot;
+pub(crate) mod journal;
+mod keeper;
+pub(crate) mod peek;
 pub(crate) mod process;
 pub(crate) mod reactor;
 pub(crate) mod ring;
 pub(crate) mod scm;
 pub(crate) mod socket;
+pub(crate) mod tcp;
+pub(crate) mod zygote;

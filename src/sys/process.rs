@@ -263,6 +263,26 @@ pub(super) fn close_range(first: u32, last: u32) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
+/// Is there a descriptor of this number? Somebody may have closed what a standard stream's handle stands for.
+pub(crate) fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointer and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// This process's limits, soft and hard, by their numbers.
+pub(crate) fn limits() -> [(u64, u64); 16] {
+    std::array::from_fn(|resource| {
+        let mut limit = libc::rlimit {
+            rlim_cur: libc::RLIM_INFINITY,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        let resource = u32::try_from(resource).expect("sixteen limits");
+        // SAFETY: the place is valid for writing; no pid means this process. A limit that the kernel does not know stays unlimited.
+        unsafe { libc::prlimit(0, resource, ptr::null(), &raw mut limit) };
+        (limit.rlim_cur, limit.rlim_max)
+    })
+}
+
 /// A copy with a number of at least `lowest`, closed on exec.
 pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is borrowed for the call; the new one is owned by nobody else.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::model::{
-    ClusterEvent, ClusterSnapshot, Counts, EventKind, Generation, Message, Mono, Payload, PayloadError, Phase, Slot,
-    SlotSnapshot, SlotState, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
+    ClusterEvent, ClusterSnapshot, Counts, EventKind, Generation, HandoverStats, Message, Mono, Payload, PayloadError,
+    Phase, Slot, SlotSnapshot, SlotState, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
 };
 
 impl ClusterEvent {
@@ -108,6 +108,7 @@ impl ClusterSnapshot {
             ready,
             seq: 0,
             lag: None,
+            handover: HandoverStats::default(),
             listeners: std::collections::BTreeMap::new(),
             slots: slots.collect(),
             workers,

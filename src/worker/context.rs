@@ -19,6 +19,7 @@ use crate::process::{Contract, Readiness};
 use crate::recorder::Recorder;
 use crate::worker::counters::Counters;
 use crate::worker::flight;
+use crate::worker::handover::Handover;
 use crate::worker::heartbeat::Loops;
 use crate::worker::listeners::Listeners;
 use crate::worker::serve::conn::Connections;
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) shutdown: Shutdown,
     pub(crate) counters: Counters,
     pub(crate) listeners: Listeners,
+    /// Where connections come from the master; `None` in a cluster within, and under an older master.
+    pub(crate) handover: Option<Arc<Handover>>,
     /// The loops whose turning is told with each heartbeat.
     pub(crate) loops: Loops,
     pub(crate) recorder: Option<Recorder<'static>>,
@@ -71,6 +74,7 @@ impl Worker {
             shutdown: Shutdown::new(),
             counters: Counters::default(),
             listeners,
+            handover: Handover::take_up(contract),
             loops: Loops::default(),
             recorder: flight::take_up(contract),
             connections: Connections::default(),

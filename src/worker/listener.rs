@@ -10,6 +10,7 @@ use crate::socket::typed::{self, WrongDescriptor};
 use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
 use crate::worker::listeners::{Answer, Bound, Change};
+use crate::worker::proxy::Target;
 use crate::worker::serve::incoming::Incoming;
 use crate::worker::serve::intake::Intake;
 
@@ -23,6 +24,8 @@ pub struct Listener {
     lease: Lease,
     address: BoundAddress,
     fd: OwnedFd,
+    /// The master accepts on it, and hands connections over.
+    handed: bool,
 }
 
 /// This worker's share of a listener: given back when dropped.
@@ -76,7 +79,9 @@ impl Worker {
     /// `HttpServer::new(..).listen(worker.listener("http")?)`. Tells the master that this worker listens.
     ///
     /// A server that accepts for itself cannot take over the queue of a slot that has no worker: with
-    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker.
+    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker. Nor can it be handed a
+    /// connection: where the master accepts, it gets a port of its own on the loopback address, and connections are copied
+    /// to it.
     ///
     /// # Errors
     /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener.
@@ -155,7 +160,13 @@ impl Worker {
         self.socket(name)?.incoming()
     }
 
-    fn listener_of(&self, Bound { key, address, fd }: Bound) -> Listener {
+    fn listener_of(&self, bound: Bound) -> Listener {
+        let Bound {
+            key,
+            address,
+            fd,
+            handed,
+        } = bound;
         let lease = Lease {
             worker: self.clone(),
             key,
@@ -165,6 +176,7 @@ impl Worker {
             lease,
             address,
             fd,
+            handed,
         }
     }
 }
@@ -176,9 +188,17 @@ impl Listener {
         &self.address
     }
 
-    #[cfg(feature = "web")]
     pub(crate) const fn worker(&self) -> &Worker {
         &self.worker
+    }
+
+    pub(crate) const fn key(&self) -> &ListenKey {
+        &self.lease.key
+    }
+
+    /// The listening socket itself.
+    pub(crate) const fn socket(&self) -> &OwnedFd {
+        &self.fd
     }
 
     /// As the standard library's TCP listener, non-blocking, for a server that accepts for itself. Tells the master that
@@ -219,13 +239,25 @@ impl Listener {
             lease,
             address,
             fd,
+            handed,
         } = self;
         let wrong = |error: WrongDescriptor| ListenError {
             address: address.to_string(),
             errno: None,
             detail: error.to_string(),
         };
+        let (fd, target) = if handed {
+            // Its own port: on the public one the master accepts.
+            Target::private(&fd).map_err(|error| ListenError {
+                address: address.to_string(),
+                errno: error.raw_os_error(),
+                detail: format!("no port of its own for a server that accepts for itself: {error}"),
+            })?
+        } else {
+            (fd, Target::of(&address))
+        };
         let listener = convert(fd).map_err(wrong)?;
+        worker.inner.listeners.listens_at(&lease.key, target);
         worker.tell_listening(lease.key.clone(), address.clone(), false);
         worker.inner.listeners.keep(lease);
         Ok(listener)
@@ -238,6 +270,7 @@ impl Listener {
             lease,
             address,
             fd,
+            handed,
         } = self;
         if address.address_type.is_udp() {
             return Err(ListenError {
@@ -247,7 +280,11 @@ impl Listener {
             });
         }
         let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
-        let intake = Intake::held(fd, shutdown, probation).map_err(|error| ListenError {
+        let intake = match worker.inner.handover.clone().filter(|_| handed) {
+            Some(handover) => Intake::handed(&fd, shutdown, handover),
+            None => Intake::held(fd, shutdown, probation),
+        };
+        let intake = intake.map_err(|error| ListenError {
             address: address.to_string(),
             errno: error.raw_os_error(),
             detail: error.to_string(),
@@ -267,6 +304,7 @@ impl Listener {
                         intake.remove(&slot);
                     }
                     Change::Inject(stream) => intake.inject(stream),
+                    Change::Give(given) => intake.give(given),
                 }
             }
         });

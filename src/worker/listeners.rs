@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ipc::BoundListener;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, Slot};
 use crate::process::Contract;
+use crate::worker::handover::Given;
 use crate::worker::listener::Lease;
+use crate::worker::proxy::Target;
 
 /// A listener this worker may accept on.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct Bound {
     pub(crate) key: ListenKey,
     pub(crate) address: BoundAddress,
     pub(crate) fd: OwnedFd,
+    /// Its connections are handed over: it is not to be accepted on.
+    pub(crate) handed: bool,
 }
 
 /// Changes of the set of sockets that serve one listener.
@@ -30,6 +34,8 @@ pub(crate) enum Change {
     Unadopt(Slot),
     /// Serve this connection, which was accepted elsewhere.
     Inject(OwnedFd),
+    /// Serve this connection.
+    Give(Given),
 }
 
 /// Every listener of this worker.
@@ -53,11 +59,14 @@ struct State {
     adopters: HashMap<ListenKey, mpsc::Sender<Change>>,
     /// Shares of listeners whose sockets were given to a server that accepts for itself.
     kept: Vec<Lease>,
+    /// Where those servers listen.
+    targets: HashMap<ListenKey, Target>,
 }
 
 impl State {
     fn forget(&mut self, key: &ListenKey) {
         self.adopters.remove(key);
+        self.targets.remove(key);
         if let ListenKey::Asked { address, index } = key
             && let Some(held) = self.indexes.get_mut(address)
         {
@@ -90,6 +99,7 @@ impl Listeners {
                     key,
                     address: listener.address.clone(),
                     fd,
+                    handed: listener.scheduling.hands_over(),
                 };
                 state.declared.insert(listener.name.clone(), bound);
             }
@@ -172,8 +182,13 @@ impl Listeners {
         };
         // Whatever became of the descriptor, the master counts a share of this slot.
         let has_share = answer.is_ok() || inherited;
-        let answer = answer.and_then(|BoundListener { key, address }| match fd {
-            Some(fd) => Ok(Bound { key, address, fd }),
+        let answer = answer.and_then(|BoundListener { key, address, handed }| match fd {
+            Some(fd) => Ok(Bound {
+                key,
+                address,
+                fd,
+                handed,
+            }),
             None => Err(lost(address.to_string())),
         });
         let is_bound = answer.is_ok();
@@ -237,6 +252,28 @@ impl Listeners {
         }
     }
 
+    /// Passes a connection to whoever accepts on `key`. It comes back with an address if that is a server that accepts for
+    /// itself. If nobody accepts, it is dropped, which refuses it.
+    pub(crate) fn give(&self, key: &ListenKey, given: Given) -> Option<(Given, Target)> {
+        let (adopter, target) = {
+            let state = self.lock();
+            (state.adopters.get(key).cloned(), state.targets.get(key).cloned())
+        };
+        match (adopter, target) {
+            (Some(adopter), _) => {
+                // Full: somebody else has more time for it.
+                adopter.try_send(Change::Give(given)).ok();
+                None
+            }
+            (None, target) => target.map(|target| (given, target)),
+        }
+    }
+
+    /// The server that accepts on `key` for itself listens there.
+    pub(crate) fn listens_at(&self, key: &ListenKey, target: Target) {
+        self.lock().targets.insert(key.clone(), target);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,6 +305,7 @@ mod tests {
         let bound = BoundListener {
             key: key.clone(),
             address: BoundAddress::unix("/x"),
+            handed: false,
         };
         (Ok(bound), Some(std::fs::File::open("/dev/null").unwrap().into()))
     }

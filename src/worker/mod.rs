@@ -2,18 +2,21 @@
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
 //! it notes for the time after its death, `listeners` and `listener` what it may
-//! accept on, `serve` how it serves, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
+//! accept on, `handover` the connections the master passes to it, `serve` how it serves, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
 pub(crate) mod flight;
+pub(crate) mod handover;
 mod heartbeat;
 mod inject;
 pub(crate) mod listener;
 mod listeners;
+mod proxy;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+mod survival;
 mod udp;
 #[cfg(feature = "web")]
 mod web;

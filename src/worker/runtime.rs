@@ -19,6 +19,7 @@ use crate::model::{FlightPhase, Message, Reply, bounded, exit_code};
 use crate::process::Contract;
 use crate::sys::boot;
 use crate::worker::context::Worker;
+use crate::worker::handover;
 use crate::worker::heartbeat;
 use crate::worker::listeners::{Change, Listeners};
 
@@ -91,6 +92,9 @@ pub(crate) fn attach(contract: &'static Contract, orphan_grace: Duration) -> Res
     boot::at_exit(say_last_words);
     actix_rt::spawn(read(worker.clone(), inbox));
     actix_rt::spawn(write(worker.clone()));
+    if let Some(socket) = &worker.inner.handover {
+        actix_rt::spawn(handover::serve(worker.clone(), Arc::clone(socket)));
+    }
     actix_rt::spawn(report(worker.clone()));
     actix_rt::spawn(stop_in_time(worker.clone()));
     worker.tell(&ToMaster::Online {

@@ -104,7 +104,16 @@ impl Worker {
         };
         let claim = match options.scheduling {
             Some(Scheduling::PerWorker) => Claim::JoinGroup,
-            Some(Scheduling::Shared) | None => Claim::Alone,
+            // Datagrams are not handed over one by one: the settings of connections mean one socket here.
+            Some(
+                Scheduling::Shared
+                | Scheduling::RoundRobin
+                | Scheduling::LeastConnections
+                | Scheduling::TwoChoices
+                | Scheduling::Sticky
+                | Scheduling::Custom,
+            )
+            | None => Claim::Alone,
         };
         let bound = bind_udp(address, options, claim)?;
         UdpSocket::new(self, bound.fd.into(), bound.address, None)

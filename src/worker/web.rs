@@ -83,6 +83,7 @@ impl Listener {
         let books = Books {
             counters: self.worker().counters().clone(),
             recorder: self.worker().inner.recorder,
+            survival: self.survival(options.repeatable),
         };
         let (intake, lease) = self.intake().map_err(ServeError::Listen)?;
         let result = serve_app(intake, books, options, app).await;

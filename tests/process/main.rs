@@ -63,11 +63,14 @@ mod spawn_failures;
 mod specs;
 mod stop_orders;
 mod storms;
+mod survival;
 mod syscall_faults;
 mod systemd;
 mod tracker;
 mod udp;
 mod udp_lives;
+mod zygote;
+mod zygote_parity;
 
 use std::process::ExitCode;
 
@@ -134,9 +137,12 @@ fn main() -> ExitCode {
         specs::SCENARIOS,
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
+        survival::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,
+        zygote::SCENARIOS,
+        zygote_parity::SCENARIOS,
         udp::SCENARIOS,
         udp_lives::SCENARIOS,
     ])

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use actix_cluster::{
     Canary, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, Message, PlugInThread, Program, RecycleReason,
-    ReloadOptions, RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, StdioMode, SubscribeOptions,
-    Worker, WorkerId, WorkerRef, WorkerSpec,
+    ReloadOptions, RestartDelay, RestartType, RolloutOptions, Settings, Signal, Slot, SpawnMethod, StdioMode,
+    SubscribeOptions, Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{self, Fault};
+
+/// `zygote` runs the suite with workers that a zygote makes; everything must hold for them, too.
+pub const METHOD_VAR: &str = "ACTIX_CLUSTER_TEST_SPAWN";
 
 /// The durations of the test profile: everything that takes half a minute in production takes half a second here.
 pub const BOOT: Duration = Duration::from_secs(10);
@@ -33,6 +36,7 @@ pub fn cluster() -> ClusterBuilder {
 pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
     Cluster::builder()
         .workers(1)
+        .spawn(method())
         .restart_delay(RestartDelay::AtOnce)
         .boot_limit(BOOT)
         .grace(GRACE)
@@ -42,6 +46,14 @@ pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
             }
         })
         .on_event_with(beside("ear"), obey_from_the_first_event())
+}
+
+/// How the workers of [`cluster`] come to be: executed, or made by a zygote where [`METHOD_VAR`] is `zygote`.
+fn method() -> SpawnMethod {
+    match std::env::var(METHOD_VAR).as_deref() {
+        Ok("zygote") => SpawnMethod::Zygote,
+        _ => SpawnMethod::Exec,
+    }
 }
 
 /// Both on one thread: what an order brought about is shown before its answer.

@@ -13,6 +13,7 @@ use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::model::{
     Exit, Generation, ListenKey, Program, Slot, SpawnFailure, SpawnStep, SpecName, WorkerId, WorkerInfo, WorkerState,
 };
+use crate::process::Zygote;
 use crate::supervision::Input;
 
 impl ClusterSupervisor {
@@ -26,10 +27,12 @@ impl ClusterSupervisor {
         ctx: &mut Context<Self>,
     ) -> Input {
         let program = self.next_program(&slot.spec);
-        match self.deliver(id, slot.clone(), generation, restarts) {
-            Ok(newborn) => {
+        let born = self.deliver(id, slot.clone(), generation, restarts);
+        self.tend_zygotes(None, ctx);
+        match born {
+            Ok(mut newborn) => {
                 let link = Arc::clone(&newborn.link);
-                self.listening.born(&link);
+                self.listening.born(&link, newborn.handover.take());
                 self.directory.write().workers.insert(id, Arc::clone(&link));
                 let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link, program });
@@ -71,19 +74,23 @@ impl ClusterSupervisor {
         if let Some(path) = self.images.exec_of(generation, &slot.spec) {
             settings.exec = Program::Path(path.to_owned());
         }
+        let image = self.images.of(generation, &slot, &settings)?;
+        let start = || Zygote::start(&settings, image, &self.config.args);
+        let zygote = self.zygotes.offer(generation, &settings, env, start);
         let birth = Birth {
             config: &self.config,
             terms,
             probation: self.machine.probation_of(id),
             cluster: spec.is_some_and(|spec| spec.cluster),
             settings: &settings,
-            image: self.images.of(generation, &slot, &settings)?,
+            image,
             env,
             id,
             slot,
             generation,
             restarts,
             listeners,
+            zygote,
         };
         birth.deliver()
     }

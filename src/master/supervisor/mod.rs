@@ -25,12 +25,13 @@ use crate::master::publisher::Origin;
 use crate::master::replies::Replies;
 use crate::master::turns::Turns;
 use crate::master::worker_actor::WorkerActor;
+use crate::master::zygotes::Zygotes;
 use crate::master::{Directory, Link, Publisher, Subscribers, Urgency};
 use crate::model::{
     EventKind, Mono, Phase, Program, Settings, ShutdownReport, Signal, Slot, SpecName, WorkerEnd, WorkerError,
     WorkerId, WorkerInfo,
 };
-use crate::policy::RestartType;
+use crate::policy::{RestartType, is_suspect};
 use crate::spec::WorkerSpec;
 use crate::supervision::{Action, Fact, Input, Outcome, Scaled, Supervision};
 
@@ -45,6 +46,7 @@ pub(crate) struct ClusterSupervisor {
     /// Settings of specs that have some of their own.
     pub(super) spec_settings: HashMap<SpecName, WorkerSpec>,
     pub(super) images: Images,
+    pub(super) zygotes: Zygotes,
     plug_ins: ArbiterHandle,
     listening: Listening,
     workers: HashMap<WorkerId, Hand>,
@@ -103,6 +105,7 @@ impl ClusterSupervisor {
             slot_env: HashMap::new(),
             spec_settings,
             images: Images::default(),
+            zygotes: Zygotes::default(),
             plug_ins,
             listening,
             workers: HashMap::new(),
@@ -180,7 +183,10 @@ impl ClusterSupervisor {
             Action::GenerationAdded { request, generation } => {
                 self.generation_added(request, generation);
             }
-            Action::GenerationGone { generation } => self.images.remove(generation),
+            Action::GenerationGone { generation } => {
+                self.images.remove(generation);
+                self.zygotes.remove(generation);
+            }
             Action::CanaryVerdict { request, workers } => self.ask_verdict(request, &workers, ctx),
             Action::ReloadFinished { request, result } => {
                 if result.is_ok() {
@@ -206,6 +212,8 @@ impl ClusterSupervisor {
     pub(super) fn publish(&mut self, worker: Option<WorkerId>, kind: EventKind) {
         if matches!(kind, EventKind::ShutdownStarted) {
             self.shutdown_began = Some(clock::now());
+            // Before the first worker is told to stop: what the kernel has queued is to be served by the last one.
+            self.listening.stopping();
         }
         let info = worker.and_then(|id| self.info(id));
         if let Some(info) = &info {
@@ -217,6 +225,11 @@ impl ClusterSupervisor {
             .zip(restart)
             .map(|(program, restart)| Origin { program, restart });
         self.publisher.publish(info, origin.as_ref(), kind);
+    }
+
+    /// Publishes what happened to a worker that may be dead and forgotten.
+    pub(super) fn publish_of(&mut self, worker: &Link, kind: EventKind) {
+        self.publisher.publish(Some(worker.info()), None, kind);
     }
 
     /// Passes an order to a worker's actor. A full mailbox is asked again in a moment; a closed one means that the
@@ -319,7 +332,7 @@ impl ClusterSupervisor {
             Fact::Disconnected => self.step(Input::WorkerDisconnected { id }, ctx),
             Fact::Error(error) => self.step(Input::WorkerFailed { id, error }, ctx),
             Fact::Exited(exit) => {
-                self.listening.died(id);
+                self.listening.died(id, is_suspect(&exit));
                 self.directory.depart(id);
                 if self.shutdown_began.is_some() {
                     let slot = link.slot.clone();
@@ -354,6 +367,7 @@ impl ClusterSupervisor {
 
     fn finish(&mut self, outcome: Outcome, ctx: &mut Context<Self>) {
         self.listening.close_all();
+        self.zygotes.end();
         self.directory.write().phase = Phase::Stopped;
         self.report.took = self
             .shutdown_began

@@ -115,9 +115,11 @@ pub(super) fn limits(channel: OwnedFd) {
                 extra_env: &[],
                 contract: contract(),
                 channel: theirs.as_fd(),
+                handover: None,
                 listeners: Vec::new(),
                 recorder: None,
                 default_args: &[],
+                zygote: None,
             });
             drop((ours, theirs));
             match result {

@@ -22,8 +22,12 @@ use crate::model::{
     WorkerId, exit_code,
 };
 
+use crate::sys::process::{SpawnRequest, posix_spawn};
+
 const LIMIT: Duration = Duration::from_secs(30);
 mod bodies;
+mod keeping;
+mod kept;
 mod spawning;
 
 /// Says which body the re-executed test program runs.
@@ -36,8 +40,10 @@ pub(super) fn contract() -> Contract {
         slot: Slot::new("web", 2),
         generation: Generation(3),
         channel: 3,
+        handover: None,
         listeners: Vec::new(),
         recorder: None,
+        keeper: false,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),
@@ -80,6 +86,7 @@ fn start(
             fd: -1,
             address: BoundAddress::unix("/x"),
             scheduling: Scheduling::Shared,
+            survives: false,
         })
         .collect();
     let child = spawn(SpawnPlan {
@@ -88,9 +95,11 @@ fn start(
         extra_env,
         contract,
         channel: theirs.as_fd(),
+        handover: None,
         listeners: listeners.iter().map(|listener| listener.as_fd()).collect(),
         recorder: None,
         default_args: &[],
+        zygote: None,
     })?;
     Ok((child, ours))
 }
@@ -148,6 +157,20 @@ fn same(body: &str) -> Settings {
     }
 }
 
+/// A child that does nothing, and that nobody watches yet.
+pub(super) fn sleeper() -> i32 {
+    let arguments = ["sleep", "600"].map(|text| std::ffi::CString::new(text).unwrap());
+    let request = SpawnRequest {
+        program: c"sleep",
+        arguments: &arguments,
+        environment: &[],
+        directory: None,
+        descriptors: &[],
+        null: &[0],
+    };
+    posix_spawn(&request).unwrap()
+}
+
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -167,6 +190,7 @@ fn child_body() {
         "masks" => bodies::masks(channel),
         "limits" => bodies::limits(channel),
         "deleted" => bodies::deleted(channel),
+        "keeping" => kept::obey(contract, channel),
         "descriptors" => bodies::descriptors(channel),
         other => panic!("no body {other:?}"),
     }

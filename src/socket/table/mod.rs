@@ -44,6 +44,8 @@ pub(crate) struct Handout {
     pub(crate) address: BoundAddress,
     /// `PerWorker`: the socket is the slot's own, and [`super::serving`] has to know of it.
     pub(crate) scheduling: Scheduling,
+    /// Its connections are to outlive the worker.
+    pub(crate) survives: bool,
 }
 
 /// The listeners of the cluster.
@@ -122,6 +124,7 @@ impl ListenerTable {
             fd,
             address: listener.address.clone(),
             scheduling: listener.scheduling,
+            survives: listener.options.survive_kill,
         };
         if let Some(listener) = fresh {
             self.listeners.insert(key, listener);
@@ -161,6 +164,28 @@ impl ListenerTable {
     /// Closes all listeners and removes their paths.
     pub(crate) fn close_all(&mut self) {
         self.listeners.clear();
+    }
+
+    /// A duplicate of the one socket of a listener on which the master accepts for all; `None` if there is no such
+    /// listener.
+    ///
+    /// # Errors
+    /// When there is no free descriptor.
+    pub(crate) fn socket_to_accept_on(&self, key: &ListenKey) -> Result<Option<OwnedFd>, ListenError> {
+        let listener = self
+            .listeners
+            .get(key)
+            .filter(|listener| listener.scheduling.hands_over());
+        match listener.map(|listener| (&listener.sockets, &listener.asked)) {
+            Some((Sockets::Shared(socket), asked)) => duplicate(socket, asked).map(Some),
+            Some((Sockets::Group { .. }, _)) | None => Ok(None),
+        }
+    }
+
+    /// How the connections of a listener are spread.
+    #[must_use]
+    pub(crate) fn scheduling(&self, key: &ListenKey) -> Option<Scheduling> {
+        self.listeners.get(key).map(|listener| listener.scheduling)
     }
 
     /// A duplicate of the socket of `slot`, for the worker that is to adopt it; `None` if there is no such socket.
@@ -206,6 +231,10 @@ impl ListenerTable {
             address: address.clone(),
             index,
         };
+        if options.survive_kill {
+            let detail = "only connections of declared listeners survive their worker: declare it in the builder";
+            return Err(refused(address, detail.to_owned()));
+        }
         let known = self.listeners.get(&key);
         if let Some(listener) = known {
             listener.check_same(options)?;
@@ -319,8 +348,13 @@ impl Listener {
     fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
         let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
         let claim = match scheduling {
-            Scheduling::Shared => Claim::Alone,
             Scheduling::PerWorker => Claim::FirstOfGroup,
+            Scheduling::Shared
+            | Scheduling::RoundRobin
+            | Scheduling::LeastConnections
+            | Scheduling::TwoChoices
+            | Scheduling::Sticky
+            | Scheduling::Custom => Claim::Alone,
         };
         let (bound, path) = match address {
             ListenAddr::Tcp(tcp) => (bind_tcp(*tcp, options, claim)?, None),
@@ -339,13 +373,23 @@ impl Listener {
             ListenAddr::UdpFd(number) => (adopt_udp(*number)?, None),
         };
         let BoundSocket { fd, address: bound } = bound;
+        if options.survive_kill && bound.socket_addr().is_none() {
+            let detail = "connections survive their worker on TCP only, where the kernel counts their bytes; leave \
+                          survive_kill out, or use a TCP address";
+            return Err(refused(address, detail.to_owned()));
+        }
         let sockets = match scheduling {
-            Scheduling::Shared => Sockets::Shared(fd),
             Scheduling::PerWorker => Sockets::Group {
                 address: tcp_address(&fd).map_err(|errno| failed(address, "read the bound address", errno, ""))?,
                 spare: Some(fd),
                 of_slots: HashMap::new(),
             },
+            Scheduling::Shared
+            | Scheduling::RoundRobin
+            | Scheduling::LeastConnections
+            | Scheduling::TwoChoices
+            | Scheduling::Sticky
+            | Scheduling::Custom => Sockets::Shared(fd),
         };
         Ok(Self {
             asked: address.clone(),

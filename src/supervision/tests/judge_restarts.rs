@@ -61,7 +61,10 @@ impl Judge {
             panic!("I-02: worker {id} exits, and nobody said so");
         };
         let must = self.must_be_judged(id, &exit);
-        self.recycled_again(id, now);
+        // One that was told to stop had failed by then.
+        if self.seen(id).stops.is_empty() {
+            self.recycled_again(id, now);
+        }
         let seen = &self.workers[&id];
         let place = self.places.get_mut(&seen.slot).expect("it was spawned there");
         let was_asked = place.asked == Some(AskedFor::Process);

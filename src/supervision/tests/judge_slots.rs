@@ -118,6 +118,7 @@ impl Judge {
             self.may_be_relieved(id, now);
             self.stops_in_order(id, &slot);
             self.newcomer_stopped(id);
+            self.recycled_again(id, now);
             let seen = &self.workers[&id];
             if seen.ready_at.is_none() || self.beside(&slot) == Some(id) {
                 self.lost += 1;

@@ -18,6 +18,8 @@ pub(super) struct Why {
     pub(super) max_age: Option<Duration>,
     /// Since its successor failed, and its limit then.
     pub(super) again: Option<(Mono, Duration)>,
+    /// Was there a limit for its age when that was last looked up?
+    pub(super) is_aging: bool,
 }
 
 impl Judge {
@@ -47,7 +49,7 @@ impl Judge {
         assert!(is_due, "I-41: {id} is recycled for {why:?} at {now}: {seen:?}");
     }
 
-    /// A successor has ended beside the worker that is to be recycled. The next try is an age away, and another age is for
+    /// A successor has ended, or is told to stop, beside the worker that is to be recycled. The next try is an age away, and another age is for
     /// those that get ready later.
     pub(super) fn recycled_again(&mut self, id: WorkerId, now: Mono) {
         let seen = self.seen(id);
@@ -55,7 +57,26 @@ impl Judge {
         let old = self.view.get(&seen.slot).and_then(|slot| slot.worker);
         let again = self.specs[&seen.slot.spec].max_age.map(|limit| (now, limit));
         if let Some(old) = old.filter(|_| is_successor) {
-            self.why(old, |why| why.again = again);
+            self.why(old, |why| (why.again, why.is_aging) = (again, again.is_some()));
+        }
+    }
+
+    /// I-37: whoever grows old in its place has a time at which it is too old, waits for its turn, or is being replaced.
+    pub(super) fn nobody_is_ageless(&self, machine: &Supervision) {
+        if self.shutdown_at.is_some() {
+            return;
+        }
+        for (key, seat) in machine.roster.seats() {
+            let Some(worker) = seat.content().main().filter(|worker| worker.is_ready()) else {
+                continue;
+            };
+            // A group that goes down takes everybody along, whatever was to become of them.
+            let is_seen_to = machine.group.as_ref().is_some_and(|group| group.covers(key.spec))
+                || worker.expires_at.is_some()
+                || machine.recycling.wanted.contains_key(&worker.id)
+                || machine.changes.contains_key(&key);
+            let why = &self.seen(worker.id).why;
+            assert!(is_seen_to || !why.is_aging, "I-37: {} is never too old", worker.id);
         }
     }
 

@@ -32,6 +32,7 @@ mod plan;
 mod process;
 mod reload;
 mod script;
+mod seen;
 mod settings;
 mod shrink;
 mod simulate;

@@ -311,6 +311,30 @@ fn f_188_workers_of_one_age_are_recycled_apart_and_a_failed_successor_harms_nobo
     assert!(cluster.now > before, "not at the same time");
 }
 
+#[test]
+fn f_188_a_worker_whose_successor_was_late_is_recycled_by_age_again() {
+    let mut config = web(1);
+    config.specs[0].max_age = Some(100 * SECOND);
+    config.recycle = RolloutOptions::new().step_deadline(5 * SECOND);
+    let mut cluster = Cluster::up(config);
+    assert_eq!(cluster.wait(), ["recycling 1", "spawn 2 web.0"]);
+    cluster.tell(Input::WorkerForked { id: WorkerId::new(2) });
+    let before = cluster.now;
+    assert_eq!(cluster.wait(), ["stop 2"]);
+    assert_eq!(cluster.now, before + 5 * SECOND);
+    // While the late one drains, another reason is not forgotten either.
+    let (id, why) = (WorkerId::new(1), RecycleReason::Memory);
+    assert!(cluster.tell(Input::RecycleRequested { id, why }).is_empty());
+    assert_eq!(cluster.ordered(2), ["exit 2", "recycling 1", "spawn 3 web.0"]);
+    cluster.tell(Input::WorkerForked { id: WorkerId::new(3) });
+    assert_eq!(cluster.wait(), ["stop 3"]);
+    assert_eq!(cluster.ordered(3), ["exit 3"]);
+    // Every failure leaves a time for the next try.
+    let before = cluster.now;
+    assert_eq!(cluster.wait(), ["recycling 1", "spawn 4 web.0"]);
+    assert!(cluster.now >= before + 85 * SECOND);
+}
+
 fn served(id: u64, requests: u64) -> Input {
     let id = WorkerId::new(id);
     Input::WorkerServed { id, requests }

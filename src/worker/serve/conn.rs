@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 
+use crate::worker::handover::{HandedOver, Receipt};
+
 /// The byte stream of an accepted connection.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -106,6 +108,37 @@ pub(crate) struct Accepted {
     pub(crate) stream: Stream,
     /// The client's address; a Unix one has none worth telling.
     pub(crate) peer: Option<SocketAddr>,
+    /// Set if it was not accepted here but handed over.
+    pub(crate) passed: Option<Passed>,
+}
+
+/// What comes with a connection that was handed over.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// How many workers its request may have killed.
+    pub(crate) strikes: u8,
+    /// Its request is to be answered with this status, and the connection closed.
+    pub(crate) fail: Option<u16>,
+    /// Not given before the connection is noted, if it is: whoever is killed in between would have it neither in the
+    /// journal nor in the master.
+    receipt: Option<Receipt>,
+    /// Nothing else waits to be acknowledged with it.
+    is_last: bool,
+}
+
+impl Passed {
+    pub(super) const fn new(strikes: u8, fail: Option<u16>, receipt: Option<Receipt>, is_last: bool) -> Self {
+        Self {
+            strikes,
+            fail,
+            receipt,
+            is_last,
+        }
+    }
+
+    fn took(&mut self) -> Option<HandedOver> {
+        self.receipt.take().map(|receipt| receipt.took(self.is_last))
+    }
 }
 
 /// Counts open connections, so that a stop can wait for the last one.
@@ -119,6 +152,8 @@ pub(crate) struct Connections {
 #[must_use = "the connection counts as closed when this is dropped"]
 pub struct ConnectionGuard {
     shared: Arc<Shared>,
+    /// Of one that was handed over: its end is told to the master, too.
+    _open: Option<HandedOver>,
 }
 
 #[derive(Debug, Default)]
@@ -129,9 +164,15 @@ struct Shared {
 
 impl Connections {
     pub(crate) fn open(&self) -> ConnectionGuard {
+        self.open_passed(None)
+    }
+
+    /// Counts one that may have been handed over: that is acknowledged here, and its end is told to the master.
+    pub(crate) fn open_passed(&self, passed: Option<&mut Passed>) -> ConnectionGuard {
         self.shared.open.fetch_add(1, Ordering::SeqCst);
         ConnectionGuard {
             shared: Arc::clone(&self.shared),
+            _open: passed.and_then(Passed::took),
         }
     }
 

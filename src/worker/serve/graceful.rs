@@ -11,6 +11,9 @@
 //! | is new, nothing received yet | after `FRESH_PATIENCE` (the first request may be on its way) |
 //! | has sent part of a request head | after the client's time limit for heads |
 //!
+//! Where connections survive this worker (`survival`) and somebody else accepts, none of this is needed: each is given to
+//! another worker as soon as no request is in progress on it, and its client notices nothing.
+//!
 //! The third of these rows is what keeps busy keep-alive clients free of errors: their next request is probably on its
 //! way, would meet a closed connection, and is told of the close by its response instead.
 //!
@@ -19,7 +22,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -27,11 +29,11 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
-use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::conn::{ConnectionGuard, Stream};
+use super::conn::ConnectionGuard;
+use super::survival::{Survival, Transport};
 use crate::clock;
 use crate::model::Mono;
 use crate::worker::counters::Counters;
@@ -42,6 +44,8 @@ use crate::worker::flight::RequestNote;
 pub(super) struct Drain {
     stage: Cell<Stage>,
     begun: Cell<Mono>,
+    /// Connections that survive are given away.
+    is_moving: Cell<bool>,
     last_id: Cell<u64>,
     open: RefCell<HashMap<u64, Weak<ConnState>>>,
 }
@@ -59,8 +63,9 @@ enum Stage {
 
 impl Drain {
     /// Closes what is idle, and everything else as it becomes idle. Then moves on by time, so that no client can hold
-    /// the stop up by being silent; lasts until it is dropped.
-    pub(super) async fn run(&self, head_patience: Duration) {
+    /// the stop up by being silent; lasts until it is dropped. `is_moving`: gives away what can be given away.
+    pub(super) async fn run(&self, head_patience: Duration, is_moving: bool) {
+        self.is_moving.set(is_moving);
         self.begun.set(clock::now());
         self.enter(Stage::Idle);
         let mut passed = Duration::ZERO;
@@ -105,6 +110,8 @@ pub(super) struct ConnState {
     unsent: Cell<bool>,
     /// The client was told that the connection closes, because of the stop.
     announced: Cell<bool>,
+    /// Another worker could serve it on.
+    is_movable: Cell<bool>,
     reader: RefCell<Option<Waker>>,
 }
 
@@ -123,16 +130,23 @@ impl ConnState {
 
     /// Should the response that is about to be sent announce the end of the connection?
     pub(super) fn announce_close(&self) -> bool {
-        let draining = self.drain.has_begun();
+        let draining = self.drain.has_begun() && !self.is_to_move();
         if draining {
             self.announced.set(true);
         }
         draining
     }
 
+    fn is_to_move(&self) -> bool {
+        self.drain.is_moving.get() && self.is_movable.get()
+    }
+
+    fn is_between_requests(&self) -> bool {
+        self.in_flight.get() == 0 && !self.unsent.get()
+    }
+
     fn is_over(&self) -> bool {
-        self.in_flight.get() == 0
-            && !self.unsent.get()
+        self.is_between_requests()
             && match self.drain.stage.get() {
                 Stage::None => false,
                 Stage::Idle => self.is_idle() && !self.partial.get(),
@@ -163,7 +177,7 @@ impl ConnState {
 
     /// Something that kept the connection open ended: its reader may have to be told of the end.
     fn reconsider(&self) {
-        if self.drain.has_begun() && self.is_over() {
+        if self.drain.has_begun() && (self.is_over() || self.is_to_move() && self.is_between_requests()) {
             self.wake_reader();
         }
     }
@@ -234,14 +248,22 @@ impl MessageBody for TrackedBody {
 /// The stream given to the HTTP dispatcher.
 #[derive(Debug)]
 pub(super) struct GracefulStream {
-    stream: Stream,
+    stream: Transport,
+    survival: Option<Survival>,
     state: Rc<ConnState>,
     closing: Option<Pin<Box<Sleep>>>,
     _open: ConnectionGuard,
 }
 
 impl GracefulStream {
-    pub(super) fn new(stream: Stream, drain: &Rc<Drain>, counters: Counters, open: ConnectionGuard) -> Self {
+    /// With `survival` it may be given away.
+    pub(super) fn new(
+        stream: Transport,
+        survival: Option<Survival>,
+        drain: &Rc<Drain>,
+        counters: Counters,
+        open: ConnectionGuard,
+    ) -> Self {
         let id = drain.last_id.get() + 1;
         drain.last_id.set(id);
         let state = Rc::new(ConnState {
@@ -253,11 +275,13 @@ impl GracefulStream {
             partial: Cell::new(false),
             unsent: Cell::new(false),
             announced: Cell::new(false),
+            is_movable: Cell::new(stream.is_movable()),
             reader: RefCell::new(None),
         });
         drain.open.borrow_mut().insert(id, Rc::downgrade(&state));
         Self {
             stream,
+            survival,
             state,
             closing: None,
             _open: open,
@@ -268,11 +292,18 @@ impl GracefulStream {
         &self.state
     }
 
-    /// Asked of the kernel: its answer is newer than the runtime's. Closing over unread bytes would reset the
-    /// connection, and bytes that are here by now came before the stop for all the client can know.
-    fn has_unread(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(self.stream.as_fd().as_raw_fd(), &mut [0], flags).is_ok_and(|n| n > 0)
+    /// Gives the connection to another worker, if the drain is at that and no request is in progress. Bytes that are here
+    /// by now go along.
+    fn give_away(&mut self) -> bool {
+        let state = &self.state;
+        let is_time = state.is_to_move() && state.is_between_requests();
+        let Some(survival) = self.survival.as_ref().filter(|_| is_time) else {
+            return false;
+        };
+        let is_gone = survival.give_away(&mut self.stream);
+        // Asked once: whoever is not taken ends by the rules for all.
+        self.state.is_movable.set(false);
+        is_gone
     }
 
     /// Reads and discards what the client still sends, until it closes too. Without this, requests pipelined behind
@@ -291,6 +322,13 @@ impl GracefulStream {
         Poll::Ready(())
     }
 
+    /// What is spoken on it may have turned out to be something else.
+    fn note_movable(&self) {
+        if self.state.is_movable.get() && !self.stream.is_movable() {
+            self.state.is_movable.set(false);
+        }
+    }
+
     /// After a write of a buffer of `len` bytes: the dispatcher always offers all it has.
     fn wrote(&self, len: usize, outcome: &Poll<io::Result<usize>>) {
         let sent = match outcome {
@@ -299,6 +337,7 @@ impl GracefulStream {
             Poll::Pending => 0,
         };
         self.state.unsent.set(sent < len);
+        self.note_movable();
         self.state.reconsider();
     }
 }
@@ -311,8 +350,12 @@ impl Drop for GracefulStream {
 
 impl AsyncRead for GracefulStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.give_away() {
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.note_movable();
         let state = &self.state;
         match &outcome {
             Poll::Ready(_) => {
@@ -321,8 +364,11 @@ impl AsyncRead for GracefulStream {
                 }
                 outcome
             }
-            // Out of budget is no statement about the stream; the runtime polls again by itself.
-            Poll::Pending if state.is_over() && tokio::task::coop::has_budget_remaining() && !self.has_unread() => {
+            // Out of budget is no statement about the stream; the runtime polls again by itself. Closing over unread bytes
+            // would reset the connection, and bytes that are here by now came before the stop for all the client can know.
+            Poll::Pending
+                if state.is_over() && tokio::task::coop::has_budget_remaining() && !self.stream.has_unread() =>
+            {
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => {

@@ -55,11 +55,11 @@ impl Incoming {
     ///
     /// Safe to drop and call again (in `select!`, say): no connection is lost.
     pub async fn accept(&mut self) -> Option<Connection> {
-        let accepted = self.intake.accept().await?;
+        let mut accepted = self.intake.accept().await?;
         Some(Connection {
+            guard: self.connections.open_passed(accepted.passed.as_mut()),
             stream: accepted.stream,
             peer: accepted.peer,
-            guard: self.connections.open(),
         })
     }
 

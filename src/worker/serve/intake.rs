@@ -7,17 +7,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::conn::Accepted;
-use super::listener::{AcceptErrorAction, Listener, StdListener, accept_error_action};
-use crate::model::Slot;
+use super::conn::{Accepted, Passed};
+use super::listener::{Family, Listener, StdListener, family};
+use crate::clock;
+use crate::model::{Mono, Slot};
+use crate::socket::accept_error::{AcceptErrorAction, accept_error_action};
+use crate::worker::handover::{Given, Handover};
 use crate::worker::shutdown::Shutdown;
 
 /// A way to change an [`Intake`] that does not keep it alive.
@@ -58,24 +62,71 @@ impl Intake {
     /// When `own` is no listening socket of a kind we serve. Outside of a runtime this panics, as every registration of
     /// a descriptor does.
     pub(crate) fn held(own: OwnedFd, shutdown: Shutdown, probation: Duration) -> io::Result<Self> {
+        let family = family(&own)?;
         let own = Listener::adopt(own)?;
+        let local = own.local_addr();
         let mut own = Socket::new(Source::Own, own);
         if !probation.is_zero() {
             own.is_on_probation = true;
             own.pause = Some(Box::pin(tokio::time::sleep(probation)));
         }
+        Ok(Self::of(Some(own), family, local, shutdown, None))
+    }
+
+    /// Takes no connections but those that are handed over, until `shutdown` and the master's word that none follows.
+    /// `own` only tells where the listener is bound.
+    ///
+    /// # Errors
+    /// When `own` is no listening socket of a kind we serve.
+    pub(crate) fn handed(own: &OwnedFd, shutdown: Shutdown, handover: Arc<Handover>) -> io::Result<Self> {
+        let local = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(own.as_raw_fd())?;
+        let ip4 = local.as_sockaddr_in().map(|it| std::net::SocketAddr::V4((*it).into()));
+        let ip6 = local.as_sockaddr_in6().map(|it| std::net::SocketAddr::V6((*it).into()));
+        let of = Self::of(None, family(own)?, ip4.or(ip6), shutdown, Some(handover));
+        Ok(of)
+    }
+
+    fn of(
+        own: Option<Socket>,
+        family: Family,
+        local: Option<std::net::SocketAddr>,
+        shutdown: Shutdown,
+        handover: Option<Arc<Handover>>,
+    ) -> Self {
         let notice = shutdown.clone();
         let inner = Inner {
-            sockets: RefCell::new(vec![own]),
+            sockets: RefCell::new(own.into_iter().collect()),
+            given: RefCell::default(),
+            is_watching: Cell::new(false),
+            family,
+            local,
+            last_given: RefCell::new(Box::pin(async move {
+                if let Some(handover) = handover {
+                    handover.ended().await;
+                }
+            })),
             injected: RefCell::default(),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
+            has_heard_end: Cell::new(false),
             stopping: RefCell::new(Box::pin(async move { notice.started().await })),
             sweep: RefCell::new(None),
             shutdown,
         };
-        Ok(Self { inner: Rc::new(inner) })
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Serves a connection that was handed over: next, before those that wait to be accepted. If nobody takes it soon it
+    /// is dropped, which gives it to another worker.
+    pub(crate) fn give(&self, given: Given) {
+        self.inner.given.borrow_mut().push_back((clock::now(), given));
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+        if !self.inner.is_watching.replace(true) {
+            actix_rt::spawn(refuse_what_waits(Rc::downgrade(&self.inner)));
+        }
     }
 
     /// A way to change the set from elsewhere.
@@ -122,12 +173,10 @@ impl Intake {
         sockets.len() < before
     }
 
-    /// Where the worker's own socket listens; `None` for a Unix path, and once the stop has started.
+    /// Where the worker's own socket listens; `None` for a Unix path.
     #[cfg(feature = "web")]
     pub(crate) fn local_addr(&self) -> Option<std::net::SocketAddr> {
-        let sockets = self.inner.sockets.borrow();
-        let own = sockets.iter().find(|socket| socket.source == Source::Own)?;
-        own.listener.local_addr()
+        self.inner.local
     }
 
     #[cfg(feature = "web")]
@@ -147,6 +196,15 @@ struct Inner {
     sockets: RefCell<Vec<Socket>>,
     /// Connections that were accepted elsewhere.
     injected: RefCell<VecDeque<Accepted>>,
+    /// Connections that were handed over and not taken yet, with the time of their coming.
+    given: RefCell<VecDeque<(Mono, Given)>>,
+    /// Is there a task that refuses what is not taken in time?
+    is_watching: Cell<bool>,
+    family: Family,
+    local: Option<std::net::SocketAddr>,
+    /// No connection is handed over any more.
+    last_given: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
+    has_heard_end: Cell<bool>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Set while the process is out of descriptors or memory.
@@ -159,19 +217,57 @@ struct Inner {
 
 impl Inner {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
-        if let Some(accepted) = self.injected.borrow_mut().pop_front() {
+        self.acceptor.replace(Some(cx.waker().clone()));
+        let injected = || self.injected.borrow_mut().pop_front();
+        if let Some(accepted) = self.next_given().or_else(injected) {
             return Poll::Ready(Some(accepted));
         }
-        // Asked first: under load some socket is always ready, and the stop must not wait for a quiet moment.
+        // Asked before the sockets: under load some is always ready, and the stop must not wait for a quiet moment.
         if self.shutdown.is_started() {
-            return Poll::Ready(self.sweep());
+            return self.poll_last(cx);
         }
-        self.acceptor.replace(Some(cx.waker().clone()));
         if let Poll::Ready(accepted) = self.poll_sockets(cx) {
             return Poll::Ready(Some(accepted));
         }
         ready!(self.stopping.borrow_mut().as_mut().poll(cx));
-        Poll::Ready(self.sweep())
+        self.poll_last(cx)
+    }
+
+    /// What was queued at the stop, and then what the master had on its way to us.
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        if let Some(accepted) = self.sweep() {
+            return Poll::Ready(Some(accepted));
+        }
+        if !self.has_heard_end.get() {
+            ready!(self.last_given.borrow_mut().as_mut().poll(cx));
+            self.has_heard_end.set(true);
+        }
+        Poll::Ready(self.next_given())
+    }
+
+    fn next_given(&self) -> Option<Accepted> {
+        loop {
+            let (_, given) = self.given.borrow_mut().pop_front()?;
+            let Given {
+                fd,
+                strikes,
+                fail,
+                receipt,
+            } = given;
+            let (stream, peer) = match self.family.stream(fd) {
+                Ok(stream) => stream,
+                Err(err) => {
+                    tracing::warn!(%err, "a connection that was handed over cannot be served here");
+                    continue;
+                }
+            };
+            let is_last = self.given.borrow().is_empty();
+            return Some(Accepted {
+                stream,
+                peer,
+                passed: Some(Passed::new(strikes, fail, receipt, is_last)),
+            });
+        }
     }
 
     /// One accept each in turn, so that a flooded socket cannot starve an adopted one.
@@ -203,6 +299,29 @@ impl Inner {
             .borrow_mut()
             .get_or_insert_with(|| Sweep::new(self.sockets.take()))
             .next()
+    }
+}
+
+/// Refuses connections that were handed over and are not taken in time: the server accepts nothing now (it has as many as
+/// it wants), and somebody else may. One that cannot even get here, because its loop is stuck, is for others to deal with.
+async fn refuse_what_waits(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(GIVEN_PATIENCE).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let now = clock::now();
+        let mut given = inner.given.borrow_mut();
+        // At the stop they are served, like those in the kernel's queue.
+        while !inner.shutdown.is_started()
+            && given
+                .front()
+                .is_some_and(|(came, _)| now.since(*came) >= GIVEN_PATIENCE)
+        {
+            given.pop_front();
+        }
+        if given.is_empty() {
+            inner.is_watching.set(false);
+            return;
+        }
     }
 }
 
@@ -303,6 +422,9 @@ fn ready_or_next<T>(poll: Poll<T>) -> Option<T> {
     }
 }
 
+/// How long a connection that was handed over waits for a server that could accept it and does not.
+const GIVEN_PATIENCE: Duration = Duration::from_millis(50);
+
 /// How long accepting rests after an error that another attempt would only repeat.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -310,111 +432,5 @@ const PAUSE: Duration = Duration::from_millis(500);
 const SWEEP_MAX: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::clock;
-
-    fn listener() -> (std::net::TcpListener, SocketAddr) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        (listener, address)
-    }
-
-    fn intake() -> (Intake, SocketAddr, Shutdown) {
-        let (own, address) = listener();
-        let shutdown = Shutdown::new();
-        (Intake::new(own.into(), shutdown.clone()).unwrap(), address, shutdown)
-    }
-
-    async fn accept(intake: &Intake) -> Option<Accepted> {
-        tokio::time::timeout(Duration::from_secs(5), intake.accept())
-            .await
-            .unwrap()
-    }
-
-    #[actix_rt::test]
-    async fn f_120_accepting_resumes_by_itself_after_the_pause() {
-        let (intake, address, _shutdown) = intake();
-        let begun = clock::now();
-        intake.inner.pause.replace(Some(Box::pin(tokio::time::sleep(PAUSE))));
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        assert!(accept(&intake).await.is_some());
-        assert!(clock::now().since(begun) >= PAUSE);
-    }
-
-    #[actix_rt::test]
-    async fn adopted_sockets_are_served_in_turn_and_removed_ones_not() {
-        let (intake, own, shutdown) = intake();
-        let (lent, lent_address) = listener();
-        let mut clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(own).unwrap()).collect();
-        // Wake a waiting acceptor: the socket is added while it waits.
-        for _ in 0..3 {
-            assert!(accept(&intake).await.is_some());
-        }
-        let waiting = actix_rt::spawn({
-            let intake = intake.clone();
-            async move { intake.accept().await }
-        });
-        tokio::task::yield_now().await;
-        clients.push(std::net::TcpStream::connect(lent_address).unwrap());
-        intake
-            .add(Slot::new("other", 3), lent.try_clone().unwrap().into())
-            .unwrap();
-        assert!(waiting.await.unwrap().is_some());
-        assert!(intake.remove(&Slot::new("other", 3)));
-        assert!(!intake.remove(&Slot::new("other", 3)));
-        clients.push(std::net::TcpStream::connect(lent_address).unwrap());
-        shutdown.start();
-        assert!(
-            accept(&intake).await.is_none(),
-            "the removed socket's queue is not ours"
-        );
-        lent.set_nonblocking(true).unwrap();
-        assert!(lent.accept().is_ok(), "its connection still waits for its new owner");
-    }
-
-    #[actix_rt::test]
-    async fn connections_queued_before_the_stop_are_taken() {
-        let (intake, address, shutdown) = intake();
-        let clients: Vec<_> = (0..20)
-            .map(|_| std::net::TcpStream::connect(address).unwrap())
-            .collect();
-        shutdown.start();
-        for _ in &clients {
-            assert!(accept(&intake).await.is_some());
-        }
-        assert!(accept(&intake).await.is_none());
-        assert!(accept(&intake).await.is_none(), "and it stays so");
-    }
-
-    #[actix_rt::test]
-    async fn a_waiting_acceptor_hears_of_the_stop() {
-        let (intake, _address, shutdown) = intake();
-        let waiting = actix_rt::spawn(async move { intake.accept().await.is_none() });
-        tokio::task::yield_now().await;
-        shutdown.start();
-        assert!(waiting.await.unwrap());
-    }
-
-    #[actix_rt::test]
-    async fn on_probation_the_queue_is_left_to_others_also_at_the_stop() {
-        let (own, address) = listener();
-        let shutdown = Shutdown::new();
-        let begun = clock::now();
-        let probation = Duration::from_millis(100);
-        let intake = Intake::held(own.into(), shutdown.clone(), probation).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        assert!(intake.accept().await.is_some());
-        assert!(clock::now().since(begun) >= probation);
-
-        let (own, address) = listener();
-        let kept = own.try_clone().unwrap();
-        let intake = Intake::held(own.into(), shutdown.clone(), Duration::from_secs(60)).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        shutdown.start();
-        assert!(intake.accept().await.is_none());
-        assert!(kept.accept().is_ok(), "it was not taken");
-    }
-}
+#[path = "intake_tests.rs"]
+mod tests;

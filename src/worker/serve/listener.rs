@@ -1,14 +1,56 @@
-//! A listening socket of either kind, and what the errors of `accept` mean. Whose turn it is is not decided here.
+//! A listening socket of either kind. Whose turn it is is not decided here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context, Poll};
 
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::conn::{Accepted, Stream};
+
+/// What kind of connections a listening socket brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Tcp,
+    Unix,
+}
+
+impl Family {
+    /// A connection that somebody else accepted, in the runtime's hands, and its client's address.
+    pub(super) fn stream(self, fd: OwnedFd) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp => {
+                let stream = std::net::TcpStream::from(fd);
+                // A client that is gone has no address any more; its server finds out.
+                let peer = stream.peer_addr().ok();
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), peer))
+            }
+            Self::Unix => {
+                let stream = std::os::unix::net::UnixStream::from(fd);
+                stream.set_nonblocking(true)?;
+                Ok((Stream::Unix(UnixStream::from_std(stream)?), None))
+            }
+        }
+    }
+}
+
+/// Of which kind a socket is.
+///
+/// # Errors
+/// When it is of no kind we serve.
+pub(super) fn family(fd: &OwnedFd) -> io::Result<Family> {
+    match getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family() {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => Ok(Family::Tcp),
+        Some(AddressFamily::Unix) => Ok(Family::Unix),
+        other => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("address family {other:?} is neither TCP nor Unix"),
+        )),
+    }
+}
 
 /// A listening socket in the runtime's hands.
 pub(super) enum Listener {
@@ -18,22 +60,17 @@ pub(super) enum Listener {
 
 impl Listener {
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family();
-        match family {
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+        match family(&fd)? {
+            Family::Tcp => {
                 let listener = std::net::TcpListener::from(fd);
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener).map(Self::Tcp)
             }
-            Some(AddressFamily::Unix) => {
+            Family::Unix => {
                 let listener = std::os::unix::net::UnixListener::from(fd);
                 listener.set_nonblocking(true)?;
                 UnixListener::from_std(listener).map(Self::Unix)
             }
-            other => Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("address family {other:?} is neither TCP nor Unix"),
-            )),
         }
     }
 
@@ -42,16 +79,17 @@ impl Listener {
             Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, peer)| Accepted {
                 stream: Stream::Tcp(stream),
                 peer: Some(peer),
+                passed: None,
             }),
             Self::Unix(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| Accepted {
                 stream: Stream::Unix(stream),
                 peer: None,
+                passed: None,
             }),
         }
     }
 
-    #[cfg(feature = "web")]
-    pub(super) fn local_addr(&self) -> Option<std::net::SocketAddr> {
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(_) => None,
@@ -72,19 +110,9 @@ impl Accepted {
     /// # Errors
     /// When it cannot be registered with the runtime.
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
-        let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family();
-        if family == Some(AddressFamily::Unix) {
-            let stream = std::os::unix::net::UnixStream::from(fd);
-            stream.set_nonblocking(true)?;
-            let stream = Stream::Unix(UnixStream::from_std(stream)?);
-            return Ok(Self { stream, peer: None });
-        }
-        let stream = std::net::TcpStream::from(fd);
-        stream.set_nonblocking(true)?;
-        // A client that is gone already has no address; the next read tells.
-        let peer = stream.peer_addr().ok();
-        let stream = Stream::Tcp(TcpStream::from_std(stream)?);
-        Ok(Self { stream, peer })
+        let (stream, peer) = family(&fd)?.stream(fd)?;
+        let passed = None;
+        Ok(Self { stream, peer, passed })
     }
 }
 
@@ -103,6 +131,7 @@ impl StdListener {
                 Ok(Accepted {
                     stream: Stream::Tcp(TcpStream::from_std(stream)?),
                     peer: Some(peer),
+                    passed: None,
                 })
             }
             Self::Unix(listener) => {
@@ -111,60 +140,16 @@ impl StdListener {
                 Ok(Accepted {
                     stream: Stream::Unix(UnixStream::from_std(stream)?),
                     peer: None,
+                    passed: None,
                 })
             }
         }
     }
 }
 
-/// What an error of `accept` calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AcceptErrorAction {
-    /// It was about that one connection, which is gone.
-    TakeNext,
-    /// The process (or the system) is out of something: trying at once would spin, on whichever socket.
-    PauseAll,
-    /// It is about this socket.
-    PauseListener,
-}
-
-pub(super) fn accept_error_action(errno: Option<i32>) -> AcceptErrorAction {
-    match errno.map(Errno::from_raw) {
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => AcceptErrorAction::PauseAll,
-        // Besides its own errors accept(2) passes on those that were pending on the new connection.
-        Some(
-            Errno::ECONNABORTED
-            | Errno::ECONNRESET
-            | Errno::EINTR
-            | Errno::EPROTO
-            | Errno::EPERM
-            | Errno::ENETDOWN
-            | Errno::ENETUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::EHOSTUNREACH
-            | Errno::ENONET
-            | Errno::ENOPROTOOPT,
-        ) => AcceptErrorAction::TakeNext,
-        Some(_) | None => AcceptErrorAction::PauseListener,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn f_120_running_out_pauses_all_and_a_lost_connection_nothing() {
-        let action = |errno: Errno| accept_error_action(Some(errno as i32));
-        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM] {
-            assert_eq!(action(errno), AcceptErrorAction::PauseAll, "{errno}");
-        }
-        for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO] {
-            assert_eq!(action(errno), AcceptErrorAction::TakeNext, "{errno}");
-        }
-        assert_eq!(action(Errno::EINVAL), AcceptErrorAction::PauseListener);
-        assert_eq!(accept_error_action(None), AcceptErrorAction::PauseListener);
-    }
 
     #[actix_rt::test]
     async fn other_descriptors_are_refused_with_an_error() {

@@ -7,11 +7,15 @@
 pub(crate) mod conn;
 #[cfg(feature = "web")]
 mod graceful;
+mod http1;
 #[cfg(feature = "web")]
 pub(crate) mod http_server;
 pub(crate) mod incoming;
 pub(crate) mod intake;
+mod journaled;
 mod listener;
+mod refuse;
+pub(crate) mod survival;
 #[cfg(feature = "web")]
 pub(crate) mod web;
 #[cfg(feature = "web")]

@@ -21,7 +21,10 @@ use actix_web::{Error, HttpResponse};
 
 use super::conn::{Accepted, Connections, Stream};
 use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
+use super::http1::is_idempotent;
 use super::intake::Intake;
+use super::refuse;
+use super::survival::{Survival, Transport};
 use crate::model::ListenError;
 use crate::recorder::Recorder;
 use crate::worker::counters::Counters;
@@ -41,6 +44,13 @@ pub struct ServeOptions {
     /// Connections open at once; while reached, further ones wait in the kernel's queue. Default: no limit but that on
     /// descriptors. Connections queued at the stop are served even beyond it.
     pub max_connections: Option<usize>,
+    /// May a request of this method, on this path (without its query), be carried out a second time? Asked where
+    /// connections survive a kill ([`ListenOptions::survive_kill`](crate::ListenOptions)): a request that was begun by a
+    /// worker that died is given to another one, or, if it may not be repeated, answered with 502. Default: the methods
+    /// that are idempotent by RFC 9110 (`GET`, `HEAD`, `OPTIONS`, `PUT`, `DELETE`, `TRACE`), on all paths.
+    ///
+    /// What you know of your own routes belongs here: `|method, path| method != "POST" || path == "/search"`.
+    pub repeatable: fn(&str, &str) -> bool,
 }
 
 impl Default for ServeOptions {
@@ -50,6 +60,7 @@ impl Default for ServeOptions {
             client_request_timeout: HEAD_PATIENCE,
             client_disconnect_timeout: Duration::from_secs(1),
             max_connections: None,
+            repeatable: is_idempotent,
         }
     }
 }
@@ -71,6 +82,8 @@ pub enum ServeError {
 pub(crate) struct Books {
     pub(crate) counters: Counters,
     pub(crate) recorder: Option<Recorder<'static>>,
+    /// How the connections outlive this worker, if they do.
+    pub(crate) survival: Option<Survival>,
 }
 
 /// Serves the application until the worker is told to stop and the last connection has ended.
@@ -97,7 +110,11 @@ where
     let config = app_config(local);
     let app = map_config(app(), move |()| config.clone())
         .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
-    let Books { counters, recorder } = books;
+    let Books {
+        counters,
+        recorder,
+        survival,
+    } = books;
     let app = apply_fn_factory(app, move |request: Request, app: &_| {
         let state = request.conn_data::<Rc<ConnState>>();
         // Without the query, which is where secrets are.
@@ -125,52 +142,98 @@ where
         http = http.local_addr(local);
     }
     let service = http.h1(app).new_service(()).await.map_err(|()| ServeError::App)?;
-    accept_and_drain(&intake, &counters, &options, service).await;
+    let connections = Accepting {
+        intake: &intake,
+        counters: &counters,
+        options: &options,
+        survival,
+    };
+    connections.accept_and_drain(service).await;
     Ok(())
 }
 
-async fn accept_and_drain<H>(intake: &Intake, counters: &Counters, options: &ServeOptions, service: H)
-where
-    H: Service<(GracefulStream, Option<SocketAddr>)> + 'static,
-{
-    let service = Rc::new(service);
-    let connections = Connections::default();
-    let drain = Rc::new(Drain::default());
-    loop {
-        if let Some(max) = options.max_connections {
-            tokio::select! {
-                () = connections.below(max.max(1)) => {}
-                () = intake.shutdown().started() => {}
+/// What the accepting of one application goes by.
+struct Accepting<'a> {
+    intake: &'a Intake,
+    counters: &'a Counters,
+    options: &'a ServeOptions,
+    survival: Option<Survival>,
+}
+
+impl Accepting<'_> {
+    async fn accept_and_drain<H>(self, service: H)
+    where
+        H: Service<(GracefulStream, Option<SocketAddr>)> + 'static,
+    {
+        let service = Rc::new(service);
+        let connections = Connections::default();
+        let drain = Rc::new(Drain::default());
+        loop {
+            if let Some(max) = self.options.max_connections {
+                tokio::select! {
+                    () = connections.below(max.max(1)) => {}
+                    () = self.intake.shutdown().started() => {}
+                }
             }
+            let Some(accepted) = self.intake.accept().await else {
+                break;
+            };
+            let Some(accepted) = refuse::unless_refused(accepted, &connections) else {
+                continue;
+            };
+            let (stream, peer) = self.take_charge(accepted, &drain, &connections);
+            let service = Rc::clone(&service);
+            // Detached: `connections` tells when they have all ended, a panic ends only its own.
+            drop(actix_rt::spawn(async move {
+                if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                    // The dispatcher's errors are about this client (gone, too slow, no HTTP) and have been answered.
+                    drop(service.call((stream, peer)).await);
+                }
+            }));
         }
-        let Some(Accepted { stream, peer }) = intake.accept().await else {
-            break;
+        let head_patience = if self.options.client_request_timeout.is_zero() {
+            HEAD_PATIENCE
+        } else {
+            self.options.client_request_timeout
         };
+        let mut draining = pin!(async {
+            let is_moving = match &self.survival {
+                Some(survival) => survival.may_give_away().await,
+                None => false,
+            };
+            drain.run(head_patience, is_moving).await;
+        });
+        tokio::select! {
+            () = connections.idle() => {}
+            () = &mut draining => {}
+        }
+    }
+
+    fn take_charge(
+        &self,
+        accepted: Accepted,
+        drain: &Rc<Drain>,
+        connections: &Connections,
+    ) -> (GracefulStream, Option<SocketAddr>) {
+        let Accepted {
+            stream,
+            peer,
+            mut passed,
+        } = accepted;
         if let Stream::Tcp(stream) = &stream
             && let Err(error) = stream.set_nodelay(true)
         {
             // The client is gone already; the dispatcher will find out. It is no reason to stop accepting.
             tracing::debug!(err = %error, "TCP_NODELAY not set");
         }
-        let stream = GracefulStream::new(stream, &drain, counters.clone(), connections.open());
-        let service = Rc::clone(&service);
-        // Detached: `connections` tells when they have all ended, a panic ends only its own.
-        drop(actix_rt::spawn(async move {
-            if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                // The dispatcher's errors are about this client (gone, too slow, no HTTP) and have been answered.
-                drop(service.call((stream, peer)).await);
-            }
-        }));
-    }
-    let head_patience = if options.client_request_timeout.is_zero() {
-        HEAD_PATIENCE
-    } else {
-        options.client_request_timeout
-    };
-    let mut draining = pin!(drain.run(head_patience));
-    tokio::select! {
-        () = connections.idle() => {}
-        () = &mut draining => {}
+        let stream = match &self.survival {
+            Some(survival) => survival.take_charge(stream, passed.as_ref()),
+            None => Transport::Plain(stream),
+        };
+        // After it was noted: that is what the acknowledgement says.
+        let open = connections.open_passed(passed.as_mut());
+        let stream = GracefulStream::new(stream, self.survival.clone(), drain, self.counters.clone(), open);
+        (stream, peer)
     }
 }
 

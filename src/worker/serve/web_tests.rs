@@ -110,6 +110,7 @@ fn serve_on(intake: Intake, address: SocketAddr, shutdown: Shutdown, options: Se
     let books = Books {
         counters: counters.clone(),
         recorder: None,
+        survival: None,
     };
     let serving = actix_rt::spawn(serve_app(intake, books, options, app));
     Served {

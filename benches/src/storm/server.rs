@@ -1,0 +1,170 @@
+//! The server in the storm: this same program, in the role that a variable describes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_cluster::{Cluster, ListenOptions, RestartDelay, RestartLimit, Scheduling, Worker};
+use actix_web::{App, HttpServer, web};
+use serde::{Deserialize, Serialize};
+
+use crate::{Failure, wait_for};
+
+/// What the server is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// How its connections are spread.
+    pub scheduling: Scheduling,
+    /// Do connections survive their worker?
+    pub survive: bool,
+    /// How long each handler waits.
+    pub handler_ms: u64,
+    /// Who serves.
+    pub kind: Kind,
+    /// Workers.
+    pub workers: u32,
+    /// As whom it runs; as this process if nobody is named.
+    pub user: Option<u32>,
+    /// Where handlers note what they run.
+    pub log: PathBuf,
+}
+
+/// Who serves in a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The framework.
+    Own,
+    /// An unmodified `HttpServer`.
+    HttpServer,
+}
+
+/// Plays the server, if the environment says so; for the first line of `main`.
+#[must_use]
+pub fn play() -> Option<ExitCode> {
+    let plan: Plan = serde_json::from_str(&std::env::var(PLAN).ok()?).ok()?;
+    let mut options = ListenOptions::default();
+    options.scheduling = Some(plan.scheduling);
+    options.survive_kill = plan.survive;
+    let builder = Cluster::builder()
+        .workers(plan.workers)
+        .listen_with("http", std::env::var(ADDRESS).unwrap_or_default(), options)
+        .restart_delay(RestartDelay::AtOnce)
+        .restart_limit(RestartLimit::unlimited())
+        .worker(move |worker| serve(worker, plan.clone()));
+    Some(builder.main())
+}
+
+async fn serve(worker: Worker, plan: Plan) -> Result<(), String> {
+    let log = OpenOptions::new().append(true).open(&plan.log);
+    let state = web::Data::from(Arc::new(State {
+        log: log.map_err(|error| error.to_string())?,
+        wait: Duration::from_millis(plan.handler_ms),
+    }));
+    let app = move || {
+        App::new()
+            .app_data(state.clone())
+            .route("/r/{number}", web::route().to(run))
+    };
+    let served = match plan.kind {
+        Kind::Own => worker.serve("http", app).await.map_err(|error| error.to_string()),
+        Kind::HttpServer => unmodified(&worker, app).await.map_err(|error| error.to_string()),
+    };
+    served
+}
+
+async fn unmodified<F, T, B>(worker: &Worker, app: F) -> Result<(), Failure>
+where
+    F: Fn() -> App<T> + Clone + Send + 'static,
+    T: actix_web::dev::ServiceFactory<
+            actix_web::dev::ServiceRequest,
+            Config = (),
+            Response = actix_web::dev::ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+    B: actix_web::body::MessageBody + 'static,
+{
+    let server = HttpServer::new(app).workers(1).disable_signals();
+    worker
+        .run_server(server.listen(worker.listener("http")?)?.run())
+        .await?;
+    Ok(())
+}
+
+struct State {
+    log: File,
+    wait: Duration,
+}
+
+async fn run(number: web::Path<u64>, state: web::Data<State>) -> Result<String, actix_web::Error> {
+    // One write of eight bytes to the end: whole or not there, whatever becomes of this process.
+    (&state.log).write_all(&number.to_ne_bytes())?;
+    if !state.wait.is_zero() {
+        actix_rt::time::sleep(state.wait).await;
+    }
+    Ok(format!("{number}\n"))
+}
+
+/// A server in a process of its own; ended when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Running {
+    /// Starts it, and waits for its first answer.
+    ///
+    /// # Errors
+    /// It does not start, or does not listen within five seconds.
+    pub fn start(plan: &Plan) -> Result<Self, Failure> {
+        // Nobody uses the port now; who took it meanwhile would make the server say so.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .env(PLAN, serde_json::to_string(plan)?)
+            .env(ADDRESS, address.to_string());
+        if let Some(uid) = plan.user {
+            command.uid(uid).gid(uid).current_dir("/");
+        }
+        let child = command.stdin(Stdio::null()).spawn()?;
+        let running = Self { child, address };
+        let wanted = usize::try_from(plan.workers).unwrap_or(1);
+        wait_for("worker of the server", Duration::from_secs(10), || {
+            let all = running.workers().len() == wanted;
+            std::net::TcpStream::connect(address).ok().filter(|_| all)
+        })?;
+        Ok(running)
+    }
+
+    /// The processes of its workers, without their keepers.
+    #[must_use]
+    pub fn workers(&self) -> Vec<i32> {
+        let master = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+        let is_worker = |pid: &&str| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            name != "keeper\n" && !stat.is_empty() && !stat.contains(") Z ")
+        };
+        let workers = children.split_whitespace().filter(is_worker);
+        workers.filter_map(|pid| pid.parse().ok()).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its workers end with it: that is one of the things the framework is for.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+const PLAN: &str = "ACTIX_CLUSTER_BENCH_STORM";
+const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";

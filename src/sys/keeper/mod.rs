@@ -1,0 +1,161 @@
+//! The keeper: a process that shares its worker's table of descriptors and sleeps until the worker is dead.
+//!
+//! A connection ends when its last descriptor is closed, and the kernel closes those of a process whatever it dies of. While
+//! the keeper shares the table, nothing is closed by the worker's death; the keeper looks through the table, gives what can
+//! be saved to the master ([`saving`]), and ends, which closes the rest. It costs the worker no call and no message.
+//!
+//! It is cloned before `main`, while there is one thread: a copy of a process with one thread may do whatever a process
+//! may. It is a child of the master, which reaps it.
+
+mod post;
+mod saving;
+mod table;
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::{mem, ptr};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
+use nix::unistd::{Pid, getpid, getppid, setpgid};
+
+use self::post::Post;
+use self::table::Survivor;
+use super::boot::exit_now;
+use super::journal::Journal;
+use super::process::{errno_text, pidfd_open};
+use crate::model::exit_code;
+
+/// What a keeper is made for.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    /// The worker's end of the hand-over socket.
+    pub(super) handover: RawFd,
+    /// The contract's listeners: their sockets, and whether their connections are to be saved.
+    pub(super) listeners: &'a [(RawFd, bool)],
+}
+
+/// What a keeper knows.
+struct Keeper {
+    /// Readable when the worker is dead. In the shared table, so user code could close it, or give its number away.
+    worker: OwnedFd,
+    post: Post,
+    survivors: Vec<Survivor>,
+    journal: Journal,
+}
+
+/// Starts the keeper of this process. Only before `main`: there must be one thread.
+///
+/// # Errors
+/// Why there is none, in words for people. The worker does without.
+pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
+    let is_set = |name: &&&str| std::env::var_os(name).is_some_and(|value| value == "1");
+    if let Some(name) = FORBIDDEN_BY.iter().find(is_set) {
+        return Err(format!("{name}=1 forbids it"));
+    }
+    let errno = |what: &'static str| move |errno: Errno| format!("{what}: {}", errno_text(errno as i32));
+    let survivors = table::survivors(plan.listeners);
+    let post = Post::new(plan.handover).map_err(errno("the hand-over socket"))?;
+    let journal = Journal::map(descriptors_max()).map_err(|error| format!("mapping the journal: {error}"))?;
+    let (pid, master) = (getpid(), getppid());
+    let worker = pidfd_open(pid.as_raw()).map_err(|error| format!("pidfd_open: {error}"))?;
+    if clone_sharing_descriptors().map_err(errno("clone(CLONE_FILES | CLONE_PARENT)"))? {
+        // Whatever happens in here must not come back into the program's own course.
+        let keeper = Keeper {
+            worker,
+            post,
+            survivors,
+            journal,
+        };
+        keeper.run(pid, master);
+    }
+    // The keeper waits on it, by this number.
+    mem::forget(worker);
+    journal.publish();
+    Ok(())
+}
+
+/// Tells the master that this worker has no keeper, and why.
+pub(super) fn tell_missing(handover: RawFd, why: &str) {
+    if let Ok(post) = Post::new(handover) {
+        post.tell_missing(why);
+    }
+}
+
+impl Keeper {
+    fn run(self, worker: Pid, master: Pid) -> ! {
+        self.settle(worker, master);
+        loop {
+            let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+            let mut fds = [
+                PollFd::new(self.worker.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.post.as_fd(), PollFlags::empty()),
+            ];
+            // No signal interrupts this: all are blocked.
+            let result = poll(&mut fds, PollTimeout::NONE);
+            let seen = |at: usize| fds[at].revents().unwrap_or(PollFlags::empty());
+            if seen(0).contains(PollFlags::POLLIN) {
+                break;
+            }
+            // The master is gone; or user code has closed what this process needs. It cannot help any more, and closes
+            // nothing by ending: the worker has the table.
+            if result.is_err() || seen(0).intersects(hung_up) || seen(1).intersects(hung_up) {
+                exit_now(exit_code::SUCCESS);
+            }
+        }
+        saving::save(self);
+        exit_now(exit_code::SUCCESS)
+    }
+
+    /// Nobody's signal ends it but the master's death, and `SIGKILL`.
+    fn settle(&self, worker: Pid, master: Pid) {
+        // It fails for a leader of a session only, which a copy never is.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
+        SigSet::all().thread_set_mask().ok();
+        // SAFETY: prctl takes numbers, and a C string of which the kernel copies at most 15 bytes.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::prctl(libc::PR_SET_NAME, c"keeper".as_ptr(), 0, 0, 0);
+        }
+        // It may have died before the order was given.
+        if getppid() != master {
+            exit_now(exit_code::SUCCESS);
+        }
+        table::show_as(&format!("keeper of worker {worker}"));
+        // Its worker may raise its own limit later, and this process has to open a list of all that there is.
+        if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            // Raising it up to there is allowed to everybody.
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
+        }
+        // The master learns of it by this, and reaps it. A master that is gone needs not.
+        if let Ok(own) = pidfd_open(getpid().as_raw()) {
+            self.post.introduce(getpid().as_raw(), own.as_fd());
+        }
+    }
+}
+
+/// `true` in the copy. Both go on with the same descriptors, and each with its own memory.
+fn clone_sharing_descriptors() -> nix::Result<bool> {
+    if cfg!(target_arch = "s390x") {
+        // It alone takes the stack before the flags.
+        return Err(Errno::ENOSYS);
+    }
+    let null = ptr::null_mut::<libc::c_void>();
+    let flags = libc::c_long::from(libc::CLONE_FILES | libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: this is `fork` with another two flags: no new stack, no thread-local memory, no place to write a number to
+    // (all null, so that their order, which differs between machines, says nothing). There is one thread, so the copy
+    // finds no lock held. Not `clone3`, which the usual filters of containers refuse.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, null, null, null, null) };
+    if pid < 0 { Err(Errno::last()) } else { Ok(pid == 0) }
+}
+
+/// The most descriptors that the worker can ever have: it may raise its limit so far by itself.
+fn descriptors_max() -> usize {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 1024));
+    usize::try_from(hard).unwrap_or(usize::MAX)
+}
+
+/// Programs that run where no keeper can be had are tested by either of these, on every kernel.
+const FORBIDDEN_BY: [&str; 2] = ["ACTIX_CLUSTER_NO_KEEPER", "ACTIX_CLUSTER_NO_PIDFD"];

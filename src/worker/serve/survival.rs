@@ -1,0 +1,202 @@
+//! The connections of one listener that outlive this worker, when it is killed and when it leaves.
+//!
+//! Where a keeper watches over the worker, its TCP connections are served by way of the journal; anywhere else, and where
+//! the kernel cannot do it, they are what they are. And a worker that leaves gives those that are idle to somebody else.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::conn::{Passed, Stream};
+use super::http1::Rules;
+use super::journaled::{Journaled, Noting};
+use crate::sys::journal::Journal;
+
+/// How the connections of one listener survive.
+#[derive(Clone)]
+pub(crate) struct Survival {
+    noting: Noting,
+    others: Arc<dyn Others>,
+}
+
+/// Where connections go that this worker does not serve to their end.
+pub(crate) trait Others: Send + Sync {
+    /// Resolves when this worker leaves and no connection comes any more: is there somebody else?
+    fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>>;
+
+    /// Gives somebody a connection whose request has been struck so often.
+    ///
+    /// # Errors
+    /// The connection, if nobody takes it.
+    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd>;
+}
+
+impl fmt::Debug for Survival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Survival")
+            .field("noting", &self.noting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Survival {
+    /// For the listener at this place in the contract. Requests for which `is_repeatable` (method, path) says so may be
+    /// carried out again; `buffer` is the size of its connections' receive buffers.
+    pub(crate) fn new(
+        journal: &'static Journal,
+        listener: u32,
+        is_repeatable: fn(&str, &str) -> bool,
+        buffer: usize,
+        others: Arc<dyn Others>,
+    ) -> Self {
+        let rules = Rules {
+            is_repeatable,
+            kept_max: (buffer as u64 / 2).min(KEPT_MAX),
+        };
+        Self {
+            noting: Noting {
+                journal,
+                listener,
+                rules,
+            },
+            others,
+        }
+    }
+
+    /// The stream on which a connection is served.
+    pub(super) fn take_charge(&self, stream: Stream, passed: Option<&Passed>) -> Transport {
+        let tcp = match stream.into_tcp() {
+            Ok(tcp) => tcp,
+            Err(stream) => return Transport::Plain(stream),
+        };
+        let strikes = passed.map_or(0, |passed| passed.strikes);
+        match Journaled::new(tcp, &self.noting, passed.is_some(), strikes) {
+            Ok(journaled) => Transport::Http1(Box::new(journaled)),
+            Err(tcp) => Transport::Plain(Stream::Tcp(tcp)),
+        }
+    }
+
+    /// Resolves when this worker leaves: may connections be given away?
+    pub(super) async fn may_give_away(&self) -> bool {
+        self.others.wanted().await
+    }
+
+    /// Gives a connection away on which nothing has begun. False if nobody takes it: then it is as it was.
+    pub(super) fn give_away(&self, transport: &mut Transport) -> bool {
+        let Transport::Http1(journaled) = transport else {
+            return false;
+        };
+        // A copy: ours and its note stay until the other one is on its way.
+        let Some(copy) = Some(&journaled)
+            .filter(|it| it.is_unbegun())
+            .and_then(|it| it.as_fd().try_clone_to_owned().ok())
+        else {
+            return false;
+        };
+        let is_taken = self.others.give(copy, journaled.strikes()).is_ok();
+        if is_taken {
+            journaled.moved();
+        }
+        is_taken
+    }
+}
+
+/// What a connection is served on.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// As it was accepted.
+    Plain(Stream),
+    /// By way of the journal.
+    Http1(Box<Journaled>),
+}
+
+impl Transport {
+    /// Could another worker serve it on, now or after the present answer?
+    pub(super) fn is_movable(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Http1(journaled) => journaled.is_followed(),
+        }
+    }
+
+    /// Is there anything that whoever serves it has not read? Asked of the kernel: its answer is newer than the runtime's.
+    pub(super) fn has_unread(&self) -> bool {
+        match self {
+            Self::Plain(stream) => crate::sys::peek::waiting(stream.as_fd()).is_ok_and(|waiting| waiting > 0),
+            Self::Http1(journaled) => journaled.has_unread(),
+        }
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Http1(journaled) => journaled.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Http1(journaled) => Pin::new(journaled.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Http1(journaled) => Pin::new(journaled.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            // Whoever asked is told otherwise below; one part is always right.
+            Self::Http1(journaled) => {
+                let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
+                Pin::new(journaled.as_mut()).poll_write(cx, first)
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            // So that servers put a small answer into one write: with one it is whole or not there.
+            Self::Http1(_) => false,
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Http1(journaled) => Pin::new(journaled.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Http1(journaled) => Pin::new(journaled.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+/// The longest request that is kept in the kernel until it is answered: what fits a receive buffer of the usual size.
+const KEPT_MAX: u64 = 64 << 10;

@@ -1,0 +1,51 @@
+//! Which listeners of this worker have connections that outlive it, and who else serves them.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::model::ListenKey;
+use crate::sys::journal::journal;
+use crate::worker::context::Worker;
+use crate::worker::listener::Listener;
+use crate::worker::serve::survival::{Others, Survival};
+
+/// The other workers, by way of the master.
+struct Siblings {
+    worker: Worker,
+    key: ListenKey,
+}
+
+impl Others for Siblings {
+    fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>> {
+        Box::pin(self.worker.may_hand_back())
+    }
+
+    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
+        self.worker.hand_back(&self.key, connection, strikes)
+    }
+}
+
+impl Listener {
+    /// How this listener's connections survive; `None` if they do not: it was not asked for, or there is no keeper.
+    pub(crate) fn survival(&self, is_repeatable: fn(&str, &str) -> bool) -> Option<Survival> {
+        let journal = journal()?;
+        let ListenKey::Named(name) = self.key() else {
+            return None;
+        };
+        let worker = self.worker();
+        let mut declared = worker.inner.contract.listeners.iter();
+        let place = declared.position(|listener| listener.survives && listener.name == *name)?;
+        // Those that are accepted inherit it.
+        let buffer = getsockopt(self.socket(), sockopt::RcvBuf).ok()?;
+        let others = Siblings {
+            worker: worker.clone(),
+            key: self.key().clone(),
+        };
+        let place = u32::try_from(place).ok()?;
+        Some(Survival::new(journal, place, is_repeatable, buffer, Arc::new(others)))
+    }
+}
