@@ -34,6 +34,7 @@ mod lame_duck;
 mod lifecycle;
 mod listening;
 mod listening_faults;
+mod listening_in_turn;
 mod master_death;
 mod master_faults;
 mod memory;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
+        listening_in_turn::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         memory::SCENARIOS,
