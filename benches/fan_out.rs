@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use actix::prelude::*;
 use actix_cluster::testing::{Recorder, RecordingHandle};
@@ -14,6 +15,8 @@ use actix_cluster::{
     WorkerState,
 };
 use actix_cluster_benches::{Failure, median, now, number, proc};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 
 /// Events in a round.
 const EVENTS: u64 = 300_000;
@@ -21,14 +24,14 @@ const EVENTS: u64 = 300_000;
 const AHEAD: u64 = 2_048;
 
 fn main() -> Result<ExitCode, Failure> {
-    println!("| subscribers | fed as | events/s | memory, KiB more |");
-    println!("|---|---|---|---|");
+    println!("| subscribers | fed as | events/s | processor of the consumers for each, ns | memory, KiB more |");
+    println!("|---|---|---|---|---|");
     System::new().block_on(async {
         let consumers = Arbiter::new();
         for stuck in [0, 1] {
             for count in [1, 5] {
                 for fed in [Fed::Plain, Fed::Streams, Fed::Actors, Fed::ActorsFromElsewhere] {
-                    if stuck == 0 || fed != Fed::Plain {
+                    if (stuck == 0 || fed != Fed::Plain) && is_wanted(fed) {
                         measure(&consumers.handle(), fed, count, stuck)?;
                     }
                 }
@@ -36,6 +39,15 @@ fn main() -> Result<ExitCode, Failure> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Was this way named as an argument, or none at all? For profiles of one way alone.
+fn is_wanted(fed: Fed) -> bool {
+    let mut named = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let fed = format!("{fed:?}");
+    named
+        .next()
+        .is_none_or(|first| first == fed || named.any(|name| name == fed))
 }
 
 /// How the consumers, all on one thread beside the publisher's, get their events.
@@ -52,7 +64,7 @@ enum Fed {
 }
 
 fn measure(thread: &ArbiterHandle, fed: Fed, count: usize, stuck: usize) -> Result<(), Failure> {
-    let (before, mut rates) = (proc::rss_kib(), Vec::new());
+    let (before, mut rates, mut costs) = (proc::rss_kib(), Vec::new(), Vec::new());
     for _ in 0..number("ACTIX_CLUSTER_BENCH_ROUNDS", 5) {
         let worker = WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Online);
         let said = EventKind::Message(Message::for_test(&"x".repeat(100))?);
@@ -65,7 +77,7 @@ fn measure(thread: &ArbiterHandle, fed: Fed, count: usize, stuck: usize) -> Resu
             .iter()
             .map(|counter| begin(thread, &pumps.handle(), fed, counter, &cluster));
         let mailboxes: Vec<_> = mailboxes.collect();
-        let begun = now();
+        let (begun, used) = (now(), consumers_cpu());
         publish(
             &event,
             &recorder,
@@ -73,13 +85,29 @@ fn measure(thread: &ArbiterHandle, fed: Fed, count: usize, stuck: usize) -> Resu
             (fed == Fed::Plain).then_some(&mailboxes[..]),
         );
         rates.push(EVENTS as f64 / begun.elapsed().as_secs_f64());
+        costs.push((consumers_cpu() - used).as_nanos() as f64 / (EVENTS * count as u64) as f64);
         recorder.end();
         pumps.stop();
     }
     let stuck = if stuck > 0 { " beside a stuck one" } else { "" };
     let more = proc::rss_kib().saturating_sub(before);
-    println!("| {count}{stuck} | {fed:?} | {:.0} | {more} |", median(&mut rates));
+    let (rate, cost) = (median(&mut rates), median(&mut costs));
+    println!("| {count}{stuck} | {fed:?} | {rate:.0} | {cost:.0} | {more} |");
     Ok(())
+}
+
+/// What all threads but this one, the publisher's, have used of the processor: it waits for the others by looking again and
+/// again, and they rest when they have nothing to do.
+fn consumers_cpu() -> Duration {
+    let used = |who| {
+        let usage = getrusage(who).expect("it is our own");
+        Duration::from_micros(
+            (usage.user_time() + usage.system_time())
+                .num_microseconds()
+                .unsigned_abs(),
+        )
+    };
+    used(UsageWho::RUSAGE_SELF).saturating_sub(used(UsageWho::RUSAGE_THREAD))
 }
 
 /// Starts one consumer.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use actix_cluster::{
     Backoff, CallError, Cluster, ClusterBuilder, ClusterSnapshot, ListenAddr, ListenOptions, Message, RestartDelay,
-    RestartLimit, Scheduling, Worker, WorkerRef,
+    RestartLimit, Scheduling, SpawnMethod, Worker, WorkerRef,
 };
 use actix_cluster_actors::metrics::{Metrics, MetricsConfig, MetricsError, is_ours};
 use actix_cluster_actors::{
-    AutoscaleConfig, Autoscaler, EventLog, EventLogConfig, MemoryConfig, MemoryLimit, MemoryWatchdog,
+    AutoscaleConfig, Autoscaler, EventLog, EventLogConfig, HealthConfig, HealthMonitor, MemoryConfig, MemoryLimit,
+    MemoryWatchdog,
 };
 use actix_web::{App, HttpResponse, HttpServer, Responder, web};
 use clap::{Parser, ValueEnum};
@@ -20,7 +21,7 @@ use serde::Deserialize;
 ///
 /// Restarts are at once and without a limit unless `--backoff-ms` or `--max-restarts` says otherwise.
 #[derive(Parser)]
-struct Args {
+pub(crate) struct Args {
     /// Where to listen: host:port, *:port or unix:/path.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: ListenAddr,
@@ -36,6 +37,9 @@ struct Args {
     /// Who accepts: the cluster's own loop, or an unmodified actix-web server.
     #[arg(long, default_value = "own")]
     server: Server,
+    /// How workers come to be: the program is executed anew, or copied from a zygote (faster; see `SpawnMethod`).
+    #[arg(long, default_value = "exec")]
+    spawn: Method,
     /// Write every event as one JSON line on standard output.
     #[arg(long)]
     events: Option<Format>,
@@ -57,6 +61,13 @@ struct Args {
     /// How long a worker that was told to stop goes on accepting, not ready any more, before it drains; in milliseconds.
     #[arg(long, default_value_t = 0)]
     lame_duck_ms: u64,
+    /// Watch the workers' heartbeats and kill those whose event loop no longer turns; see `--health-ms`.
+    #[arg(long)]
+    health: bool,
+    /// How long a worker may be silent before a check counts it as a miss, in milliseconds; the third miss in a row is the end. It beats
+    /// ten times in it, and is looked at twice.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    health_ms: u64,
     /// Replace workers above nine tenths of so much memory, and kill those that reach it; default: no limit.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     memory_limit_mb: Option<u64>,
@@ -79,11 +90,18 @@ enum Server {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Method {
+    Exec,
+    Zygote,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Format {
     Json,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
+    // Wrong usage ends it here.
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_env_filter(filter())
@@ -91,7 +109,12 @@ fn main() -> ExitCode {
         // Standard error may be full: then lines are lost, not the master.
         .log_internal_errors(false)
         .init();
-    match metered(&args, cluster(&args)) {
+    run(&args)
+}
+
+/// Runs it with what was asked for; the suite of scenarios does, too.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match metered(args, cluster(args)) {
         Ok(cluster) => cluster.main(),
         Err(error) => {
             eprintln!("error: {error}");
@@ -111,7 +134,13 @@ fn metered(args: &Args, cluster: ClusterBuilder) -> Result<ClusterBuilder, Metri
     };
     let metrics = Metrics::new(MetricsConfig::new().listen(address));
     let view = metrics.view();
-    let cluster = metrics.attach(cluster.heartbeat(Duration::from_secs(3)))?;
+    // Where health is watched, workers beat as often as that needs.
+    let cluster = if args.health {
+        cluster
+    } else {
+        cluster.heartbeat(Duration::from_secs(3))
+    };
+    let cluster = metrics.attach(cluster)?;
     if let Some(address) = view.address() {
         eprintln!("metrics at http://{address}/metrics");
     }
@@ -127,6 +156,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
     let (server, faults) = (args.server, args.faults);
     let mut builder = Cluster::builder()
         .listen_with("http", &args.listen, args.listen_options())
+        .spawn(args.spawn_method())
         .restart_delay(args.restart_delay())
         .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
@@ -145,6 +175,15 @@ fn cluster(args: &Args) -> ClusterBuilder {
         builder = MemoryWatchdog::new(config)
             .expect("a limit of at least 1 MiB")
             .attach(builder);
+    }
+    if args.health {
+        let silence = Duration::from_millis(args.health_ms);
+        let config = HealthConfig::new()
+            .stale_after(silence)
+            .interval(silence / 10)
+            .check(silence / 2);
+        let health = HealthMonitor::new(config).expect("the parts agree from 1 s on");
+        builder = health.attach(builder);
     }
     match args.events {
         // On a thread of its own: nobody may be reading standard output.
@@ -168,6 +207,13 @@ impl Args {
             Spread::Sticky => Scheduling::Sticky,
         });
         options
+    }
+
+    const fn spawn_method(&self) -> SpawnMethod {
+        match self.spawn {
+            Method::Exec => SpawnMethod::Exec,
+            Method::Zygote => SpawnMethod::Zygote,
+        }
     }
 
     /// At once, unless asked otherwise: storms are driven from outside.

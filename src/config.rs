@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) has_own_spec: bool,
     pub(crate) max_booting: usize,
     pub(crate) when_empty: WhenEmpty,
+    /// Bytes that a worker may print a second on piped streams; `None` for as many as are read.
+    pub(crate) output_limit: Option<u64>,
     pub(crate) event_history: usize,
     pub(crate) signals: bool,
     pub(crate) exit_on_panic: bool,

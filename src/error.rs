@@ -259,6 +259,9 @@ pub enum CommandError {
     /// What is to hold for the whole cluster contradicts itself.
     #[error("{0}")]
     InvalidRules(&'static str),
+    /// A listener's socket could not be had.
+    #[error(transparent)]
+    Listener(ListenError),
     /// There are as many slots as one master keeps.
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),

@@ -18,8 +18,8 @@ pub struct Events {
     queue: Arc<Queue>,
     subscribers: Arc<Subscribers>,
     since: u64,
-    /// Taken out of the queue and not given to the caller yet.
-    taken: VecDeque<ClusterEvent>,
+    /// Taken out of the queue and not given to the caller yet; shared with the queues of others.
+    taken: VecDeque<Arc<ClusterEvent>>,
 }
 
 impl Events {
@@ -70,7 +70,23 @@ impl Events {
         if self.taken.is_empty() && !self.queue.take(&mut self.taken, &self.subscribers).await {
             return None;
         }
-        self.taken.pop_front()
+        self.taken.pop_front().map(Arc::unwrap_or_clone)
+    }
+
+    /// Events that can be had without waiting, as far as they were taken out of the queue: what came since is not among them.
+    pub(crate) fn at_once(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// The next of those.
+    pub(crate) fn next_at_once(&mut self) -> Option<ClusterEvent> {
+        self.taken.pop_front().map(Arc::unwrap_or_clone)
+    }
+
+    /// Would nobody notice if several events were handed on before the first is done with? Whoever keeps a
+    /// [`Subscription`] may end it with the event at hand, and what was taken from some queues is not replaced any more.
+    pub(crate) fn may_run_ahead(&self) -> bool {
+        Arc::weak_count(&self.queue) == 0 && self.queue.keeps_what_came()
     }
 
     /// The next event for which `wanted` says yes; the others are dropped.

@@ -190,6 +190,20 @@ impl ClusterHandle {
         self.shared.directory.read().listeners.get(listener).cloned()
     }
 
+    /// Duplicates of listening sockets that somebody may keep while this program is restarted, by name: of declared
+    /// listeners that all workers share ([`Scheduling::Shared`](crate::Scheduling::Shared), or handed over). Not of Unix paths
+    /// that the cluster has bound, which it removes when it ends.
+    ///
+    /// As long as somebody holds such a duplicate, clients are queued, whether this program runs or not. Its successor takes
+    /// it back with [`listen_activated`](crate::ClusterBuilder::listen_activated).
+    ///
+    /// # Errors
+    /// [`CommandError::Listener`] when there is no free descriptor, [`CommandError::Gone`].
+    pub async fn listener_sockets(&self) -> Result<Vec<(String, OwnedFd)>, CommandError> {
+        let sockets = self.ask(|reply| Command::Sockets { reply }).await?;
+        sockets.map_err(CommandError::Listener)
+    }
+
     /// One worker, unless it is dead.
     #[must_use]
     pub fn worker(&self, id: WorkerId) -> Option<WorkerRef> {

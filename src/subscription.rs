@@ -210,7 +210,8 @@ impl ClusterHandle {
     }
 
     /// Sends every event from now on to an actor. Its mailbox may be small and the actor slow: events wait in a bounded
-    /// queue, and what does not fit is announced by `Lagged`.
+    /// queue, and what does not fit is announced by `Lagged`. In its mailbox is one, and in a flood up to eight, as long as it
+    /// is done with them within 10 ms and nobody keeps the `Subscription`.
     /// An actor that panics or is stopped is no longer fed, and [`SubscriberLost`](crate::EventKind::SubscriberLost) tells.
     /// When the cluster has ended, it has one more second for what is still queued, as plug-ins have.
     pub fn subscribe(&self, actor: Recipient<ClusterEvent>) -> Subscription {

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use actix_cluster::{
-    Cluster, ListenOptions, RestartDelay, RestartLimit, RolloutOptions, Scheduling, ServeError, SubscribeOptions,
-    Worker,
+    Cluster, ClusterBuilder, ListenOptions, RestartDelay, RestartLimit, RolloutOptions, Scheduling, ServeError,
+    SpawnMethod, SubscribeOptions, Worker,
 };
 use actix_web::{App, HttpServer, web};
 
@@ -25,6 +25,8 @@ pub enum Role {
     Shared,
     /// As `PerWorker`, and each worker writes a flight recorder.
     Recorded,
+    /// As `PerWorker`, and a zygote makes the workers.
+    Zygote,
     /// One process, an unmodified `HttpServer` with as many threads.
     Threads,
 }
@@ -37,6 +39,7 @@ impl Role {
             Self::PerWorker => "per-worker",
             Self::Shared => "shared",
             Self::Recorded => "recorded",
+            Self::Zygote => "zygote",
             Self::Threads => "threads",
         }
     }
@@ -46,20 +49,31 @@ impl Role {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let name = std::env::var(ROLE).ok()?;
-    let role = [Role::PerWorker, Role::Shared, Role::Recorded, Role::Threads]
-        .into_iter()
-        .find(|role| role.name() == name)?;
+    let role = [
+        Role::PerWorker,
+        Role::Shared,
+        Role::Recorded,
+        Role::Zygote,
+        Role::Threads,
+    ]
+    .into_iter()
+    .find(|role| role.name() == name)?;
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let workers = crate::number(WORKERS, 1);
     Some(match role {
-        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker, 0),
-        Role::Shared => cluster(&address, workers, Scheduling::Shared, 0),
-        Role::Recorded => cluster(&address, workers, Scheduling::PerWorker, 32 << 10),
+        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker).main(),
+        Role::Shared => cluster(&address, workers, Scheduling::Shared).main(),
+        Role::Recorded => cluster(&address, workers, Scheduling::PerWorker)
+            .flight_recorder(32 << 10)
+            .main(),
+        Role::Zygote => cluster(&address, workers, Scheduling::PerWorker)
+            .spawn(SpawnMethod::Zygote)
+            .main(),
         Role::Threads => threads(&address, workers),
     })
 }
 
-fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usize) -> ExitCode {
+fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ClusterBuilder {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
@@ -67,7 +81,6 @@ fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usiz
         .workers(u32::try_from(workers).unwrap_or(1))
         .reload_options(RolloutOptions::new().surge(surge))
         .listen_with("http", address, options)
-        .flight_recorder(recorder)
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
         .worker(serve);
@@ -77,7 +90,7 @@ fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usiz
             println!("{}", serde_json::to_string(event).unwrap_or_default());
         });
     }
-    builder.main()
+    builder
 }
 
 async fn serve(worker: Worker) -> Result<(), ServeError> {
@@ -138,7 +151,9 @@ impl Server {
     /// As there.
     pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
         let address = free_address()?;
-        let mut command = match std::env::var_os(FOREIGN).filter(|_| !matches!(role, Role::Threads | Role::Recorded)) {
+        let mut command = match std::env::var_os(FOREIGN)
+            .filter(|_| !matches!(role, Role::Threads | Role::Recorded | Role::Zygote))
+        {
             Some(program) => {
                 let mut command = Command::new(program);
                 let workers = workers.to_string();

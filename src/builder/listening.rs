@@ -97,10 +97,22 @@ impl ClusterBuilder {
     /// [`listen_activated`](Self::listen_activated), or [`listen`](Self::listen) on `address` where no such socket was handed
     /// over: one program for both ways to be started.
     pub fn listen_activated_or(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
+        self.listen_activated_or_with(name, address, ListenOptions::default())
+    }
+
+    /// [`listen_activated_or`](Self::listen_activated_or) with options for `address`; what was handed over is as it is. With
+    /// [`Scheduling::Shared`](crate::Scheduling::Shared) the socket can be kept for the next start of this program
+    /// ([`ClusterHandle::listener_sockets`](crate::ClusterHandle::listener_sockets)).
+    pub fn listen_activated_or_with(
+        self,
+        name: impl Into<String>,
+        address: impl ToListenAddr,
+        options: ListenOptions,
+    ) -> Self {
         let name = name.into();
         match activated(&name) {
             Ok(activated) => self.listen(name, activated),
-            Err(_) => self.listen(name, address),
+            Err(_) => self.listen_with(name, address, options),
         }
     }
 }

@@ -76,6 +76,7 @@ impl ClusterBuilder {
             has_own_spec: true,
             max_booting: 0,
             when_empty: WhenEmpty::default(),
+            output_limit: None,
             event_history: 256,
             signals: true,
             exit_on_panic: false,
@@ -179,6 +180,15 @@ impl ClusterBuilder {
     /// Nothing the workers print reaches the master's streams: every line becomes an `Output` event (Node's `silent`).
     pub const fn silent(self) -> Self {
         self.stdio(StdioMode::Null, StdioMode::Piped, StdioMode::Piped)
+    }
+
+    /// How many bytes a worker may print a second on its piped streams together, and as many at once after a quiet second. What it
+    /// prints above that is read and dropped, so that it never waits, and [`OutputDropped`](crate::EventKind::OutputDropped)
+    /// tells how much that was. Default `None`: every line becomes an event, and a worker that prints faster than the master
+    /// reads waits in `write`.
+    pub const fn output_limit(mut self, bytes_per_second: Option<u64>) -> Self {
+        self.config.output_limit = bytes_per_second;
+        self
     }
 
     /// When a worker ends, ends what is left of its process group too. Default: no; processes it leaves behind live on.

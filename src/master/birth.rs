@@ -1,8 +1,10 @@
 //! From an order to a running process: channel, listeners, spawn, registration. Every step can fail, and a failure
 //! leaves nothing behind.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +16,10 @@ use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::handover::Attachment;
+use crate::master::printed::Printed;
 use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
-use crate::policy::ReadyWhen;
+use crate::policy::{OutputRate, ReadyWhen};
 use crate::process::{
     self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, Zygote, failure,
 };
@@ -71,13 +74,14 @@ impl Birth<'_> {
             );
         }
         let registered = Channel::new(ours).and_then(|channel| {
-            let mut outputs = Vec::new();
+            let rate = OutputRate::new(self.config.output_limit, clock::now());
+            let (rate, mut outputs) = (Rc::new(RefCell::new(rate)), Vec::new());
             for (stream, fd) in [
                 (OutputStream::Stdout, child.stdout),
                 (OutputStream::Stderr, child.stderr),
             ] {
                 if let Some(fd) = fd {
-                    outputs.push((stream, Lines::new(fd)?));
+                    outputs.push(Printed::new(stream, Lines::new(fd)?, &rate));
                 }
             }
             Ok((channel, outputs))

@@ -1,6 +1,7 @@
 //! What a handle can ask of the supervisor, each with the way to answer.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 
 use tokio::sync::oneshot;
 
@@ -9,8 +10,8 @@ use crate::changes::ReloadOptions;
 use crate::error::CommandError;
 use crate::events::Events;
 use crate::model::{
-    Announcement, ClusterSnapshot, EndCause, Generation, RecycleReason, ReloadError, Settings, ShutdownReport, Signal,
-    Slot, SpecName, SubscriberLoss, WorkerId, WorkerSnapshot,
+    Announcement, ClusterSnapshot, EndCause, Generation, ListenError, RecycleReason, ReloadError, Settings,
+    ShutdownReport, Signal, Slot, SpecName, SubscriberLoss, WorkerId, WorkerSnapshot,
 };
 use crate::spec::WorkerSpec;
 use crate::subscription::SubscribeOptions;
@@ -113,6 +114,10 @@ pub(crate) enum Command {
     Follow {
         options: Box<SubscribeOptions>,
         reply: oneshot::Sender<(ClusterSnapshot, Events)>,
+    },
+    /// Duplicates of the sockets that somebody may keep for this program's successor.
+    Sockets {
+        reply: oneshot::Sender<Result<Vec<(String, OwnedFd)>, ListenError>>,
     },
     /// A subscriber is gone; everybody is to hear of it.
     SubscriberLost { name: String, why: SubscriberLoss },

@@ -101,6 +101,7 @@ impl Handler<Command> for ClusterSupervisor {
             Command::Rules { reply } => answer(reply, self.rules()),
             Command::Spec { spec, order, reply } => self.spec_order(spec, order, reply, ctx),
             Command::Follow { options, reply } => answer(reply, self.publisher().follow(&options)),
+            Command::Sockets { reply } => answer(reply, self.keepable_sockets()),
             Command::SubscriberLost { name, why } => self.publish(None, EventKind::SubscriberLost { name, why }),
             Command::Shutdown { urgency, reply } => {
                 self.replies().await_end(reply);

@@ -11,9 +11,10 @@ use actix::Addr;
 use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome, ToMaster};
 use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
+use crate::master::printed::Printed;
 use crate::master::worker_actor::WorkerActor;
-use crate::model::{ExitStatus, OutputStream};
-use crate::process::{Lines, OomWatch, ProcessHandle};
+use crate::model::ExitStatus;
+use crate::process::{OomWatch, ProcessHandle};
 
 /// What the life task of one worker works with.
 pub(crate) struct Life {
@@ -21,7 +22,7 @@ pub(crate) struct Life {
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
     pub(crate) subscribers: Arc<Subscribers>,
-    pub(crate) outputs: Vec<(OutputStream, Lines)>,
+    pub(crate) outputs: Vec<Printed>,
     pub(crate) kill_tree: bool,
 }
 
@@ -38,16 +39,9 @@ impl Life {
     ///
     /// A send to the `WorkerActor` fails only when the cluster is being torn down; then nobody is left to be told.
     pub(crate) async fn run(mut self) {
-        let copiers = std::mem::take(&mut self.outputs).into_iter().map(|(stream, lines)| {
-            let subscribers = Arc::clone(&self.subscribers);
-            actix_rt::spawn(copy_lines(
-                self.worker.clone(),
-                self.process.clone(),
-                subscribers,
-                stream,
-                lines,
-            ))
-        });
+        let copiers = std::mem::take(&mut self.outputs)
+            .into_iter()
+            .map(|printed| actix_rt::spawn(printed.copy(self.worker.clone(), self.process.clone())));
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
         let mut exited = pin!(self.process.exited());
@@ -182,35 +176,4 @@ const fn tells_a_step(frame: &ToMaster) -> bool {
         frame,
         ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Ready
     )
-}
-
-/// Passes the lines of a piped stream on until it ends. After the process's death only what is in the pipe counts: a
-/// grandchild may hold the other end for ever.
-async fn copy_lines(
-    worker: Addr<WorkerActor>,
-    process: ProcessHandle,
-    subscribers: Arc<Subscribers>,
-    stream: OutputStream,
-    mut lines: Lines,
-) {
-    loop {
-        let line = tokio::select! {
-            biased;
-            line = lines.next() => line,
-            _ = process.exited() => break,
-        };
-        let Some(line) = line else { return };
-        if worker.send(Happening::Line(stream, line)).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            () = subscribers.room_for_messages() => {}
-            _ = process.exited() => break,
-        }
-    }
-    for line in lines.drain_now() {
-        if worker.send(Happening::Line(stream, line)).await.is_err() {
-            return;
-        }
-    }
 }

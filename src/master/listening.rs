@@ -95,6 +95,11 @@ impl Listening {
         Ok(handouts)
     }
 
+    /// Duplicates of the sockets that a successor of this program could go on with, by name.
+    pub(crate) fn keepable(&self) -> Result<Vec<(String, OwnedFd)>, ListenError> {
+        self.table.keepable()
+    }
+
     /// A worker exists: orders can reach it, and connections through `handover`.
     pub(crate) fn born(&mut self, link: &Arc<Link>, handover: Option<Attachment>) {
         if let Some(attachment) = handover {

@@ -41,6 +41,8 @@ pub(crate) enum Happening {
     Died(Reaped, bool),
     /// A line on a piped stream.
     Line(OutputStream, String),
+    /// So many lines, with so many bytes, were not passed on.
+    LinesDropped(OutputStream, u64, u64),
 }
 
 impl ActixMessage for Happening {
@@ -93,6 +95,8 @@ pub(crate) enum Report {
     Said(Vec<Message>),
     /// A line on a piped stream.
     Line(OutputStream, String),
+    /// So many lines, with so many bytes, were not passed on.
+    LinesDropped(OutputStream, u64, u64),
     /// It gave a sign of life; `tell`: this one is worth an event.
     Beat { heartbeat: Heartbeat, tell: bool },
     /// It will be silent for so long.

@@ -16,6 +16,7 @@ mod life;
 mod listening;
 mod liveness;
 mod messages;
+mod printed;
 mod publisher;
 mod pump;
 mod queue;

@@ -118,6 +118,12 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
         EventKind::Message(_) | EventKind::Output { .. } => trace!(worker = id, kind = kind.name(), "worker spoke"),
         EventKind::Heartbeat(_) => trace!(worker = id, kind = kind.name(), "worker lives"),
         EventKind::Fork => info!(master, worker = id, slot, pid, program, restart, "worker forked"),
+        EventKind::OutputDropped { lines, bytes, .. } => {
+            warn!(
+                worker = id,
+                slot, pid, lines, bytes, "output dropped: the worker prints more than it may"
+            );
+        }
         EventKind::Online => info!(worker = id, pid, "worker online"),
         EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
         EventKind::Ready => info!(worker = id, pid, "worker ready"),

@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
 use crate::master::Subscribers;
-use crate::model::{ClusterEvent, EventFilter, EventKind, Kind, Kinds, WorkerId};
+use crate::model::{ClusterEvent, EventFilter, EventKind, Kind, Kinds, Mono, WorkerId};
 use crate::subscription::{SubscribeOptions, WhenFull};
 
 /// The queue of one subscriber.
@@ -33,8 +34,8 @@ struct Ring {
     backlog: Backlog,
     /// Of the events in the backlog.
     bytes: usize,
-    /// The first of the dropped events that were not announced yet, and the last, to build the notice from.
-    lagged: Option<(u64, ClusterEvent)>,
+    /// The dropped events that were not announced yet.
+    lagged: Option<Gap>,
     closed: bool,
 }
 
@@ -43,7 +44,7 @@ impl Queue {
     pub(crate) fn new(
         options: &SubscribeOptions,
         name: String,
-        earlier: impl Iterator<Item = ClusterEvent>,
+        earlier: impl Iterator<Item = Arc<ClusterEvent>>,
         is_closed: bool,
     ) -> Self {
         let backlog = match options.when_full {
@@ -77,7 +78,7 @@ impl Queue {
     }
 
     /// Takes events that the filter wants, in their order. Never waits.
-    pub(crate) fn push(&self, events: impl Iterator<Item = ClusterEvent>) {
+    pub(crate) fn push(&self, events: impl Iterator<Item = Arc<ClusterEvent>>) {
         let mut ring = self.ring();
         if ring.closed {
             return;
@@ -93,7 +94,7 @@ impl Queue {
         }
     }
 
-    fn admit(&self, ring: &mut Ring, event: ClusterEvent) {
+    fn admit(&self, ring: &mut Ring, event: Arc<ClusterEvent>) {
         match self.when_full {
             WhenFull::Latest => ring.clear(),
             WhenFull::DropOldest => {}
@@ -121,6 +122,14 @@ impl Queue {
 
     fn holds_back(&self) -> bool {
         self.when_full == WhenFull::HoldBack
+    }
+
+    /// Does no later event replace one that waits? What was taken is not replaced any more, so of others one is taken.
+    pub(crate) fn keeps_what_came(&self) -> bool {
+        match self.when_full {
+            WhenFull::Coalesce(_) | WhenFull::Latest => false,
+            WhenFull::DropOldest | WhenFull::HoldBack => true,
+        }
     }
 
     /// May channels be read on, as far as this subscriber is concerned?
@@ -155,16 +164,16 @@ impl Queue {
     }
 
     /// What is there now: `Ready(true)` with something in `taken`, `Ready(false)` for the end, or `Pending`.
-    pub(crate) fn poll_take(&self, taken: &mut VecDeque<ClusterEvent>, subscribers: &Subscribers) -> Poll<bool> {
+    pub(crate) fn poll_take(&self, taken: &mut VecDeque<Arc<ClusterEvent>>, subscribers: &Subscribers) -> Poll<bool> {
         let mut ring = self.ring();
-        if let Some((from, last)) = ring.lagged.take() {
-            taken.push_back(notice(from, &last));
+        if let Some(gap) = ring.lagged.take() {
+            taken.push_back(Arc::new(gap.notice()));
         }
         let was_half_empty = self.is_half_empty(&ring);
-        let most = match self.when_full {
-            // What was taken is not replaced any more.
-            WhenFull::Coalesce(_) | WhenFull::Latest => 1,
-            WhenFull::DropOldest | WhenFull::HoldBack => TAKE_MAX.min(self.capacity.div_ceil(4)),
+        let most = if self.keeps_what_came() {
+            TAKE_MAX.min(self.capacity.div_ceil(4))
+        } else {
+            1
         };
         ring.take(most, taken);
         let is_drained = self.holds_back() && !was_half_empty && self.is_half_empty(&ring);
@@ -188,7 +197,7 @@ impl Queue {
 
     /// Waits for events and moves some of them to `taken`, which must be empty, so that the lock is not taken for each
     /// single one. False after the cluster's last event. Cancel-safe: what was taken is in `taken`.
-    pub(crate) async fn take(&self, taken: &mut VecDeque<ClusterEvent>, subscribers: &Subscribers) -> bool {
+    pub(crate) async fn take(&self, taken: &mut VecDeque<Arc<ClusterEvent>>, subscribers: &Subscribers) -> bool {
         loop {
             let filled = self.filled.notified();
             if let Poll::Ready(is_taken) = self.poll_take(taken, subscribers) {
@@ -205,26 +214,25 @@ impl Queue {
 }
 
 impl Ring {
-    fn append(&mut self, event: ClusterEvent) {
+    fn append(&mut self, event: Arc<ClusterEvent>) {
         self.bytes += event.held_bytes();
         self.backlog.push(event);
     }
 
     fn drop_oldest(&mut self) {
         if let Some(dropped) = self.pop() {
-            let from = self.lagged.as_ref().map_or(dropped.seq, |(from, _)| *from);
-            // Its data is not needed for the notice, and may be large.
-            self.lagged = Some((from, notice(from, &dropped)));
+            let from = self.lagged.as_ref().map_or(dropped.seq, |gap| gap.from);
+            self.lagged = Some(Gap::until(&dropped, from));
         }
     }
 
-    fn pop(&mut self) -> Option<ClusterEvent> {
+    fn pop(&mut self) -> Option<Arc<ClusterEvent>> {
         let event = self.backlog.pop()?;
         self.bytes -= event.held_bytes();
         Some(event)
     }
 
-    fn take(&mut self, most: usize, taken: &mut VecDeque<ClusterEvent>) {
+    fn take(&mut self, most: usize, taken: &mut VecDeque<Arc<ClusterEvent>>) {
         for _ in 0..most {
             let Some(event) = self.pop() else { return };
             taken.push_back(event);
@@ -247,32 +255,57 @@ impl Ring {
     /// Puts a notice in the place of `event`, one for each gap between two messages.
     fn skip(&mut self, event: &ClusterEvent) {
         let Backlog::Line(line) = &mut self.backlog else { return };
-        if let Some(last) = line.back_mut()
-            && let EventKind::Lagged { to, .. } = &mut last.kind
-        {
-            *to = event.seq;
-            last.seq = event.seq;
-            return;
+        let from = match line.back().map(|last| &last.kind) {
+            Some(EventKind::Lagged { from, .. }) => Some(*from),
+            _ => None,
+        };
+        if from.is_some() {
+            line.pop_back();
         }
-        line.push_back(notice(event.seq, event));
+        let gap = Gap::until(event, from.unwrap_or(event.seq));
+        line.push_back(Arc::new(gap.notice()));
     }
 }
 
-/// Says that the events from `from` up to `last` were dropped; it stands where `last` stood.
-fn notice(from: u64, last: &ClusterEvent) -> ClusterEvent {
-    ClusterEvent {
-        seq: last.seq,
-        at: last.at,
-        time: last.time,
-        worker: None,
-        kind: EventKind::Lagged { from, to: last.seq },
+/// Events that were dropped in a row: the numbers of the first and the last, and when the last was published. What they
+/// carried is not needed for the notice, and may be large.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    from: u64,
+    to: u64,
+    at: Mono,
+    time: SystemTime,
+}
+
+impl Gap {
+    fn until(last: &ClusterEvent, from: u64) -> Self {
+        Self {
+            from,
+            to: last.seq,
+            at: last.at,
+            time: last.time,
+        }
+    }
+
+    /// Says so; it stands where the last of them stood.
+    fn notice(self) -> ClusterEvent {
+        ClusterEvent {
+            seq: self.to,
+            at: self.at,
+            time: self.time,
+            worker: None,
+            kind: EventKind::Lagged {
+                from: self.from,
+                to: self.to,
+            },
+        }
     }
 }
 
 /// What waits, oldest first.
 #[derive(Debug)]
 enum Backlog {
-    Line(VecDeque<ClusterEvent>),
+    Line(VecDeque<Arc<ClusterEvent>>),
     Newest(Newest),
 }
 
@@ -284,14 +317,14 @@ impl Backlog {
         }
     }
 
-    fn push(&mut self, event: ClusterEvent) {
+    fn push(&mut self, event: Arc<ClusterEvent>) {
         match self {
             Self::Line(line) => line.push_back(event),
             Self::Newest(newest) => newest.push(event),
         }
     }
 
-    fn pop(&mut self) -> Option<ClusterEvent> {
+    fn pop(&mut self) -> Option<Arc<ClusterEvent>> {
         match self {
             Self::Line(line) => line.pop_front(),
             Self::Newest(newest) => newest.pop(),
@@ -303,7 +336,7 @@ impl Backlog {
 #[derive(Debug)]
 struct Newest {
     kinds: Kinds,
-    waiting: BTreeMap<u64, ClusterEvent>,
+    waiting: BTreeMap<u64, Arc<ClusterEvent>>,
     places: HashMap<(Kind, Option<WorkerId>), u64>,
 }
 
@@ -322,19 +355,19 @@ impl Newest {
         self.kinds.contains(kind).then_some((kind, worker))
     }
 
-    fn take_predecessor_of(&mut self, event: &ClusterEvent) -> Option<ClusterEvent> {
+    fn take_predecessor_of(&mut self, event: &ClusterEvent) -> Option<Arc<ClusterEvent>> {
         let place = self.places.remove(&self.key(event)?)?;
         self.waiting.remove(&place)
     }
 
-    fn push(&mut self, event: ClusterEvent) {
+    fn push(&mut self, event: Arc<ClusterEvent>) {
         if let Some(key) = self.key(&event) {
             self.places.insert(key, event.seq);
         }
         self.waiting.insert(event.seq, event);
     }
 
-    fn pop(&mut self) -> Option<ClusterEvent> {
+    fn pop(&mut self) -> Option<Arc<ClusterEvent>> {
         let (_, event) = self.waiting.pop_first()?;
         // Only the newest of its kind and worker waits, so the place is its own.
         if let Some(key) = self.key(&event) {

@@ -4,6 +4,7 @@
 //! What is *not* here: what a queue does when it is full (`queue.rs`), and who numbers events (`publisher.rs`).
 
 use std::collections::VecDeque;
+use std::iter::once;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -64,29 +65,36 @@ impl Subscribers {
         (queue, list.seq)
     }
 
-    /// Puts each of `events`, in their order, into every queue that wants it. Never waits.
+    /// Puts each of `events`, in their order, into every queue that wants it. Never waits, and copies no event: the queues
+    /// share it. Each queue's lock is taken once, and its consumer woken at most once, for all of them.
     pub(crate) fn publish(&self, events: impl Iterator<Item = ClusterEvent>) {
         let mut list = self.list();
         list.forget_the_gone();
         let List {
             queues, history, seq, ..
         } = &mut *list;
-        let events = events.inspect(|event| {
+        let mut events = events.map(|event| {
             *seq = event.seq;
-            history.note(event);
+            let event = Arc::new(event);
+            history.note(&event);
+            event
         });
-        // Most clusters have one consumer of messages: the last queue gets the events themselves, others get copies.
-        let Some((last, others)) = queues.split_last() else {
-            return events.for_each(drop);
+        let (Some(first), second) = (events.next(), events.next()) else {
+            return;
         };
-        if others.is_empty() {
-            return last.push(events.filter(|event| last.filter.wants(event)));
+        // Most events come alone, so they get by without a list of them.
+        let row: Vec<Arc<ClusterEvent>>;
+        let rest = match second {
+            None => &[][..],
+            Some(second) => {
+                row = once(second).chain(events).collect();
+                &row
+            }
+        };
+        for queue in queues {
+            let wanted = once(&first).chain(rest).filter(|event| queue.filter.wants(event));
+            queue.push(wanted.cloned());
         }
-        let events: Vec<ClusterEvent> = events.collect();
-        for queue in others {
-            queue.push(events.iter().filter(|event| queue.filter.wants(event)).cloned());
-        }
-        last.push(events.into_iter().filter(|event| last.filter.wants(event)));
     }
 
     pub(crate) fn wants_messages(&self) -> bool {
@@ -141,7 +149,7 @@ impl List {
 /// and workers can make as many as they like.
 #[derive(Debug)]
 struct History {
-    events: VecDeque<ClusterEvent>,
+    events: VecDeque<Arc<ClusterEvent>>,
     max: usize,
     bytes: usize,
 }
@@ -155,12 +163,12 @@ impl History {
         }
     }
 
-    fn note(&mut self, event: &ClusterEvent) {
+    fn note(&mut self, event: &Arc<ClusterEvent>) {
         if self.max == 0 || !Kinds::LIFECYCLE.contains(event.kind.kind()) {
             return;
         }
         self.bytes += event.held_bytes();
-        self.events.push_back(event.clone());
+        self.events.push_back(Arc::clone(event));
         while self.events.len() > self.max || self.bytes > HISTORY_BYTES {
             let Some(oldest) = self.events.pop_front() else { return };
             self.bytes -= oldest.held_bytes();
@@ -168,9 +176,9 @@ impl History {
     }
 
     /// The last `count` for which `wanted` says yes.
-    fn last(&self, count: usize, wanted: impl Fn(&ClusterEvent) -> bool) -> impl Iterator<Item = ClusterEvent> {
+    fn last(&self, count: usize, wanted: impl Fn(&ClusterEvent) -> bool) -> impl Iterator<Item = Arc<ClusterEvent>> {
         let newest = self.events.iter().rev().filter(|event| wanted(event)).take(count);
-        let newest: Vec<ClusterEvent> = newest.cloned().collect();
+        let newest: Vec<Arc<ClusterEvent>> = newest.cloned().collect();
         newest.into_iter().rev()
     }
 }

@@ -49,7 +49,7 @@ fn of_worker(seq: u64, worker: u64, kind: EventKind) -> ClusterEvent {
 fn take(queue: &Queue, subscribers: &Subscribers) -> Vec<ClusterEvent> {
     let (mut all, mut taken) = (Vec::new(), VecDeque::new());
     while let Poll::Ready(true) = queue.poll_take(&mut taken, subscribers) {
-        all.extend(taken.drain(..));
+        all.extend(taken.drain(..).map(Arc::unwrap_or_clone));
     }
     all
 }
@@ -286,14 +286,14 @@ fn i_30_the_history_is_bounded_in_events_and_in_bytes() {
         of_worker(seq, 1, EventKind::Error(error))
     };
     for seq in 1..=1000 {
-        history.note(&event(seq));
+        history.note(&Arc::new(event(seq)));
     }
     assert_eq!((history.events.len(), history.bytes), (100, 0));
     for seq in 1001..=1100 {
-        history.note(&failed(seq, HISTORY_BYTES / 10));
+        history.note(&Arc::new(failed(seq, HISTORY_BYTES / 10)));
     }
     assert_eq!(history.events.len(), 10);
-    history.note(&failed(1101, 2 * HISTORY_BYTES));
+    history.note(&Arc::new(failed(1101, 2 * HISTORY_BYTES)));
     assert_eq!((history.events.len(), history.bytes), (0, 0));
 }
 

@@ -16,11 +16,12 @@ use crate::master::handover::Attachment;
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
+use crate::master::printed::Printed;
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
-use crate::model::{Message, Mono, OutputStream, Reply, bounded};
+use crate::model::{Message, Mono, Reply, bounded};
 use crate::policy::ShutdownPolicy;
-use crate::process::{Lines, ProcessHandle};
+use crate::process::ProcessHandle;
 use crate::supervision::{Fact, LifeInput, Lifecycle, Order, Output};
 
 /// Everything that belongs to a process that was just started.
@@ -31,7 +32,7 @@ pub(crate) struct Newborn {
     pub(crate) process: ProcessHandle,
     /// The master's end of its hand-over socket; not the actor's affair.
     pub(crate) handover: Option<Attachment>,
-    pub(crate) outputs: Vec<(OutputStream, Lines)>,
+    pub(crate) outputs: Vec<Printed>,
     pub(crate) kill_tree: bool,
     /// How often it was told to give a sign of life.
     pub(crate) heartbeat: Option<Duration>,
@@ -47,7 +48,7 @@ pub(crate) struct WorkerActor {
     process: ProcessHandle,
     supervisor: Addr<ClusterSupervisor>,
     subscribers: Arc<Subscribers>,
-    outputs: Vec<(OutputStream, Lines)>,
+    outputs: Vec<Printed>,
     kill_tree: bool,
     liveness: Liveness,
     grace_ms: u64,
@@ -317,6 +318,7 @@ impl Handler<Happening> for WorkerActor {
             }
             Happening::ProtocolBroken(what) => self.step(LifeInput::ProtocolBroken(what), ctx),
             Happening::Line(stream, line) => vec![Report::Line(stream, line)],
+            Happening::LinesDropped(stream, lines, bytes) => vec![Report::LinesDropped(stream, lines, bytes)],
             Happening::Died(reaped, starved) => {
                 dead = true;
                 if reaped.leftovers {

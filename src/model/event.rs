@@ -84,6 +84,16 @@ pub enum EventKind {
         /// The line; longer ones than 64 KiB come in parts, bytes that are not UTF-8 are replaced.
         line: String,
     },
+    /// Lines on a piped standard stream were read and not passed on, because the worker prints more than it may
+    /// ([`output_limit`](crate::ClusterBuilder::output_limit)). At most once a second for each stream, and before its exit.
+    OutputDropped {
+        /// Which stream.
+        stream: OutputStream,
+        /// How many lines since the last time this was told.
+        lines: u64,
+        /// How many bytes they had, without their ends.
+        bytes: u64,
+    },
     /// The worker was told to stop or said that it stops.
     Exiting,
     /// The worker's channel is closed.
@@ -264,7 +274,8 @@ pub enum SubscriberLoss {
     /// It could not be started: its start function panicked.
     #[error("its start function panicked")]
     NotStarted,
-    /// It ended before it was done with this event: its handler panicked, or it was stopped at that moment.
+    /// It ended before it was done with this event: its handler panicked, or it was stopped at that moment. In a flood the
+    /// next few events wait in its mailbox, so one that stops itself then ends before it is done with the next one.
     #[error("it ended before it was done with event {seq}: its handler panicked, or it was stopped at that moment")]
     Broken {
         /// The number of the event.

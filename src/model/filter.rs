@@ -142,6 +142,7 @@ impl EventKind {
             | Self::AllReady { .. }
             | Self::Message(_)
             | Self::Output { .. }
+            | Self::OutputDropped { .. }
             | Self::Exiting
             | Self::Disconnect
             | Self::Exit(_)
@@ -176,6 +177,7 @@ impl EventKind {
             | Self::AllReady { .. }
             | Self::Message(_)
             | Self::Output { .. }
+            | Self::OutputDropped { .. }
             | Self::Exiting
             | Self::Disconnect
             | Self::Exit(_)

@@ -64,6 +64,8 @@ pub enum Kind {
     Rescued,
     /// [`EventKind::RequestRefused`].
     RequestRefused,
+    /// [`EventKind::OutputDropped`].
+    OutputDropped,
 }
 
 impl Kind {
@@ -98,6 +100,7 @@ impl Kind {
             Self::Lagged => "lagged",
             Self::Rescued => "rescued",
             Self::RequestRefused => "request_refused",
+            Self::OutputDropped => "output_dropped",
         }
     }
 }
@@ -134,6 +137,7 @@ impl EventKind {
             Self::Lagged { .. } => Kind::Lagged,
             Self::Rescued { .. } => Kind::Rescued,
             Self::RequestRefused { .. } => Kind::RequestRefused,
+            Self::OutputDropped { .. } => Kind::OutputDropped,
         }
     }
 

@@ -10,12 +10,14 @@
 //! | how careful is a reload? | [`rollout`] |
 //! | who gets a connection that the master accepted? | [`scheduling`] |
 //! | may a request whose worker died be served again? | [`strikes`] |
+//! | how much of what a worker prints is passed on? | [`output_rate`] |
 //! | how is a worker stopped, and when is it ready? | [`shutdown`], [`readiness`] |
 //!
 //! Not here: who asks (that is [`crate::supervision`]), clocks, random sources, effects of any kind.
 
 mod backoff;
 mod intensity;
+mod output_rate;
 mod readiness;
 mod restart;
 mod rollout;
@@ -29,6 +31,7 @@ pub(crate) use backoff::SplitMix64;
 pub use backoff::{Backoff, RestartDelay};
 pub(crate) use intensity::Window;
 pub use intensity::{Escalation, RestartIntensity, RestartLimit};
+pub(crate) use output_rate::OutputRate;
 pub use readiness::ReadyWhen;
 pub use restart::RestartType;
 pub(crate) use restart::{declines_restart, has_nothing_to_do};

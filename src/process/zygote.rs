@@ -109,16 +109,20 @@ impl Zygote {
                 "cannot watch the zygote, killed it",
             )
         })?;
-        Ok(Self {
+        Ok(Self::new(process, ours, note))
+    }
+
+    pub(super) fn new(process: ProcessHandle, socket: OwnedFd, note: File) -> Self {
+        Self {
             process,
-            socket: ours,
+            socket,
             note,
             number: 0,
             is_ready: false,
             has_worked: false,
             trouble: None,
             control: ControlBuffer::for_fds(1),
-        })
+        }
     }
 
     /// The process itself: for whoever waits for its end, and buries it.
@@ -315,7 +319,7 @@ fn text_of(why: Unfit) -> &'static str {
     }
 }
 
-fn new_note() -> io::Result<File> {
+pub(super) fn new_note() -> io::Result<File> {
     // Growing a file beyond this limit would be a signal.
     let (file_size_max, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
     if file_size_max < NOTE_LEN as u64 {

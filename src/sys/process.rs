@@ -272,15 +272,25 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
 /// This process's limits, soft and hard, by their numbers.
 pub(crate) fn limits() -> [(u64, u64); 16] {
     std::array::from_fn(|resource| {
-        let mut limit = libc::rlimit {
-            rlim_cur: libc::RLIM_INFINITY,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        let resource = u32::try_from(resource).expect("sixteen limits");
-        // SAFETY: the place is valid for writing; no pid means this process. A limit that the kernel does not know stays unlimited.
-        unsafe { libc::prlimit(0, resource, ptr::null(), &raw mut limit) };
-        (limit.rlim_cur, limit.rlim_max)
+        let mut limit = [u64::MAX; 2];
+        // SAFETY: no pid means this process, and the kernel writes two numbers to a place of that size. (Called by its number because
+        // the types of the C function differ from libc to libc.) A limit that the kernel does not know stays unlimited.
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<u64>(), limit.as_mut_ptr()) };
+        (limit[0], limit[1])
     })
+}
+
+/// Sets one of them.
+///
+/// # Errors
+/// The kernel's errno.
+pub(super) fn set_limit(resource: usize, (soft, hard): (u64, u64)) -> Result<(), i32> {
+    let limit = [soft, hard];
+    // SAFETY: no pid means this process, and the kernel reads two numbers from a place of that size.
+    match unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), ptr::null_mut::<u64>()) } {
+        0 => Ok(()),
+        _ => Err(Errno::last_raw()),
+    }
 }
 
 /// A copy with a number of at least `lowest`, closed on exec.

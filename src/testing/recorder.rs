@@ -277,6 +277,11 @@ impl StandIn {
                 tell(reply, (self.directory.snapshot(), events));
                 return None;
             }
+            // A test's cluster has no sockets.
+            Command::Sockets { reply } => {
+                tell(reply, Ok(Vec::new()));
+                return None;
+            }
             Command::SubscriberLost { name, why } => {
                 self.publish_lost(name.clone(), why);
                 RecordedCommand::SubscriberLost(name, why)

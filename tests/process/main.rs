@@ -18,6 +18,7 @@ mod disconnect;
 mod draining;
 mod errors;
 mod event_log;
+mod examples;
 mod exit_kill;
 mod flight;
 mod fork_env;
@@ -25,11 +26,13 @@ mod frozen;
 mod groups;
 mod handles;
 mod handles_hostile;
+mod handover;
 mod health;
 mod health_limits;
 mod health_pauses;
 mod hostile_ends;
 mod identity;
+mod keeper;
 mod lame_duck;
 mod lifecycle;
 mod listening;
@@ -67,6 +70,7 @@ mod storms;
 mod survival;
 mod syscall_faults;
 mod systemd;
+mod systemd_store;
 mod tracker;
 mod udp;
 mod udp_lives;
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         draining::SCENARIOS,
         errors::SCENARIOS,
         event_log::SCENARIOS,
+        examples::SCENARIOS,
         exit_kill::SCENARIOS,
         flight::SCENARIOS,
         fork_env::SCENARIOS,
@@ -100,11 +105,13 @@ fn main() -> ExitCode {
         groups::SCENARIOS,
         handles::SCENARIOS,
         handles_hostile::SCENARIOS,
+        handover::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
+        keeper::SCENARIOS,
         lame_duck::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
@@ -142,6 +149,7 @@ fn main() -> ExitCode {
         survival::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
+        systemd_store::SCENARIOS,
         tracker::SCENARIOS,
         zygote::SCENARIOS,
         zygote_parity::SCENARIOS,

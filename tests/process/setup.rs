@@ -70,7 +70,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "n_048_n_049_without_a_word_the_settings_are_the_masters_own",
-        app: || probe::cluster().worker(puppet::run).main(),
+        app: || probe::executing().worker(puppet::run).main(),
         check: |master| {
             own_settings(master, &[]);
             let mut other = Master::start_with(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use actix_cluster::{Backoff, ClusterBuilder, RestartDelay, RestartLimit, Worker};
+use actix_cluster::{Backoff, ClusterBuilder, RestartDelay, RestartLimit, SpawnMethod, Worker};
 use actix_cluster_tests::fault::{self, Good};
 use actix_cluster_tests::launch::by_way_of;
 use actix_cluster_tests::leftovers::{children_of, open_fds};
@@ -156,7 +156,8 @@ fn thirty_descriptors() -> ExitCode {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
         setrlimit(Resource::RLIMIT_NOFILE, 30, hard).expect("a soft limit can be lowered");
     }
-    patient(fault::cluster()).workers(10).main()
+    // A zygote would need three of them for itself.
+    patient(fault::cluster()).spawn(SpawnMethod::Exec).workers(10).main()
 }
 
 fn some_of_ten(master: &mut Master) {

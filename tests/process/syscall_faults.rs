@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use actix_cluster::{Backoff, RestartDelay, RestartLimit};
+use actix_cluster::{Backoff, ClusterBuilder, RestartDelay, RestartLimit, SpawnMethod};
 use actix_cluster_tests::fault;
-use actix_cluster_tests::leftovers::open_fds;
+use actix_cluster_tests::leftovers::{children_of, open_fds};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit};
@@ -20,6 +20,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "f_102_f_114_no_failing_call_of_a_death_or_a_start_leaves_anything_behind",
         app,
         check: |master| sweep(master, DEATH_AND_START),
+    },
+    Scenario {
+        name: "f_102_f_114_no_failing_call_towards_a_zygote_leaves_anything_behind_or_starts_anybody_twice",
+        app: || described(fault::cluster().spawn(SpawnMethod::Zygote)).main(),
+        check: |master| {
+            sweep(master, ZYGOTE);
+            let children = children_of(master.pid()).unwrap();
+            let zygotes = children.iter().filter(|child| child.comm == "zygote").count();
+            assert!(zygotes <= 1 && children.len() == 2 + zygotes, "{children:?}");
+        },
     },
     Scenario {
         name: "f_081_f_114_no_failing_call_on_a_channel_harms_another_worker",
@@ -51,15 +61,30 @@ const TALK: Calls = &[
     ("write", &["EAGAIN"]),
 ];
 
+/// Asking a zygote for a worker: what fails is asked of the kernel.
+const ZYGOTE: Calls = &[
+    ("openat", &["EMFILE", "EACCES"]),
+    ("socketpair", &["EMFILE", "ENOMEM"]),
+    ("pidfd_open", &["EMFILE", "ENOSYS", "EPERM"]),
+    // From here on it is lost now and then, and the next one comes later and later.
+    ("poll", &["EINTR", "ENOMEM"]),
+    ("sendmsg", &["ENOBUFS", "ETOOMANYREFS", "EMSGSIZE", "EPIPE"]),
+    ("recvmsg", &["EINTR", "ECONNRESET", "ENOMEM"]),
+    ("fcntl", &["EMFILE", "EINVAL"]),
+];
+
 fn app() -> ExitCode {
+    described(fault::cluster().spawn(SpawnMethod::Exec)).main()
+}
+
+fn described(cluster: ClusterBuilder) -> ClusterBuilder {
     let delay = Backoff::new()
         .base(Duration::from_millis(20))
         .cap(Duration::from_millis(40));
-    fault::cluster()
+    cluster
         .workers(2)
         .restart_delay(RestartDelay::Backoff(delay))
         .restart_limit(RestartLimit::unlimited())
-        .main()
 }
 
 fn sweep(master: &mut Master, calls: Calls) {

@@ -353,11 +353,12 @@ fn executed(master: &mut Master) {
 async fn with_a_helper(worker: Worker) {
     let mut sleep = Command::new("sleep");
     let sleep = sleep.arg("600").stdout(Stdio::null()).stderr(Stdio::null());
-    let helper = sleep.spawn().expect("sleep can be started");
+    let mut helper = sleep.spawn().expect("sleep can be started");
     worker.mark("about to be killed");
     println!("helper {}", helper.id());
     eprintln!("complaint");
     probe::idle(&worker).await;
+    helper.wait().expect("it is a child");
 }
 
 fn means_of_a_worker(master: &mut Master) {

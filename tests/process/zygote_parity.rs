@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use actix_cluster::{ClusterBuilder, RestartLimit, StdioMode, Worker};
+use actix_cluster::{ClusterBuilder, RestartLimit, SpawnMethod, StdioMode, Worker};
 use actix_cluster_tests::leftovers::TOKEN_VAR;
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::inherit_through_env;
@@ -63,6 +63,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             crate::zygote::forking().worker(idle_after_report).main()
         },
         check: |_| same_after_changes(),
+    },
+    Scenario {
+        name: "a_zygotes_worker_finds_nothing_of_those_made_before_it",
+        app: || {
+            crate::zygote::forking()
+                .spawn(SpawnMethod::Zygote)
+                .worker(async |worker: Worker| {
+                    probe::say(&format!("{} finds {}", worker.id(), found_in_memory()));
+                    probe::idle(&worker).await;
+                })
+                .main()
+        },
+        check: |master| {
+            let secret = vec![("KEY".to_owned(), "top-secret".repeat(500))];
+            master.ask(&Order::Fork(secret), "forked ");
+            master.expect_at_least(1, |line| line["said"] == "1 finds true");
+            master.ask(&Order::Fork(Vec::new()), "forked ");
+            master.expect_at_least(1, |line| line["said"] == "2 finds false");
+            assert!(is_copy(master.once(2, "fork").pid()));
+        },
     },
     Scenario {
         name: DEATHS,
@@ -311,15 +331,37 @@ fn same_after_changes() {
     }
 }
 
+/// Is the secret anywhere in this process's memory? It is spelt backwards here, or it would always be.
+fn found_in_memory() -> bool {
+    const BACKWARDS: &[u8] = b"tercespot-terces-pot";
+    let pattern = &BACKWARDS[10..];
+    let maps = fs::read_to_string("/proc/self/maps").expect("proc is mounted");
+    let memory = File::open("/proc/self/mem").expect("it is our own");
+    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let (from, to) = range.expect("each line begins with a range");
+        let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).expect("addresses are numbers"));
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(0).min(1 << 22)];
+        // Some pages are nobody's to read.
+        if memory.read_at(&mut bytes, from).is_err() {
+            return false;
+        }
+        bytes
+            .windows(pattern.len())
+            .any(|window| window.iter().rev().eq(pattern.iter()))
+    })
+}
+
 async fn die_as_told(worker: Worker) {
     let mut messages = worker.messages().expect("nobody took them before");
-    while let Some(message) = messages.next().await {
-        match text_of(&message).as_str() {
-            "seven" => worker.exit_now(7),
-            "abort" => std::process::abort(),
-            "return" => return,
-            _ => panic!("as told"),
-        }
+    let Some(message) = messages.next().await else {
+        return;
+    };
+    match text_of(&message).as_str() {
+        "seven" => worker.exit_now(7),
+        "abort" => std::process::abort(),
+        "return" => {}
+        _ => panic!("as told"),
     }
 }
 

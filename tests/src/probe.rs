@@ -61,6 +61,11 @@ fn beside(name: &str) -> SubscribeOptions {
     SubscribeOptions::new().name(name).thread(PlugInThread::Shared)
 }
 
+/// [`cluster`] whose workers are executed, whatever [`METHOD_VAR`] says: for what is about that.
+pub fn executing() -> ClusterBuilder {
+    cluster().spawn(SpawnMethod::Exec)
+}
+
 /// Any cluster, seen by the probe and obeying its orders.
 pub fn watched(cluster: ClusterBuilder) -> ClusterBuilder {
     cluster

@@ -5,6 +5,7 @@
 
 mod script;
 mod socket;
+mod store;
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub struct SystemdConfig {
     watchdog: Option<Duration>,
     min_ready: usize,
     extend_stop: Option<Duration>,
+    store: bool,
+    /// Names of what this process was handed over.
+    handed_over: Vec<String>,
 }
 
 impl SystemdConfig {
@@ -39,6 +43,8 @@ impl SystemdConfig {
                 .map(Duration::from_micros),
             min_ready: 1,
             extend_stop: Some(Duration::from_secs(10)),
+            store: false,
+            handed_over: store::handed_over(),
         }
     }
 
@@ -58,6 +64,18 @@ impl SystemdConfig {
     /// How many ready workers make the service ready for the first time. Default 1; 0 for at once.
     pub const fn min_ready(mut self, workers: usize) -> Self {
         self.min_ready = workers;
+        self
+    }
+
+    /// Gives the sockets of declared listeners that all workers share to the service manager (`FDSTORE=1`), under their names,
+    /// as soon as the cluster runs, and takes out of the store (`FDSTOREREMOVE=1`) what was handed over under a name that no
+    /// listener has any more. Default: no.
+    ///
+    /// With `FileDescriptorStoreMax=` in the unit, they outlive a master that is killed, and clients are queued meanwhile;
+    /// [`listen_activated_or_with`](ClusterBuilder::listen_activated_or_with) takes them back at the next start. Which sockets
+    /// these are: [`ClusterHandle::listener_sockets`].
+    pub const fn store_listeners(mut self, yes: bool) -> Self {
+        self.store = yes;
         self
     }
 
@@ -232,6 +250,9 @@ impl Actor for SystemdNotifier {
                 tracing::warn!(err = %error, "NOTIFY_SOCKET cannot be used; the service manager is told nothing");
                 return;
             }
+        }
+        if self.config.store {
+            self.keep_listeners(ctx);
         }
         if let Some(limit) = self.config.watchdog {
             ctx.run_interval(limit / 2, |notifier, ctx| notifier.ask(ctx, Self::is_alive));

@@ -4,10 +4,13 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 /// A way to the service manager, with what it could not take yet.
 ///
@@ -17,9 +20,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
     to: SocketAddr,
-    waiting: VecDeque<String>,
+    waiting: VecDeque<Parcel>,
     /// The last attempt failed for another reason than "full": say so once.
     is_broken: bool,
+}
+
+/// One message, and what goes along with it.
+#[derive(Debug)]
+struct Parcel {
+    text: String,
+    /// Closed here once it is sent.
+    fd: Option<OwnedFd>,
 }
 
 /// What became of an attempt.
@@ -62,10 +73,15 @@ impl NotifySocket {
 
     /// Says `text` after everything that waits.
     pub(super) fn say(&mut self, text: String) -> Sent {
+        self.give(text, None)
+    }
+
+    /// [`say`](Self::say), with a descriptor.
+    pub(super) fn give(&mut self, text: String, fd: Option<OwnedFd>) -> Sent {
         if self.waiting.len() == WAITING_MAX {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(text);
+        self.waiting.push_back(Parcel { text, fd });
         self.push()
     }
 
@@ -81,8 +97,8 @@ impl NotifySocket {
 
     /// Tries what waits once more.
     pub(super) fn push(&mut self) -> Sent {
-        while let Some(text) = self.waiting.front() {
-            match self.socket.send_to_addr(text.as_bytes(), &self.to) {
+        while let Some(parcel) = self.waiting.front() {
+            match self.send(parcel) {
                 Ok(_) => {
                     self.waiting.pop_front();
                     self.is_broken = false;
@@ -97,6 +113,20 @@ impl NotifySocket {
             }
         }
         Sent::All
+    }
+
+    fn send(&self, parcel: &Parcel) -> io::Result<usize> {
+        let Some(fd) = &parcel.fd else {
+            return self.socket.send_to_addr(parcel.text.as_bytes(), &self.to);
+        };
+        let to = match (self.to.as_pathname(), self.to.as_abstract_name()) {
+            (Some(path), _) => UnixAddr::new(path)?,
+            (None, name) => UnixAddr::new_abstract(name.unwrap_or_default())?,
+        };
+        let (text, fds) = ([IoSlice::new(parcel.text.as_bytes())], [fd.as_raw_fd()]);
+        let along = [ControlMessage::ScmRights(&fds)];
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        Ok(sendmsg(self.socket.as_raw_fd(), &text, &along, flags, Some(&to))?)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Not here: the steps of a birth ([`crate::master::birth`]), and when there is one (the machine orders it).
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -11,12 +12,18 @@ use crate::config::Terms;
 use crate::master::birth::Birth;
 use crate::master::worker_actor::{Newborn, WorkerActor};
 use crate::model::{
-    Exit, Generation, ListenKey, Program, Slot, SpawnFailure, SpawnStep, SpecName, WorkerId, WorkerInfo, WorkerState,
+    Exit, Generation, ListenError, ListenKey, Program, Slot, SpawnFailure, SpawnStep, SpecName, WorkerId, WorkerInfo,
+    WorkerState,
 };
 use crate::process::Zygote;
 use crate::supervision::Input;
 
 impl ClusterSupervisor {
+    /// Duplicates of the sockets that a successor of this program could go on with, by name.
+    pub(crate) fn keepable_sockets(&self) -> Result<Vec<(String, OwnedFd)>, ListenError> {
+        self.listening.keepable()
+    }
+
     /// Starts a worker; the answer is what became of it.
     pub(super) fn spawn(
         &mut self,

@@ -259,6 +259,10 @@ impl ClusterSupervisor {
                 self.publisher
                     .publish(Some(link.info()), None, EventKind::Output { stream, line });
             }
+            Report::LinesDropped(stream, lines, bytes) => {
+                let dropped = EventKind::OutputDropped { stream, lines, bytes };
+                self.publisher.publish(Some(link.info()), None, dropped);
+            }
             Report::Stats(stats) => {
                 link.change().stats = stats;
                 let requests = stats.requests;

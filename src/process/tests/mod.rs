@@ -29,6 +29,7 @@ mod bodies;
 mod keeping;
 mod kept;
 mod spawning;
+mod zygotes;
 
 /// Says which body the re-executed test program runs.
 const BODY: &str = "ACTIX_CLUSTER_TEST_BODY";

@@ -203,6 +203,23 @@ impl ListenerTable {
         socket.map(|socket| duplicate(socket, &listener.asked)).transpose()
     }
 
+    /// Duplicates of the sockets that a successor of this program could go on with: of declared listeners that all workers
+    /// share, and whose address outlives the program, which a Unix path of our own does not. By name.
+    ///
+    /// # Errors
+    /// When there is no free descriptor.
+    pub(crate) fn keepable(&self) -> Result<Vec<(String, OwnedFd)>, ListenError> {
+        let mut kept = Vec::new();
+        for (key, listener) in &self.listeners {
+            if let (Some(name), Sockets::Shared(socket), None) = (declared_name(key), &listener.sockets, &listener.path)
+            {
+                kept.push((name.to_owned(), duplicate(socket, &listener.asked)?));
+            }
+        }
+        kept.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(kept)
+    }
+
     /// Where the declared listener `name` listens.
     #[must_use]
     #[cfg(test)]
@@ -298,7 +315,7 @@ impl ListenerTable {
                 scheduling: known.scheduling,
                 address: known.address.clone(),
                 holders: BTreeSet::new(),
-                _path: None,
+                path: None,
                 sockets: Sockets::Shared(duplicate(socket, address)?),
             })
         }))
@@ -327,7 +344,7 @@ struct Listener {
     address: BoundAddress,
     holders: BTreeSet<Slot>,
     // Before the sockets, because fields are dropped in this order: see the guard's own words.
-    _path: Option<UnixPathGuard>,
+    path: Option<UnixPathGuard>,
     sockets: Sockets,
 }
 
@@ -397,7 +414,7 @@ impl Listener {
             scheduling,
             address: bound,
             holders: BTreeSet::new(),
-            _path: path,
+            path,
             sockets,
         })
     }

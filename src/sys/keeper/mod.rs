@@ -111,14 +111,15 @@ impl Keeper {
 
     /// Nobody's signal ends it but the master's death, and `SIGKILL`.
     fn settle(&self, worker: Pid, master: Pid) {
-        // It fails for a leader of a session only, which a copy never is.
-        setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
         SigSet::all().thread_set_mask().ok();
         // SAFETY: prctl takes numbers, and a C string of which the kernel copies at most 15 bytes.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             libc::prctl(libc::PR_SET_NAME, c"keeper".as_ptr(), 0, 0, 0);
         }
+        // A kill of the worker's group must not take it along. After the name, so that nobody who looks sees a second leader
+        // of a group and takes it for a worker. It fails for a leader of a session only, which a copy never is.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
         // It may have died before the order was given.
         if getppid() != master {
             exit_now(exit_code::SUCCESS);

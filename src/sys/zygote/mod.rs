@@ -1,7 +1,7 @@
 //! The zygote: a process of this program that stands still before `main` and makes workers by copying itself.
 //!
 //! It waits in the constructor, so it has one thread and nothing of user code has run. For each request it does what can fail
-//! (limits, directory), copies itself with `clone3(CLONE_PARENT)`, so that the copy is a child of the *master*, and answers
+//! (limits, directory), copies itself with `clone(CLONE_PARENT)`, so that the copy is a child of the *master*, and answers
 //! with the number. The copy puts descriptors and environment where a worker finds them and returns from the constructor: from
 //! there on it is a worker like any other, boot included. Not here: when there is a zygote, and what is asked of it.
 
@@ -101,6 +101,8 @@ fn serve(order: &Order) {
             }
             Err(errno) => tell(socket.as_fd(), Reply::Failed { number, errno }),
         }
+        // The next worker gets a copy of this memory, and must not find another one's variables in it.
+        packet.fill(0);
     }
 }
 
@@ -165,15 +167,15 @@ struct OwnThread {
 fn fitness() -> Result<OwnThread, Unfit> {
     let mut tid: *mut libc::pid_t = ptr::null_mut();
     let (mut robust_list, mut robust_list_len) = (ptr::null(), 0_usize);
-    // SAFETY: unshare takes a number, and does nothing but refuse for the flag of threads; prctl and get_robust_list write to valid
-    // places. The address, if the kernel has one, is where libc keeps the number of this thread: the check says so.
+    if !is_alone() {
+        return Err(Unfit::Threads);
+    }
+    // SAFETY: prctl and get_robust_list write to valid places. The address, if the kernel has one, is where libc keeps the
+    // number of this thread: the check says so.
     unsafe {
-        if libc::unshare(libc::CLONE_THREAD) != 0 {
-            return Err(Unfit::Threads);
-        }
         let known = libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) == 0;
         // With another libc the address is none of a number: musl has a lock there.
-        if !cfg!(target_env = "gnu") || !known || tid.is_null() || *tid != libc::gettid() {
+        if !IS_KNOWN_LIBC || !known || tid.is_null() || *tid != libc::gettid() {
             return Err(Unfit::ThreadNumber);
         }
         libc::syscall(
@@ -188,6 +190,16 @@ fn fitness() -> Result<OwnThread, Unfit> {
         robust_list,
         robust_list_len,
     })
+}
+
+/// Has it one thread?
+fn is_alone() -> bool {
+    match std::fs::read_dir("/proc/self/task") {
+        Ok(tasks) => tasks.count() == 1,
+        // SAFETY: unshare takes a number, and does nothing but refuse for this flag. Only without /proc, because container runtimes
+        // forbid the call altogether.
+        Err(_) => unsafe { libc::unshare(libc::CLONE_THREAD) == 0 },
+    }
 }
 
 /// The memory of [`NOTE_LEN`], which no copy has.
@@ -227,15 +239,24 @@ impl Note {
         request.store(number, Ordering::SeqCst);
         let flags =
             libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
-        // SAFETY: `clone_args` is a C struct of integers, for which zero is a value.
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = flags.cast_unsigned().into();
-        arguments.parent_tid = pid.as_ptr() as u64;
-        arguments.child_tid = own.tid as u64;
+        let same_stack = ptr::null_mut::<libc::c_void>();
+        // Not clone3, which container runtimes forbid because a filter cannot see its flags.
         // SAFETY: without CLONE_VM and a new stack this is a fork: the copy has its own memory. There is one thread, so no lock
         // is held by another one, and no handler of a signal is set. The kernel writes the number to two places that live: to
-        // the note, in the original, before the copy runs; and, in the copy, where libc keeps its thread's number.
-        match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) } {
+        // the note, in the original, before the copy runs; and, in the copy, where libc keeps its thread's number. On half of
+        // the architectures that place is the fourth argument and on half the fifth; the other one is not looked at without
+        // CLONE_SETTLS.
+        let made = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                libc::c_long::from(flags),
+                same_stack,
+                pid.as_ptr(),
+                own.tid,
+                own.tid,
+            )
+        };
+        match made {
             0 => {
                 // SAFETY: the list is that of this thread at the same address as in the original; the kernel forgets it in a copy.
                 unsafe { libc::syscall(libc::SYS_set_robust_list, own.robust_list, own.robust_list_len) };
@@ -278,20 +299,10 @@ fn prepare(wanted: &Wanted<'_>, fds: &[OwnedFd]) -> Result<(), i32> {
 
 /// The master's limits become this process's, as they would be those of a child of the master.
 fn set_limits(limits: &[Limit]) -> Result<(), i32> {
-    for (resource, (soft, hard)) in limits.iter().enumerate() {
-        let wanted = libc::rlimit {
-            rlim_cur: *soft,
-            rlim_max: *hard,
-        };
-        let resource = libc::c_int::try_from(resource).expect("sixteen limits");
-        let mut own = wanted;
-        // SAFETY: both calls get a number and a valid place; no pid means this process.
-        unsafe {
-            libc::prlimit(0, resource.cast_unsigned(), ptr::null(), &raw mut own);
-            let differs = (own.rlim_cur, own.rlim_max) != (*soft, *hard);
-            if differs && libc::prlimit(0, resource.cast_unsigned(), &raw const wanted, ptr::null_mut()) != 0 {
-                return Err(Errno::last_raw());
-            }
+    let own = super::process::limits();
+    for (resource, wanted) in limits.iter().enumerate() {
+        if own[resource] != *wanted {
+            super::process::set_limit(resource, *wanted)?;
         }
     }
     Ok(())
@@ -366,6 +377,9 @@ fn set_environment(texts: &[&CStr]) {
     // texts are C strings in a buffer that is never freed either, and that nobody writes in this process any more.
     unsafe { environ = Vec::leak(pointers).as_ptr() };
 }
+
+/// The kernel's address of the thread's number is libc's own, and the arguments of `clone` come in a usual order.
+const IS_KNOWN_LIBC: bool = cfg!(all(target_env = "gnu", not(target_arch = "s390x")));
 
 /// Above what most workers' contracts name; if it is not, descriptors are moved.
 const OUT_OF_THE_WAY: RawFd = 64;
