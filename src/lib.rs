@@ -49,6 +49,7 @@
 //! | talk between master and workers | [`Worker::send`], [`WorkerRef::send`], [`ClusterBuilder::on_message`] |
 //! | ask a question and wait for the answer | [`Worker::call`], [`WorkerRef::call`], [`Message::reply`] |
 //! | pass open sockets and files | [`WorkerRef::send_with_socket`], [`WorkerRef::call_with_fds`], [`Message::take_tcp_stream`], [`descriptors`] |
+//! | serve a connection that was accepted elsewhere | [`Worker::inject`] |
 //! | run a cluster inside a program of your own | [`Cluster::start`], [`RunningCluster`] |
 //!
 //! # What is guaranteed
@@ -195,8 +196,8 @@ pub use policy::{LeastConnections, RoundRobin, SchedulingFn, SchedulingPolicy, S
 pub use model::{Message, Payload, PayloadError, Reply, ReplyError};
 // The worker's side.
 pub use worker::{
-    ActiveRequest, Connection, ConnectionGuard, Counters, Http1Stream, Incoming, Listener, LoopError, LoopWatch,
-    Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
+    ActiveRequest, Connection, ConnectionGuard, Counters, Http1Stream, Incoming, InjectError, Listener, LoopError,
+    LoopWatch, Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
 pub use worker::{ServeError, ServeOptions};

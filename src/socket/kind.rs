@@ -189,6 +189,12 @@ const LISTENER: Wanted = wanted(
     SocketType::Stream,
     State::Listening,
 );
+pub(super) const STREAM: Wanted = wanted(
+    "a TCP or Unix stream",
+    STREAM_DOMAINS,
+    SocketType::Stream,
+    State::Connected,
+);
 pub(super) const TCP_LISTENER: Wanted = wanted("a listening TCP socket", IP, SocketType::Stream, State::Listening);
 pub(super) const TCP_STREAM: Wanted = wanted("a TCP stream", IP, SocketType::Stream, State::Connected);
 pub(super) const UDP_SOCKET: Wanted = wanted("a UDP socket", IP, SocketType::Datagram, State::Any);

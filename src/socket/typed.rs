@@ -7,7 +7,9 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-use super::kind::{self, TCP_LISTENER, TCP_STREAM, UDP_SOCKET, UNIX_DATAGRAM, UNIX_LISTENER, UNIX_STREAM, Wanted};
+use super::kind::{
+    self, STREAM, TCP_LISTENER, TCP_STREAM, UDP_SOCKET, UNIX_DATAGRAM, UNIX_LISTENER, UNIX_STREAM, Wanted,
+};
 use crate::model::Message;
 
 pub use super::kind::WrongKind;
@@ -162,6 +164,14 @@ pub fn into_unix_listener(fd: OwnedFd) -> Result<UnixListener, WrongDescriptor> 
 /// When it is something else; the error gives it back.
 pub fn into_unix_datagram(fd: OwnedFd) -> Result<UnixDatagram, WrongDescriptor> {
     into(fd, &UNIX_DATAGRAM)
+}
+
+/// `fd`, if it is a connected stream, TCP or Unix.
+///
+/// # Errors
+/// When it is something else; the error gives it back.
+pub(crate) fn into_stream(fd: OwnedFd) -> Result<OwnedFd, WrongDescriptor> {
+    into(fd, &STREAM)
 }
 
 fn into<T: From<OwnedFd>>(fd: OwnedFd, wanted: &Wanted) -> Result<T, WrongDescriptor> {

@@ -274,6 +274,13 @@ impl Listener {
             fd,
             handed,
         } = self;
+        if address.address_type.is_udp() {
+            return Err(ListenError {
+                address: address.to_string(),
+                errno: None,
+                detail: "a UDP socket has no connections to accept: take it with `udp_socket` or `bind_udp`".to_owned(),
+            });
+        }
         let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
         let intake = match worker.inner.handover.clone().filter(|_| handed) {
             Some(handover) => Intake::handed(&fd, shutdown, handover),
@@ -298,6 +305,7 @@ impl Listener {
                     Change::Unadopt(slot) => {
                         intake.remove(&slot);
                     }
+                    Change::Inject(stream) => intake.inject(stream),
                     Change::Give(given) => intake.give(given),
                 }
             }

@@ -32,6 +32,8 @@ pub(crate) enum Change {
     Adopt(Slot, OwnedFd),
     /// Leave it to somebody else.
     Unadopt(Slot),
+    /// Serve this connection, which was accepted elsewhere.
+    Inject(OwnedFd),
     /// Serve this connection.
     Give(Given),
 }
@@ -230,6 +232,23 @@ impl Listeners {
         let adopter = self.lock().adopters.get(key).cloned();
         if let Some(adopter) = adopter {
             adopter.send(change).await.ok();
+        }
+    }
+
+    /// Gives a connection to whoever accepts on `key`; it comes back if there is nobody, or too much waits already.
+    pub(crate) fn inject(&self, key: &ListenKey, stream: OwnedFd) -> Result<(), (&'static str, OwnedFd)> {
+        use mpsc::error::TrySendError;
+        let adopter = self.lock().adopters.get(key).cloned();
+        let Some(adopter) = adopter else {
+            return Err(("nobody accepts on this listener in this worker", stream));
+        };
+        match adopter.try_reserve() {
+            Ok(place) => {
+                place.send(Change::Inject(stream));
+                Ok(())
+            }
+            Err(TrySendError::Full(())) => Err(("too many connections wait to be served", stream)),
+            Err(TrySendError::Closed(())) => Err(("nobody accepts on this listener any more", stream)),
         }
     }
 

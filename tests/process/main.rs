@@ -24,6 +24,8 @@ mod flight;
 mod fork_env;
 mod frozen;
 mod groups;
+mod handles;
+mod handles_hostile;
 mod handover;
 mod health;
 mod health_limits;
@@ -35,6 +37,7 @@ mod lame_duck;
 mod lifecycle;
 mod listening;
 mod listening_faults;
+mod listening_in_turn;
 mod master_death;
 mod master_faults;
 mod memory;
@@ -48,6 +51,7 @@ mod otp_records;
 mod otp_restarts;
 mod otp_stops;
 mod panics;
+mod passed_connections;
 mod plug_ins_together;
 mod promises;
 mod reconfiguration;
@@ -99,6 +103,8 @@ fn main() -> ExitCode {
         fork_env::SCENARIOS,
         frozen::SCENARIOS,
         groups::SCENARIOS,
+        handles::SCENARIOS,
+        handles_hostile::SCENARIOS,
         handover::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
@@ -110,6 +116,7 @@ fn main() -> ExitCode {
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
+        listening_in_turn::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         memory::SCENARIOS,
@@ -123,6 +130,7 @@ fn main() -> ExitCode {
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
         panics::SCENARIOS,
+        passed_connections::SCENARIOS,
         plug_ins_together::SCENARIOS,
         promises::SCENARIOS,
         reconfiguration::SCENARIOS,

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use actix_cluster::{
     ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, ListenError, ListenOptions, RestartType, Scheduling,
-    WhenEmpty, Worker,
+    WhenEmpty, Worker, WorkerId,
 };
 use actix_cluster_tests::master::{Master, SOON};
-use actix_cluster_tests::probe::{self, Order, worker_of};
+use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::puppet::tell;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::udp::{self, ask, bound, echo, sockets_at};
@@ -39,7 +39,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "n_154_a_worker_without_sockets_is_disconnected_beside_one_with_a_udp_socket",
         app: || {
             temporary(0)
-                .on_event(disconnect_one_then_all())
+                .on_event(disconnect_one_then_all)
                 .worker(bind_if_told)
                 .main()
         },
@@ -179,16 +179,14 @@ async fn bind_if_told(worker: Worker) -> Result<(), ListenError> {
 }
 
 /// Worker 1 at the second one's `listening`, and everybody at its `disconnect`.
-fn disconnect_one_then_all() -> impl FnMut(&ClusterEvent, &ClusterHandle) {
-    let mut first = None;
-    move |event, handle| match event.kind {
-        EventKind::Online if is_of_first(event) => first = Some(worker_of(event, handle)),
-        EventKind::Listening(_) => {
-            let first = first.take().expect("it was started before the other one was ordered");
-            actix_rt::spawn(async move { first.disconnect().await.expect("it lives") });
+fn disconnect_one_then_all(event: &ClusterEvent, handle: &ClusterHandle) {
+    let id = event.worker.as_ref().map(|worker| worker.id.get());
+    let handle = handle.clone();
+    match (id, &event.kind) {
+        (Some(2), EventKind::Listening(_)) => {
+            actix_rt::spawn(async move { handle.disconnect(WorkerId::new(1)).await.expect("it lives") });
         }
-        EventKind::Disconnect if is_of_first(event) => {
-            let handle = handle.clone();
+        (Some(1), EventKind::Disconnect) => {
             actix_rt::spawn(async move {
                 handle.disconnect_all().await.expect("the cluster runs");
                 probe::say("all are gone");
@@ -196,10 +194,6 @@ fn disconnect_one_then_all() -> impl FnMut(&ClusterEvent, &ClusterHandle) {
         }
         _ => {}
     }
-}
-
-fn is_of_first(event: &ClusterEvent) -> bool {
-    event.worker.as_ref().is_some_and(|worker| worker.id.get() == 1)
 }
 
 /// Receives nothing before it is told to stop.

@@ -112,7 +112,9 @@ impl Puppet {
                 std::future::poll_fn(|cx| Poll::Ready(bind.as_mut().poll(cx).is_ready())).await;
                 "abandoned".to_owned()
             }
-            "bind" | "bind-shared" | "bind-per-worker" | "bind-v6only" | "bind-0777" => self.bind(verb, rest).await,
+            "bind" | "bind-shared" | "bind-per-worker" | "bind-v6only" | "bind-0777" | "bind-rr" | "bind-rr-v6only" => {
+                self.bind(verb, rest).await
+            }
             "own" => self.own(rest),
             "serve" => self.serve(rest),
             "close" => self.close(rest).await,
@@ -143,6 +145,11 @@ impl Puppet {
             "bind-shared" => options.scheduling = Some(Scheduling::Shared),
             "bind-per-worker" => options.scheduling = Some(Scheduling::PerWorker),
             "bind-v6only" => options.ipv6_only = true,
+            "bind-rr" => options.scheduling = Some(Scheduling::RoundRobin),
+            "bind-rr-v6only" => {
+                options.scheduling = Some(Scheduling::RoundRobin);
+                options.ipv6_only = true;
+            }
             "bind-0777" => options.mode = Some(0o777),
             _ => {}
         }

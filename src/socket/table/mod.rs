@@ -296,31 +296,6 @@ impl ListenerTable {
         })
     }
 
-    /// A UDP socket that this cluster has at `address` already, asked for by another address (port 0) or by name: whoever
-    /// names the port that was chosen shares it. Who wants a socket beside it says so with `reuse_address`.
-    fn shared_at(&self, address: &ListenAddr, options: &ListenOptions) -> Option<Result<Listener, ListenError>> {
-        let ListenAddr::Udp(asked) = address else { return None };
-        if options.reuse_address {
-            return None;
-        }
-        let is_there = |it: &&Listener| it.address.address_type.is_udp() && it.address.socket_addr() == Some(*asked);
-        let known = self.listeners.values().find(is_there)?;
-        let Sockets::Shared(socket) = &known.sockets else {
-            return None;
-        };
-        Some(known.check_same(options).and_then(|()| {
-            Ok(Listener {
-                asked: address.clone(),
-                options: options.clone(),
-                scheduling: known.scheduling,
-                address: known.address.clone(),
-                holders: BTreeSet::new(),
-                path: None,
-                sockets: Sockets::Shared(duplicate(socket, address)?),
-            })
-        }))
-    }
-
     fn unknown(&self, name: &str) -> ListenError {
         let mut names: Vec<_> = self.listeners.keys().filter_map(declared_name).collect();
         names.sort_unstable();
@@ -364,6 +339,7 @@ impl Listener {
     /// Binds, and listens already, so that clients queue from now on.
     fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
         let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
+        udp_shares::check_scheduling(address, scheduling)?;
         let claim = match scheduling {
             Scheduling::PerWorker => Claim::FirstOfGroup,
             Scheduling::Shared
@@ -503,5 +479,6 @@ fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenErro
 #[cfg(test)]
 mod tests;
 
+mod udp_shares;
 #[cfg(test)]
 mod udp_tests;

@@ -140,3 +140,13 @@ fn n_203_a_number_must_be_that_of_a_bound_udp_socket() {
             .contains("without an address")
     );
 }
+
+#[test]
+fn datagrams_are_not_handed_over() {
+    let options = ListenOptions {
+        scheduling: Some(Scheduling::RoundRobin),
+        ..ListenOptions::default()
+    };
+    let error = ListenerTable::default().declare("dns", &at(0), &options).unwrap_err();
+    assert!(error.detail.contains("use shared or per-worker scheduling"), "{error}");
+}

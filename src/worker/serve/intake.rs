@@ -105,6 +105,7 @@ impl Intake {
                     handover.ended().await;
                 }
             })),
+            injected: RefCell::default(),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
@@ -152,6 +153,18 @@ impl Intake {
         Ok(())
     }
 
+    /// Serves a connection that was accepted elsewhere, before those that wait to be accepted. Closes what is no stream of a
+    /// kind we serve.
+    pub(crate) fn inject(&self, stream: OwnedFd) {
+        match Accepted::adopt(stream) {
+            Ok(accepted) => self.inner.injected.borrow_mut().push_back(accepted),
+            Err(error) => return tracing::warn!(err = %error, "a passed connection cannot be served"),
+        }
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+
     /// Stops accepting on `slot`'s socket; its queue belongs to another worker now. True if it was here.
     pub(crate) fn remove(&self, slot: &Slot) -> bool {
         let mut sockets = self.inner.sockets.borrow_mut();
@@ -180,6 +193,8 @@ impl Intake {
 struct Inner {
     shutdown: Shutdown,
     sockets: RefCell<Vec<Socket>>,
+    /// Connections that were accepted elsewhere.
+    injected: RefCell<VecDeque<Accepted>>,
     /// Connections that were handed over and not taken yet, with the time of their coming.
     given: RefCell<VecDeque<(Mono, Given)>>,
     /// Is there a task that refuses what is not taken in time?
@@ -202,7 +217,8 @@ struct Inner {
 impl Inner {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
         self.acceptor.replace(Some(cx.waker().clone()));
-        if let Some(accepted) = self.next_given() {
+        let injected = || self.injected.borrow_mut().pop_front();
+        if let Some(accepted) = self.next_given().or_else(injected) {
             return Poll::Ready(Some(accepted));
         }
         // Asked before the sockets: under load some is always ready, and the stop must not wait for a quiet moment.
@@ -415,111 +431,5 @@ const PAUSE: Duration = Duration::from_millis(500);
 const SWEEP_MAX: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::clock;
-
-    fn listener() -> (std::net::TcpListener, SocketAddr) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        (listener, address)
-    }
-
-    fn intake() -> (Intake, SocketAddr, Shutdown) {
-        let (own, address) = listener();
-        let shutdown = Shutdown::new();
-        (Intake::new(own.into(), shutdown.clone()).unwrap(), address, shutdown)
-    }
-
-    async fn accept(intake: &Intake) -> Option<Accepted> {
-        tokio::time::timeout(Duration::from_secs(5), intake.accept())
-            .await
-            .unwrap()
-    }
-
-    #[actix_rt::test]
-    async fn f_120_accepting_resumes_by_itself_after_the_pause() {
-        let (intake, address, _shutdown) = intake();
-        let begun = clock::now();
-        intake.inner.pause.replace(Some(Box::pin(tokio::time::sleep(PAUSE))));
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        assert!(accept(&intake).await.is_some());
-        assert!(clock::now().since(begun) >= PAUSE);
-    }
-
-    #[actix_rt::test]
-    async fn adopted_sockets_are_served_in_turn_and_removed_ones_not() {
-        let (intake, own, shutdown) = intake();
-        let (lent, lent_address) = listener();
-        let mut clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(own).unwrap()).collect();
-        // Wake a waiting acceptor: the socket is added while it waits.
-        for _ in 0..3 {
-            assert!(accept(&intake).await.is_some());
-        }
-        let waiting = actix_rt::spawn({
-            let intake = intake.clone();
-            async move { intake.accept().await }
-        });
-        tokio::task::yield_now().await;
-        clients.push(std::net::TcpStream::connect(lent_address).unwrap());
-        intake
-            .add(Slot::new("other", 3), lent.try_clone().unwrap().into())
-            .unwrap();
-        assert!(waiting.await.unwrap().is_some());
-        assert!(intake.remove(&Slot::new("other", 3)));
-        assert!(!intake.remove(&Slot::new("other", 3)));
-        clients.push(std::net::TcpStream::connect(lent_address).unwrap());
-        shutdown.start();
-        assert!(
-            accept(&intake).await.is_none(),
-            "the removed socket's queue is not ours"
-        );
-        lent.set_nonblocking(true).unwrap();
-        assert!(lent.accept().is_ok(), "its connection still waits for its new owner");
-    }
-
-    #[actix_rt::test]
-    async fn connections_queued_before_the_stop_are_taken() {
-        let (intake, address, shutdown) = intake();
-        let clients: Vec<_> = (0..20)
-            .map(|_| std::net::TcpStream::connect(address).unwrap())
-            .collect();
-        shutdown.start();
-        for _ in &clients {
-            assert!(accept(&intake).await.is_some());
-        }
-        assert!(accept(&intake).await.is_none());
-        assert!(accept(&intake).await.is_none(), "and it stays so");
-    }
-
-    #[actix_rt::test]
-    async fn a_waiting_acceptor_hears_of_the_stop() {
-        let (intake, _address, shutdown) = intake();
-        let waiting = actix_rt::spawn(async move { intake.accept().await.is_none() });
-        tokio::task::yield_now().await;
-        shutdown.start();
-        assert!(waiting.await.unwrap());
-    }
-
-    #[actix_rt::test]
-    async fn on_probation_the_queue_is_left_to_others_also_at_the_stop() {
-        let (own, address) = listener();
-        let shutdown = Shutdown::new();
-        let begun = clock::now();
-        let probation = Duration::from_millis(100);
-        let intake = Intake::held(own.into(), shutdown.clone(), probation).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        assert!(intake.accept().await.is_some());
-        assert!(clock::now().since(begun) >= probation);
-
-        let (own, address) = listener();
-        let kept = own.try_clone().unwrap();
-        let intake = Intake::held(own.into(), shutdown.clone(), Duration::from_secs(60)).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        shutdown.start();
-        assert!(intake.accept().await.is_none());
-        assert!(kept.accept().is_ok(), "it was not taken");
-    }
-}
+#[path = "intake_tests.rs"]
+mod tests;

@@ -104,6 +104,18 @@ impl Listener {
     }
 }
 
+impl Accepted {
+    /// A connected stream that was accepted elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be registered with the runtime.
+    pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let (stream, peer) = family(&fd)?.stream(fd)?;
+        let passed = None;
+        Ok(Self { stream, peer, passed })
+    }
+}
+
 /// A listener out of the runtime's hands; still non-blocking.
 pub(super) enum StdListener {
     Tcp(std::net::TcpListener),
