@@ -95,7 +95,13 @@ impl Endpoint {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let Reading { bytes, control } = &mut *reading;
         bytes.clear();
-        let received = scm::recv(self.socket.as_fd(), bytes, DATAGRAM_MAX, control)?;
+        let mut attempt = || scm::recv(self.socket.as_fd(), bytes, DATAGRAM_MAX, control);
+        let received = match attempt() {
+            // The peer was closed with datagrams of ours unread. The kernel says so once, before it gives out what the peer
+            // had sent to us.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => attempt()?,
+            outcome => outcome?,
+        };
         if received.len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -149,6 +155,21 @@ mod tests {
         }
         drop(ours);
         assert!(theirs.recv::<ToDispatcher>().await.is_none());
+    }
+
+    #[actix_rt::test]
+    async fn last_words_arrive_although_their_sender_had_not_read_all() {
+        let (ours, theirs) = ends();
+        ours.send(&ToServer::End { others: true }, None).unwrap();
+        for n in 0..3 {
+            theirs.send(&ToDispatcher::Closed { n }, None).unwrap();
+        }
+        drop(theirs);
+        for n in 0..3 {
+            let packet: Packet<ToDispatcher> = ours.recv().await.expect("not the end yet");
+            assert_eq!(packet.said, Some(ToDispatcher::Closed { n }));
+        }
+        assert!(ours.recv::<ToDispatcher>().await.is_none());
     }
 
     #[actix_rt::test]

@@ -28,6 +28,7 @@ mod health_limits;
 mod health_pauses;
 mod hostile_ends;
 mod identity;
+mod keeper;
 mod lame_duck;
 mod lifecycle;
 mod listening;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         health_pauses::SCENARIOS,
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
+        keeper::SCENARIOS,
         lame_duck::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_cluster::{Cluster, ListenOptions, RestartDelay, RestartLimit, Scheduling, Worker};
+use actix_cluster::{Cluster, EventKind, ListenOptions, RestartDelay, RestartLimit, Scheduling, Worker};
 use actix_web::{App, HttpServer, web};
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,17 @@ pub fn play() -> Option<ExitCode> {
         .listen_with("http", std::env::var(ADDRESS).unwrap_or_default(), options)
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
+        .on_event(|event, _| {
+            if let EventKind::Error(error) = &event.kind {
+                eprintln!("error: {error}");
+            }
+            if let EventKind::Rescued { saved, lost: 1.. } = event.kind {
+                eprintln!(
+                    "worker {:?}: {saved} saved, others lost",
+                    event.worker.as_ref().map(|it| it.id)
+                );
+            }
+        })
         .worker(move |worker| serve(worker, plan.clone()));
     Some(builder.main())
 }
@@ -151,7 +162,10 @@ impl Running {
         let is_worker = |pid: &&str| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            name != "keeper\n" && !stat.is_empty() && !stat.contains(") Z ")
+            // State, parent, group. A keeper has its name before it has a group of its own.
+            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+            let (state, _, group) = (fields.next(), fields.next(), fields.next());
+            name != "keeper\n" && state != Some("Z") && group == Some(pid)
         };
         let workers = children.split_whitespace().filter(is_worker);
         workers.filter_map(|pid| pid.parse().ok()).collect()

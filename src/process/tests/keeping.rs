@@ -85,6 +85,8 @@ impl Kept {
         let all = async {
             while let Some(packet) = self.post.recv::<ToDispatcher>().await {
                 match (packet.said.expect("a known word"), packet.fd) {
+                    // Once more, in case its worker had not come to it.
+                    (ToDispatcher::Keeper { pid }, Some(_)) => assert_eq!(pid, self.keeper_pid),
                     (
                         ToDispatcher::Rescued {
                             listener,

@@ -11,14 +11,14 @@ mod post;
 mod saving;
 mod table;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::{mem, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{Pid, getpid, getppid, setpgid};
 
 use self::post::Post;
@@ -61,7 +61,10 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
     let journal = Journal::map(descriptors_max()).map_err(|error| format!("mapping the journal: {error}"))?;
     let (pid, master) = (getpid(), getppid());
     let worker = pidfd_open(pid.as_raw()).map_err(|error| format!("pidfd_open: {error}"))?;
-    if clone_sharing_descriptors().map_err(errno("clone(CLONE_FILES | CLONE_PARENT)"))? {
+    // A copy begins with the mask, so no signal can hit the keeper before it has one of its own.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let cloned = clone_sharing_descriptors();
+    if matches!(cloned, Ok(None)) {
         // Whatever happens in here must not come back into the program's own course.
         let keeper = Keeper {
             worker,
@@ -71,9 +74,16 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
         };
         keeper.run(pid, master);
     }
-    // The keeper waits on it, by this number.
-    mem::forget(worker);
-    journal.publish();
+    mask.and_then(|mask| mask.thread_set_mask())
+        .map_err(errno("the signal mask"))?;
+    if let Some((keeper, pidfd)) = cloned.map_err(errno("clone(CLONE_FILES | CLONE_PARENT | CLONE_PIDFD)"))? {
+        // The keeper waits on it, by this number.
+        mem::forget(worker);
+        // Before this worker can get a connection, however long it takes until the keeper runs for the first time: the
+        // master must not believe, when the worker dies, that nobody keeps its connections.
+        post.introduce(keeper, pidfd.as_fd());
+        journal.publish();
+    }
     Ok(())
 }
 
@@ -111,14 +121,14 @@ impl Keeper {
 
     /// Nobody's signal ends it but the master's death, and `SIGKILL`.
     fn settle(&self, worker: Pid, master: Pid) {
-        // It fails for a leader of a session only, which a copy never is.
-        setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
-        SigSet::all().thread_set_mask().ok();
         // SAFETY: prctl takes numbers, and a C string of which the kernel copies at most 15 bytes.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             libc::prctl(libc::PR_SET_NAME, c"keeper".as_ptr(), 0, 0, 0);
         }
+        // A kill of the worker's group must not take it along. After the name, so that nobody who looks sees a second leader
+        // of a group and takes it for a worker. It fails for a leader of a session only, which a copy never is.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
         // It may have died before the order was given.
         if getppid() != master {
             exit_now(exit_code::SUCCESS);
@@ -129,26 +139,32 @@ impl Keeper {
             // Raising it up to there is allowed to everybody.
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
         }
-        // The master learns of it by this, and reaps it. A master that is gone needs not.
-        if let Ok(own) = pidfd_open(getpid().as_raw()) {
-            self.post.introduce(getpid().as_raw(), own.as_fd());
-        }
     }
 }
 
-/// `true` in the copy. Both go on with the same descriptors, and each with its own memory.
-fn clone_sharing_descriptors() -> nix::Result<bool> {
+/// The number of the copy, and its pidfd; `None` in the copy. Both go on with the same descriptors, and each with its own
+/// memory.
+fn clone_sharing_descriptors() -> nix::Result<Option<(i32, OwnedFd)>> {
     if cfg!(target_arch = "s390x") {
         // It alone takes the stack before the flags.
         return Err(Errno::ENOSYS);
     }
     let null = ptr::null_mut::<libc::c_void>();
-    let flags = libc::c_long::from(libc::CLONE_FILES | libc::CLONE_PARENT | libc::SIGCHLD);
-    // SAFETY: this is `fork` with another two flags: no new stack, no thread-local memory, no place to write a number to
-    // (all null, so that their order, which differs between machines, says nothing). There is one thread, so the copy
-    // finds no lock held. Not `clone3`, which the usual filters of containers refuse.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, null, null, null, null) };
-    if pid < 0 { Err(Errno::last()) } else { Ok(pid == 0) }
+    let flags = libc::CLONE_FILES | libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let flags = libc::c_long::from(flags);
+    let mut pidfd: RawFd = -1;
+    // SAFETY: this is `fork` with another three flags: no new stack, no thread-local memory (both null, so that the order of
+    // the last two, which differs between machines, says nothing), and one valid place for the number of the pidfd, a new
+    // descriptor that nobody else owns. There is one thread, so the copy finds no lock held. Not `clone3`, which the usual
+    // filters of containers refuse.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, flags, null, &raw mut pidfd, null, null);
+        match i32::try_from(pid) {
+            Ok(0) => Ok(None),
+            Ok(pid) if pid > 0 => Ok(Some((pid, OwnedFd::from_raw_fd(pidfd)))),
+            Ok(_) | Err(_) => Err(Errno::last()),
+        }
+    }
 }
 
 /// The most descriptors that the worker can ever have: it may raise its limit so far by itself.

@@ -1,18 +1,20 @@
 //! The worker is dead: every descriptor of the table is closed, but those of connections that others can serve go to the
 //! master first.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::getpid;
 
 use super::Keeper;
 use super::post::{Rescued, borrow};
 use super::table::{close_as_at_exit, cookie, listener_of, open_numbers};
 use crate::clock;
 use crate::model::rescue::{Counted, Noted, Verdict, verdict};
+use crate::sys::process::pidfd_open;
 use crate::sys::tcp;
 
 /// A client's connection in the table.
@@ -41,6 +43,10 @@ pub(super) fn save(keeper: Keeper) {
     // User code has closed it: nobody can be told anything.
     if !post.is_there() {
         return;
+    }
+    // Its worker has done it, unless it was killed before it could. Who is not known is not reaped.
+    if let Ok(own) = pidfd_open(getpid().as_raw()) {
+        post.introduce(getpid().as_raw(), own.as_fd());
     }
     let mut found = Vec::new();
     for fd in open_numbers() {
