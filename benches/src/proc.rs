@@ -42,6 +42,12 @@ pub fn cpu_ticks() -> u64 {
     ticks_of("self")
 }
 
+/// Processor time that process `pid` alone has used, in clock ticks of 10 ms.
+#[must_use]
+pub fn cpu_ticks_of(pid: u32) -> u64 {
+    ticks_of(&pid.to_string())
+}
+
 /// Processor time that process `pid` and its children have used, in clock ticks of 10 ms.
 #[must_use]
 pub fn family_cpu_ticks(pid: u32) -> u64 {

@@ -23,6 +23,14 @@ pub enum Role {
     PerWorker,
     /// A cluster with one socket for all workers.
     Shared,
+    /// A cluster whose master hands connections over in turn.
+    RoundRobin,
+    /// To whoever holds the fewest.
+    LeastConnections,
+    /// To the better one of two.
+    TwoChoices,
+    /// By the client's address.
+    Sticky,
     /// As `PerWorker`, and each worker writes a flight recorder.
     Recorded,
     /// One process, an unmodified `HttpServer` with as many threads.
@@ -36,6 +44,10 @@ impl Role {
         match self {
             Self::PerWorker => "per-worker",
             Self::Shared => "shared",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::TwoChoices => "two-choices",
+            Self::Sticky => "sticky",
             Self::Recorded => "recorded",
             Self::Threads => "threads",
         }
@@ -46,14 +58,16 @@ impl Role {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let name = std::env::var(ROLE).ok()?;
-    let role = [Role::PerWorker, Role::Shared, Role::Recorded, Role::Threads]
-        .into_iter()
-        .find(|role| role.name() == name)?;
+    let role = ALL.into_iter().find(|role| role.name() == name)?;
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let workers = crate::number(WORKERS, 1);
     Some(match role {
         Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker, 0),
         Role::Shared => cluster(&address, workers, Scheduling::Shared, 0),
+        Role::RoundRobin => cluster(&address, workers, Scheduling::RoundRobin, 0),
+        Role::LeastConnections => cluster(&address, workers, Scheduling::LeastConnections, 0),
+        Role::TwoChoices => cluster(&address, workers, Scheduling::TwoChoices, 0),
+        Role::Sticky => cluster(&address, workers, Scheduling::Sticky, 0),
         Role::Recorded => cluster(&address, workers, Scheduling::PerWorker, 32 << 10),
         Role::Threads => threads(&address, workers),
     })
@@ -206,6 +220,16 @@ fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+const ALL: [Role; 8] = [
+    Role::PerWorker,
+    Role::Shared,
+    Role::RoundRobin,
+    Role::LeastConnections,
+    Role::TwoChoices,
+    Role::Sticky,
+    Role::Recorded,
+    Role::Threads,
+];
 const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";
 const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
 const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";

@@ -23,6 +23,7 @@ mod flight;
 mod fork_env;
 mod frozen;
 mod groups;
+mod handover;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         fork_env::SCENARIOS,
         frozen::SCENARIOS,
         groups::SCENARIOS,
+        handover::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,

@@ -52,7 +52,16 @@ struct Seat<C> {
     places: Vec<Place>,
     /// Handed over, acknowledged and not closed.
     open: u32,
-    on_their_way: BTreeMap<u64, (ListenKey, Waiting<C>)>,
+    on_their_way: BTreeMap<u64, OnItsWay<C>>,
+    /// How many may be on their way now.
+    window: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct OnItsWay<C> {
+    pub(super) key: ListenKey,
+    pub(super) waiting: Waiting<C>,
+    sent: Mono,
 }
 
 /// A listener on which a worker takes connections.
@@ -123,6 +132,7 @@ impl<C> Board<C> {
             places: Vec::new(),
             open: 0,
             on_their_way: BTreeMap::new(),
+            window: 1,
         };
         self.seats.insert(worker, seat);
     }
@@ -165,16 +175,29 @@ impl<C> Board<C> {
     /// It is dead; what was on its way to it, in the order of sending.
     pub(super) fn died(&mut self, worker: WorkerId) -> Vec<(ListenKey, Waiting<C>)> {
         let seat = self.seats.remove(&worker);
-        seat.map_or_else(Vec::new, |seat| seat.on_their_way.into_values().collect())
+        seat.map_or_else(Vec::new, |seat| {
+            let lost = seat.on_their_way.into_values();
+            lost.map(|lost| (lost.key, lost.waiting)).collect()
+        })
     }
 
     /// It has these. Those that were on their way are returned: they are the worker's alone now.
-    pub(super) fn took(&mut self, worker: WorkerId, ids: &[u64]) -> Vec<C> {
+    pub(super) fn took(&mut self, worker: WorkerId, ids: &[u64], now: Mono) -> Vec<C> {
         let Some(seat) = self.seats.get_mut(&worker) else {
             return Vec::new();
         };
         let taken = ids.iter().filter_map(|id| seat.on_their_way.remove(id));
-        let taken: Vec<C> = taken.map(|(_, waiting)| waiting.connection).collect();
+        let mut window = seat.window;
+        let taken = taken.map(|it| {
+            window = if now.since(it.sent) > LATE {
+                1
+            } else {
+                (window + 1).min(WINDOW)
+            };
+            it.waiting.connection
+        });
+        let taken: Vec<C> = taken.collect();
+        seat.window = window;
         seat.open += u32::try_from(taken.len()).unwrap_or(u32::MAX);
         taken
     }
@@ -204,7 +227,7 @@ impl<C> Board<C> {
         let Some(seat) = self.seats.get_mut(&worker) else {
             return false;
         };
-        let Some((key, waiting)) = seat.on_their_way.remove(&id) else {
+        let Some(OnItsWay { key, waiting, .. }) = seat.on_their_way.remove(&id) else {
             return false;
         };
         for place in seat.places.iter_mut().filter(|place| place.key == key) {
@@ -282,7 +305,15 @@ impl<C> Board<C> {
                 self.last_id += 1;
                 let (worker, id) = (chosen.worker, self.last_id);
                 let (waiting, seat) = (queue.waiting.remove(place)?, self.seats.get_mut(&worker)?);
-                seat.on_their_way.insert(id, (queue.key.clone(), waiting));
+                let key = queue.key.clone();
+                seat.on_their_way.insert(
+                    id,
+                    OnItsWay {
+                        key,
+                        waiting,
+                        sent: now,
+                    },
+                );
                 return Some(Pass { worker, id, fault });
             }
         }
@@ -290,13 +321,13 @@ impl<C> Board<C> {
     }
 
     /// One that is on its way.
-    pub(super) fn on_its_way(&self, pass: &Pass) -> Option<&(ListenKey, Waiting<C>)> {
+    pub(super) fn on_its_way(&self, pass: &Pass) -> Option<&OnItsWay<C>> {
         self.seats.get(&pass.worker)?.on_their_way.get(&pass.id)
     }
 
     /// Workers whose acknowledgements may be in their sockets and would make room: those that have none.
-    pub(super) fn without_room(&self) -> Vec<WorkerId> {
-        let full = self.seats.iter().filter(|(_, seat)| seat.on_their_way.len() >= WINDOW);
+    pub(super) fn without_room(&self, now: Mono) -> Vec<WorkerId> {
+        let full = self.seats.iter().filter(|(_, seat)| !seat.is_prompt(now));
         full.map(|(worker, _)| *worker).collect()
     }
 
@@ -425,18 +456,29 @@ impl<C> Seat<C> {
         places.any(|place| place.from <= now && place.aside <= now)
     }
 
+    /// Does it take up what it is sent, so that it may be sent more?
+    fn is_prompt(&self, now: Mono) -> bool {
+        let oldest = self.on_their_way.values().next();
+        self.on_their_way.len() < self.window && oldest.is_none_or(|oldest| now.since(oldest.sent) <= LATE)
+    }
+
     fn candidate(&self, worker: WorkerId, key: &ListenKey, now: Mono) -> Candidate {
         let on_their_way = u32::try_from(self.on_their_way.len()).unwrap_or(u32::MAX);
         let mut candidate = Candidate::new(self.slot.clone(), worker);
         candidate.open = self.open + on_their_way;
         candidate.unacknowledged = on_their_way;
-        candidate.has_room = self.on_their_way.len() < WINDOW && self.may_get(key, now);
+        candidate.has_room = self.is_prompt(now) && self.may_get(key, now);
         candidate
     }
 }
 
-/// Connections on their way to one worker. One that is busy is not buried under what others could serve at once.
+/// Connections on their way to one worker that takes them up promptly, so that sending and acknowledging are done for many
+/// at once: 7 microseconds of the master for each connection, where it is 18 if there is one at a time. A worker begins with
+/// one, gets one more for each that it acknowledges, and has to begin anew when it was late: one that is busy is not buried
+/// under what others could serve at once.
 pub(super) const WINDOW: usize = 64;
+/// An acknowledgement that takes longer is late.
+const LATE: Duration = Duration::from_millis(10);
 /// Accepted connections that wait for a worker; the rest is left to the kernel's queue.
 const QUEUE_MAX: usize = 64;
 /// The same for the last pass, before the last worker stops: as many as the longest usual queue (`somaxconn`) holds.

@@ -57,7 +57,7 @@ fn pass_on(board: &mut Board<u32>, now: Mono) -> Vec<(u32, u64, u64)> {
     let mut passed = Vec::new();
     while let Some(pass) = board.choose(now) {
         let Pass { worker, id, .. } = pass;
-        let connection = board.on_its_way(&pass).unwrap().1.connection;
+        let connection = board.on_its_way(&pass).unwrap().waiting.connection;
         passed.push((connection, worker.get(), id));
     }
     passed
@@ -70,25 +70,46 @@ fn workers(passed: &[(u32, u64, u64)]) -> Vec<u64> {
 #[test]
 fn n_102_f_126_one_that_acknowledges_nothing_gets_its_window_and_the_others_the_rest() {
     let mut board = board(3);
-    let mut got = [0; 4];
+    let mut got = [0_u32; 4];
     for connection in 0..1000 {
         arrive(&mut board, [connection], at(0));
         for (_, worker, number) in pass_on(&mut board, at(0)) {
             got[usize::try_from(worker).unwrap()] += 1;
             if worker != 2 {
-                assert_eq!(board.took(id(worker), &[number]), [connection]);
+                assert_eq!(board.took(id(worker), &[number], at(0)), [connection]);
             }
         }
     }
-    assert_eq!(got[2], WINDOW);
-    assert_eq!(got[1] + got[3], 1000 - WINDOW);
-    assert!(got[1].abs_diff(got[3]) <= WINDOW, "{got:?}");
+    assert_eq!(got[2], 1, "{got:?}");
+    assert_eq!(got[1] + got[3], 999);
+    assert!(got[1].abs_diff(got[3]) <= 1, "{got:?}");
+}
+
+#[test]
+fn who_is_prompt_gets_more_at_once_and_who_is_late_begins_anew() {
+    let mut board = board(1);
+    let mut on_way = Vec::new();
+    arrive(&mut board, 0..500, at(0));
+    let mut most = 0;
+    for _ in 0..10 {
+        on_way.extend(pass_on(&mut board, at(0)));
+        most = most.max(on_way.len());
+        for (_, _, number) in std::mem::take(&mut on_way) {
+            board.took(id(1), &[number], at(0));
+        }
+    }
+    assert_eq!(most, WINDOW);
+    let late = pass_on(&mut board, at(0));
+    assert!(late.len() == WINDOW && board.without_room(at(11)) == [id(1)]);
+    for (_, _, number) in late {
+        board.took(id(1), &[number], at(11));
+    }
+    assert_eq!(pass_on(&mut board, at(11)).len(), 1);
 }
 
 #[test]
 fn n_103_what_nobody_can_take_now_waits_in_its_order_and_the_rest_in_the_kernel() {
     let mut board = board(1);
-    let window = u32::try_from(WINDOW).unwrap();
     let mut accepted = 0;
     let mut passed = Vec::new();
     while board.wants(&key(), at(0)) {
@@ -96,11 +117,15 @@ fn n_103_what_nobody_can_take_now_waits_in_its_order_and_the_rest_in_the_kernel(
         accepted += 1;
         passed.extend(pass_on(&mut board, at(0)));
     }
-    assert_eq!(passed.len(), WINDOW);
-    assert_eq!(accepted, window + 64, "and no more is accepted");
+    assert_eq!(passed.len(), 1);
+    assert_eq!(accepted, 1 + 64, "and no more is accepted");
     let number = passed[0].2;
-    board.took(id(1), &[number]);
-    assert_eq!(pass_on(&mut board, at(0))[0].0, window, "the first that waits");
+    board.took(id(1), &[number], at(0));
+    let next: Vec<u32> = pass_on(&mut board, at(0))
+        .iter()
+        .map(|(connection, ..)| *connection)
+        .collect();
+    assert_eq!(next, [1, 2], "the first that wait");
     assert!(board.wants(&key(), at(0)));
 }
 
@@ -129,11 +154,17 @@ fn f_089_what_is_refused_goes_to_somebody_else_at_once_and_to_the_same_one_only_
 #[test]
 fn the_dead_ones_connections_come_back_in_order_and_nobody_is_asked_on_probation() {
     let mut board = board(1);
+    arrive(&mut board, [100, 101], at(0));
+    for number in [1, 2] {
+        assert_eq!(pass_on(&mut board, at(0)).len(), 1);
+        board.took(id(1), &[number], at(0));
+    }
     arrive(&mut board, [1, 2, 3], at(0));
     let mut dead_got = Vec::new();
     for (connection, ..) in pass_on(&mut board, at(0)) {
         dead_got.push(connection);
     }
+    assert_eq!(dead_got, [1, 2, 3]);
     let back: Vec<u32> = board
         .died(id(1))
         .into_iter()
@@ -149,7 +180,10 @@ fn the_dead_ones_connections_come_back_in_order_and_nobody_is_asked_on_probation
     let passed = pass_on(&mut board, at(60));
     let order: Vec<u32> = passed.iter().map(|(connection, ..)| *connection).collect();
     assert_eq!(order, [1, 2, 3][..passed.len()]);
-    assert!(board.took(id(1), &[1, 2, 3]).is_empty(), "the dead have nothing");
+    assert!(
+        board.took(id(1), &[3, 4, 5], at(60)).is_empty(),
+        "the dead have nothing"
+    );
 }
 
 #[test]
@@ -162,7 +196,7 @@ fn one_that_leaves_gets_something_only_where_nobody_else_does_and_is_told_when_n
     assert_eq!(board.ready_to_end(at(0)), [(id(1), true)]);
     assert_eq!(board.ready_to_end(at(0)), [], "once");
     board.leaves(id(2));
-    board.took(id(2), &[1]);
+    board.took(id(2), &[1], at(0));
     arrive(&mut board, [2], at(0));
     assert!(board.wants(&key(), at(0)), "a lame duck serves on");
     board.ends(id(2));
@@ -171,7 +205,7 @@ fn one_that_leaves_gets_something_only_where_nobody_else_does_and_is_told_when_n
     let last = pass_on(&mut board, at(0));
     assert_eq!(last[0].1, 2);
     assert_eq!(board.ready_to_end(at(0)), [], "one is on its way");
-    board.took(id(2), &[last[0].2]);
+    board.took(id(2), &[last[0].2], at(0));
     assert_eq!(board.ready_to_end(at(0)), [(id(2), false)]);
     arrive(&mut board, [3], at(0));
     assert!(pass_on(&mut board, at(0)).is_empty());
@@ -195,7 +229,7 @@ fn at_the_end_of_the_cluster_the_last_one_gets_what_the_kernel_has_queued() {
     let mut served = 0;
     while board.ready_to_end(at(0)).is_empty() {
         for (_, worker, number) in pass_on(&mut board, at(0)) {
-            served += board.took(id(worker), &[number]).len();
+            served += board.took(id(worker), &[number], at(0)).len();
         }
     }
     assert_eq!(served, 100);
@@ -233,9 +267,9 @@ fn no_connection_is_lost_or_doubled_in_any_history() {
                 }
                 3 | 4 if !on_way.is_empty() => {
                     let (connection, worker, number) = on_way.remove(draw(on_way.len() as u64) as usize);
-                    assert_eq!(board.took(id(worker), &[number]), [connection]);
+                    assert_eq!(board.took(id(worker), &[number], at(0)), [connection]);
                     assert!(taken.insert(connection), "twice");
-                    assert!(board.took(id(worker), &[number]).is_empty());
+                    assert!(board.took(id(worker), &[number], at(0)).is_empty());
                 }
                 5 if !on_way.is_empty() => {
                     let (_, worker, number) = on_way.remove(draw(on_way.len() as u64) as usize);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix::Recipient;
 use tokio::sync::Notify;
 
-use super::board::{Board, Waiting};
+use super::board::{Board, OnItsWay, Waiting};
 use super::door::Door;
 use super::line::Line;
 use super::orphans::Connection;
@@ -197,7 +197,7 @@ impl Desk {
             let sent = {
                 let books = self.books.borrow();
                 match (line, books.on_its_way(&pass)) {
-                    (Some(line), Some((key, waiting))) => {
+                    (Some(line), Some(OnItsWay { key, waiting, .. })) => {
                         let take = Take {
                             id: pass.id,
                             key: key.clone(),
@@ -231,7 +231,7 @@ impl Desk {
     /// A connection was accepted.
     pub(super) fn arrived(self: &Rc<Self>, key: &ListenKey, connection: Connection, client: Client) {
         // Whoever seems to have no room may have said otherwise already: turns are kept exactly.
-        let full = self.books.borrow().without_room();
+        let full = self.books.borrow().without_room(clock::now());
         for line in full.into_iter().filter_map(|worker| self.line(worker)) {
             line.drain(self);
         }

@@ -123,7 +123,7 @@ impl Line {
         };
         match said {
             ToDispatcher::Took { ids, closed } => {
-                let taken = desk.books.borrow_mut().took(self.worker, &ids);
+                let taken = desk.books.borrow_mut().took(self.worker, &ids, now);
                 desk.tally.passed.add(taken.len());
                 desk.books.borrow_mut().closed(self.worker, closed);
             }

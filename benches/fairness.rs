@@ -1,0 +1,165 @@
+//! Who gets how much under each way to spread connections, and what handing them over costs.
+//!
+//! First 1,000 connections each, one after the other and from 32 clients at once. Then answers per second, all servers at
+//! the same time and loaded in turn, round by round, with the processor time of the master alone and of all processes.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_cluster_benches::load::{self, Connection, Load, Outcome};
+use actix_cluster_benches::server::{self, Events, Role, Server};
+use actix_cluster_benches::{Failure, median, number, percentile, proc};
+
+const ROLES: [Role; 6] = [
+    Role::Shared,
+    Role::PerWorker,
+    Role::RoundRobin,
+    Role::LeastConnections,
+    Role::TwoChoices,
+    Role::Sticky,
+];
+const COSTS: [Role; 4] = [Role::PerWorker, Role::Shared, Role::RoundRobin, Role::LeastConnections];
+
+fn main() -> ExitCode {
+    if let Some(code) = server::play() {
+        return code;
+    }
+    match spread().and_then(|()| cost()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn spread() -> Result<(), Failure> {
+    println!("| scheduling | workers | clients | share of each worker, ‰ | widest from even |");
+    println!("|---|---|---|---|---|");
+    for workers in [2, 4] {
+        for role in ROLES {
+            for clients in [1, 32] {
+                // A new one each time: what came before is not to be evened out.
+                let server = Server::start(role, workers, Events::Off)?;
+                let shares = ask_all(&server, clients)?;
+                let mut shares: Vec<usize> = shares.into_values().collect();
+                shares.resize(workers, 0);
+                let even = CONNECTIONS / workers;
+                let widest = shares.iter().map(|share| share.abs_diff(even)).max().unwrap_or(0);
+                let shares: Vec<String> = shares.iter().map(ToString::to_string).collect();
+                println!(
+                    "| {} | {workers} | {clients} | {} | {widest} |",
+                    role.name(),
+                    shares.join("/")
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// 1,000 connections: how many each process served.
+fn ask_all(server: &Server, clients: usize) -> Result<BTreeMap<u32, usize>, Failure> {
+    let (begun, address) = (AtomicUsize::new(0), server.address);
+    let ask = || {
+        let mut served = Vec::new();
+        while begun.fetch_add(1, Ordering::SeqCst) < CONNECTIONS {
+            served.push(load::ask(address)?);
+        }
+        Ok::<_, std::io::Error>(served)
+    };
+    let mut shares = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..clients).map(|_| scope.spawn(ask)).collect();
+        for client in asking {
+            for pid in client.join().map_err(|_| "a client panicked")?? {
+                *shares.entry(pid).or_default() += 1;
+            }
+        }
+        Ok(shares)
+    })
+}
+
+/// A server and what it did, round by round.
+struct Candidate {
+    role: Role,
+    server: Server,
+    outcomes: Vec<Outcome>,
+    requests: f64,
+    master_ticks: u64,
+    all_ticks: u64,
+}
+
+fn cost() -> Result<(), Failure> {
+    let rounds = number("ACTIX_CLUSTER_BENCH_ROUNDS", 9);
+    let time = Duration::from_secs(number("ACTIX_CLUSTER_BENCH_SECONDS", 1) as u64);
+    println!("\n2 workers, 32 connections, {rounds} rounds of {time:?}; medians");
+    println!(
+        "| scheduling | connections | req/s | of per-worker | cpu µs/req | master µs/req | p50 µs | p99 µs | errors |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for connection in [Connection::New, Connection::KeepAlive] {
+        let order = Load {
+            connections: 32,
+            time,
+            connection,
+        };
+        let mut candidates = Vec::new();
+        for role in COSTS {
+            let server = Server::start(role, 2, Events::Off)?;
+            // Warms caches and page tables; its figures are dropped.
+            load::run(server.address, order)?;
+            candidates.push(Candidate {
+                role,
+                server,
+                outcomes: Vec::new(),
+                requests: 0.0,
+                master_ticks: 0,
+                all_ticks: 0,
+            });
+        }
+        for _ in 0..rounds {
+            for candidate in &mut candidates {
+                let pid = candidate.server.pid();
+                let before = (proc::cpu_ticks_of(pid), candidate.server.cpu_ticks());
+                let outcome = load::run(candidate.server.address, order)?;
+                candidate.master_ticks += proc::cpu_ticks_of(pid) - before.0;
+                candidate.all_ticks += candidate.server.cpu_ticks() - before.1;
+                candidate.requests += outcome.rate * time.as_secs_f64();
+                candidate.outcomes.push(outcome);
+            }
+        }
+        for candidate in &candidates {
+            print_row(candidate, &candidates[0], connection);
+        }
+    }
+    Ok(())
+}
+
+fn print_row(candidate: &Candidate, base: &Candidate, connection: Connection) {
+    let outcomes = &candidate.outcomes;
+    let middle = |pick: fn(&Outcome) -> Duration| {
+        let mut samples: Vec<Duration> = outcomes.iter().map(pick).collect();
+        percentile(&mut samples, 50).as_micros()
+    };
+    let mut rates: Vec<f64> = outcomes.iter().map(|outcome| outcome.rate).collect();
+    // Of neighbours in time, so that what else the machine does cancels out.
+    let pairs = outcomes.iter().zip(&base.outcomes);
+    let mut ratios: Vec<f64> = pairs.map(|(own, base)| own.rate / base.rate).collect();
+    println!(
+        "| {} | {} | {:.0} | {:.2} | {:.1} | {:.1} | {} | {} | {} |",
+        candidate.role.name(),
+        connection.name(),
+        median(&mut rates),
+        median(&mut ratios),
+        candidate.all_ticks as f64 * 1e4 / candidate.requests,
+        candidate.master_ticks as f64 * 1e4 / candidate.requests,
+        middle(|outcome| outcome.p50),
+        middle(|outcome| outcome.p99),
+        outcomes.iter().map(|outcome| outcome.errors).sum::<u64>(),
+    );
+}
+
+const CONNECTIONS: usize = 1000;
