@@ -381,11 +381,11 @@ impl AsyncWrite for Journaled {
 
 impl Drop for Journaled {
     fn drop(&mut self) {
-        // Bytes that the server has got, or that wait behind them, would make the kernel reset the connection, and the end
+        // Bytes that the server has got, or that were kept from it, would make the kernel reset the connection, and the end
         // of the last answer could be lost with it.
         if self.state != State::Moved
+            && self.kept + self.beyond > 0
             && let Ok(waiting) = peek::waiting(self.stream.as_fd())
-            && waiting > 0
         {
             self.entry.opaque();
             // Nothing more can be done for it.

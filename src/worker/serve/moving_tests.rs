@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::conn::Connections;
 use super::http1::is_idempotent;
+use super::incoming::Incoming;
 use super::intake::Intake;
 use super::survival::{Others, Survival};
 use super::web::{Books, ServeError, ServeOptions, serve_app};
@@ -217,5 +219,56 @@ async fn what_nobody_takes_ends_by_the_rules_for_all() {
         within(busy.read_to_string(&mut rest)).await.unwrap();
         assert!(rest.ends_with("old"), "{rest}");
         within(old.serving).await.unwrap().unwrap();
+    }
+}
+
+/// A server that is not ours, and closes what is idle when it is told to stop.
+#[actix_rt::test]
+async fn other_servers_close_and_the_connection_goes_on_elsewhere() {
+    let between = with_taker();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let intake = Intake::new(listener.into(), shutdown.clone()).unwrap();
+    let others: Arc<dyn Others> = Arc::<Between>::clone(&between);
+    let survival = Survival::new(journal(), 0, is_idempotent, 1 << 17, others);
+    let connections = Connections::default();
+    let incoming = Incoming::new(intake, connections.clone());
+    let mut incoming = incoming.surviving(Some(survival)).http1();
+    let mut clients = [
+        TcpStream::connect(address).await.unwrap(),
+        TcpStream::connect(address).await.unwrap(),
+    ];
+    let mut served = Vec::new();
+    for client in &mut clients {
+        let mut connection = within(incoming.accept()).await.unwrap();
+        client.write_all(GET).await.unwrap();
+        within(connection.read_exact(&mut [0; GET.len()])).await.unwrap();
+        connection
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nold")
+            .await
+            .unwrap();
+        answer(client, "old").await;
+        served.push(connection);
+    }
+    let [mut waits, mut closes] = <[_; 2]>::try_from(served).unwrap();
+    let waiting = actix_rt::spawn(async move { waits.read(&mut [0]).await });
+    tokio::task::yield_now().await;
+    shutdown.start();
+    assert!(within(incoming.accept()).await.is_none());
+    within(closes.shutdown()).await.unwrap();
+    drop(closes);
+    assert_eq!(within(waiting).await.unwrap().unwrap(), 0);
+    assert_eq!(connections.count(), 0);
+    let new = serve("new", &between);
+    for (fd, strikes) in between.given.lock().unwrap().drain(..) {
+        new.intake.give(Given {
+            fd,
+            strikes,
+            fail: None,
+            receipt: None,
+        });
+    }
+    for client in &mut clients {
+        ask(client, "new").await;
     }
 }
