@@ -92,7 +92,12 @@ fn serve(name: &'static str, between: &Arc<Between>) -> Served {
                 }),
             )
     };
-    let serving = actix_rt::spawn(serve_app(intake.clone(), books, ServeOptions::default(), app));
+    let options = ServeOptions {
+        client_request_timeout: Duration::from_millis(500),
+        keep_alive: Duration::from_secs(2),
+        ..ServeOptions::default()
+    };
+    let serving = actix_rt::spawn(serve_app(intake.clone(), books, options, app));
     Served {
         intake,
         address,
@@ -196,6 +201,23 @@ async fn a_request_in_progress_is_finished_here_and_the_next_one_is_answered_els
     old.passes_to(&new, &between).await;
     assert!(answer(&mut client, "new").await.starts_with("HTTP/1.1 200"));
     ask(&mut client, "new").await;
+}
+
+/// The time limit for a first request is not that for the next one, on whichever worker.
+#[actix_rt::test]
+async fn a_connection_that_moved_may_be_idle_as_long_as_any_other() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let mut client = old.idle_client("old").await;
+    let mut silent = old.idle_client("old").await;
+    old.shutdown.start();
+    old.passes_to(&new, &between).await;
+    // What is tested is the passing of time: longer than `client_request_timeout`, shorter than `keep_alive`.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    ask(&mut client, "new").await;
+    let mut rest = String::new();
+    within(silent.read_to_string(&mut rest)).await.unwrap();
+    assert_eq!(rest, "", "closed without a word when its time is over");
 }
 
 #[actix_rt::test]
