@@ -31,13 +31,20 @@ const GATED: &[u8] = b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n";
 struct Between {
     has_taker: bool,
     refuses: bool,
+    /// It is known from this stop on.
+    stop: Option<Shutdown>,
     given: Mutex<Vec<(OwnedFd, u8)>>,
     came: Notify,
 }
 
 impl Others for Between {
     fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>> {
-        Box::pin(std::future::ready(self.has_taker))
+        Box::pin(async {
+            if let Some(stop) = &self.stop {
+                stop.started().await;
+            }
+            self.has_taker
+        })
     }
 
     fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
@@ -247,9 +254,13 @@ async fn what_nobody_takes_ends_by_the_rules_for_all() {
 /// A server that is not ours, and closes what is idle when it is told to stop.
 #[actix_rt::test]
 async fn other_servers_close_and_the_connection_goes_on_elsewhere() {
-    let between = with_taker();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let between = Arc::new(Between {
+        has_taker: true,
+        stop: Some(shutdown.clone()),
+        ..Between::default()
+    });
     let intake = Intake::new(listener.into(), shutdown.clone()).unwrap();
     let others: Arc<dyn Others> = Arc::<Between>::clone(&between);
     let survival = Survival::new(journal(), 0, is_idempotent, 1 << 17, others);
