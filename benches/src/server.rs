@@ -76,6 +76,7 @@ pub fn play() -> Option<ExitCode> {
 fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usize) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
+    options.survive_kill = crate::number(SURVIVE, 0) == 1;
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
     let mut builder = Cluster::builder()
         .workers(u32::try_from(workers).unwrap_or(1))
@@ -234,5 +235,7 @@ const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";
 const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
 const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";
 const SURGE: &str = "ACTIX_CLUSTER_BENCH_SURGE";
+/// Set by whoever wants to know what keepers cost.
+const SURVIVE: &str = "ACTIX_CLUSTER_BENCH_SURVIVE";
 const EVENTS: &str = "ACTIX_CLUSTER_BENCH_EVENTS";
 const FOREIGN: &str = "ACTIX_CLUSTER_BENCH_SERVER";

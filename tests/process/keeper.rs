@@ -2,7 +2,7 @@
 //! keepers holds with them. What the framework's own serving adds is in `survival`.
 
 use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +14,8 @@ use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit, probe};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -37,11 +39,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let mut client = ask(master);
             master.expect_said("holds");
             let path = master.directory().join("lock");
-            let lock = File::open(path).expect("the worker has made it");
-            assert!(matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
+            let lock = || {
+                let file = File::open(&path).expect("the worker has made it");
+                Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+            };
+            assert_eq!(lock().err(), Some(Errno::EWOULDBLOCK));
             send(master.once(1, "fork").pid(), Signal::SIGKILL);
             assert_eq!(answer(&mut client), "2");
-            lock.try_lock().expect("free before the connection went on its way");
+            lock().expect("free before the connection went on its way");
         },
     },
     Scenario {
@@ -209,10 +214,11 @@ async fn serve(worker: Worker) -> Result<(), String> {
     listener.set_nonblocking(true).map_err(text)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(text)?;
     let id = worker.id().get();
-    let lock = File::create("lock").ok();
-    if id == 1 {
-        lock.as_ref().map_or(Ok(()), File::lock).map_err(text)?;
-    }
+    let lock = (id == 1).then(|| {
+        let file = File::create("lock").map_err(text)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.to_string())
+    });
+    let _lock = lock.transpose()?;
     let mut held = Vec::new();
     loop {
         let stream = tokio::select! {

@@ -81,11 +81,10 @@ async fn serve(worker: Worker, plan: Plan) -> Result<(), String> {
             .app_data(state.clone())
             .route("/r/{number}", web::route().to(run))
     };
-    let served = match plan.kind {
+    match plan.kind {
         Kind::Own => worker.serve("http", app).await.map_err(|error| error.to_string()),
         Kind::HttpServer => unmodified(&worker, app).await.map_err(|error| error.to_string()),
-    };
-    served
+    }
 }
 
 async fn unmodified<F, T, B>(worker: &Worker, app: F) -> Result<(), Failure>
@@ -123,10 +122,10 @@ async fn run(number: web::Path<u64>, state: web::Data<State>) -> Result<String, 
 
 /// A server in a process of its own; ended when dropped.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     child: Child,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Running {
@@ -134,7 +133,7 @@ impl Running {
     ///
     /// # Errors
     /// It does not start, or does not listen within five seconds.
-    pub fn start(plan: &Plan) -> Result<Self, Failure> {
+    pub(super) fn start(plan: &Plan) -> Result<Self, Failure> {
         // Nobody uses the port now; who took it meanwhile would make the server say so.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -156,7 +155,7 @@ impl Running {
 
     /// The processes of its workers, without their keepers.
     #[must_use]
-    pub fn workers(&self) -> Vec<i32> {
+    pub(super) fn workers(&self) -> Vec<i32> {
         let master = self.child.id();
         let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
         let is_worker = |pid: &&str| {

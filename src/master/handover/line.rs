@@ -133,7 +133,7 @@ impl Line {
                 desk.tally.repeated.add(count);
             }
             ToDispatcher::Leaves {} => desk.books.borrow_mut().ends(self.worker),
-            ToDispatcher::Back { key, strikes } => self.take_back(desk, key, strikes, fd),
+            ToDispatcher::Back { key, strikes } => self.take_back(desk, &key, strikes, fd),
             ToDispatcher::Keeper { pid } => {
                 if let Some(pidfd) = fd
                     && self.keeper.get() == Keeper::None
@@ -178,8 +178,8 @@ impl Line {
     }
 
     /// A connection that a worker gives back, which it may do for listeners that it accepts on.
-    fn take_back(&self, desk: &Rc<Desk>, key: ListenKey, strikes: u8, fd: Option<OwnedFd>) {
-        let Some(fd) = fd.filter(|_| desk.books.borrow().knows(self.worker, &key)) else {
+    fn take_back(&self, desk: &Rc<Desk>, key: &ListenKey, strikes: u8, fd: Option<OwnedFd>) {
+        let Some(fd) = fd.filter(|_| desk.books.borrow().knows(self.worker, key)) else {
             desk.tally.lost.add(1);
             return;
         };
@@ -193,7 +193,7 @@ impl Line {
         };
         // One that it had from us counts as ended for it; one that it accepted itself makes no difference below zero.
         desk.books.borrow_mut().closed(self.worker, 1);
-        desk.books.borrow_mut().arrive(&key, waiting);
+        desk.books.borrow_mut().arrive(key, waiting);
         desk.tally.repeated.add(1);
     }
 

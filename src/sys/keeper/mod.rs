@@ -11,8 +11,9 @@ mod post;
 mod saving;
 mod table;
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::{mem, ptr};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -21,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{Pid, getpid, getppid, setpgid};
 
-use self::post::Post;
+use self::post::{Post, borrow};
 use self::table::Survivor;
 use super::boot::exit_now;
 use super::journal::Journal;
@@ -40,7 +41,7 @@ pub(super) struct Plan<'a> {
 /// What a keeper knows.
 struct Keeper {
     /// Readable when the worker is dead. In the shared table, so user code could close it, or give its number away.
-    worker: OwnedFd,
+    worker: RawFd,
     post: Post,
     survivors: Vec<Survivor>,
     journal: Journal,
@@ -67,7 +68,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
     if matches!(cloned, Ok(None)) {
         // Whatever happens in here must not come back into the program's own course.
         let keeper = Keeper {
-            worker,
+            worker: worker.into_raw_fd(),
             post,
             survivors,
             journal,
@@ -77,8 +78,8 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
     mask.and_then(|mask| mask.thread_set_mask())
         .map_err(errno("the signal mask"))?;
     if let Some((keeper, pidfd)) = cloned.map_err(errno("clone(CLONE_FILES | CLONE_PARENT | CLONE_PIDFD)"))? {
-        // The keeper waits on it, by this number.
-        mem::forget(worker);
+        // The keeper waits on it, by this number, for as long as this process lives.
+        let _kept = ManuallyDrop::new(worker);
         // Before this worker can get a connection, however long it takes until the keeper runs for the first time: the
         // master must not believe, when the worker dies, that nobody keeps its connections.
         post.introduce(keeper, pidfd.as_fd());
@@ -100,7 +101,7 @@ impl Keeper {
         loop {
             let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
             let mut fds = [
-                PollFd::new(self.worker.as_fd(), PollFlags::POLLIN),
+                PollFd::new(borrow(self.worker), PollFlags::POLLIN),
                 PollFd::new(self.post.as_fd(), PollFlags::empty()),
             ];
             // No signal interrupts this: all are blocked.

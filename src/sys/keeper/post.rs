@@ -4,7 +4,7 @@
 //! Nothing here blocks for ever: a master that does not read is waited for until a deadline.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -89,9 +89,8 @@ impl Post {
 
     fn send(&self, text: &str, fd: Option<BorrowedFd<'_>>, deadline: Mono) -> io::Result<()> {
         loop {
-            let error = match scm::send(self.as_fd(), &[IoSlice::new(text.as_bytes())], fd.as_slice()) {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = scm::send(self.as_fd(), &[IoSlice::new(text.as_bytes())], fd.as_slice()) else {
+                return Ok(());
             };
             let left = deadline.since(clock::now());
             if left.is_zero() {
@@ -118,12 +117,6 @@ impl Post {
 impl AsFd for Post {
     fn as_fd(&self) -> BorrowedFd<'_> {
         borrow(self.number)
-    }
-}
-
-impl AsRawFd for Post {
-    fn as_raw_fd(&self) -> RawFd {
-        self.number
     }
 }
 

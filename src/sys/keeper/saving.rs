@@ -1,7 +1,7 @@
 //! The worker is dead: every descriptor of the table is closed, but those of connections that others can serve go to the
 //! master first.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -35,10 +35,8 @@ pub(super) fn save(keeper: Keeper) {
     } = keeper;
     // The number is of no use any more, whatever it means by now, unless a client has it; and there may be no other for
     // the list of what is open.
-    let number = worker.as_raw_fd();
-    std::mem::forget(worker);
-    if listener_of(number, &survivors).is_none() && number != post.number() {
-        close_as_at_exit(number);
+    if listener_of(worker, &survivors).is_none() && worker != post.number() {
+        close_as_at_exit(worker);
     }
     // User code has closed it: nobody can be told anything.
     if !post.is_there() {
