@@ -12,8 +12,9 @@ use actix_cluster::{
     WhenEmpty, Worker,
 };
 use actix_cluster_tests::fault::served_by;
+use actix_cluster_tests::load;
 use actix_cluster_tests::master::{Master, SOON, send};
-use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::probe::{self, Care, Order};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit};
 use nix::sys::signal::Signal;
@@ -188,6 +189,47 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let port = master.expect_ready().expect("it listens");
             let slots: BTreeSet<u32> = (0..10).map(|_| served_by(port).expect("it is served")).collect();
             assert_eq!(slots, BTreeSet::from([1]), "a policy of the user's own decides");
+        },
+    },
+    Scenario {
+        name: "n_111_an_application_serves_connections_that_the_master_accepted_also_through_a_reload",
+        app: || {
+            let options = ListenOptions::default().scheduling(Scheduling::LeastConnections);
+            let cluster = probe::cluster().workers(2).listen_with("http", "127.0.0.1:0", options);
+            cluster.worker(load::serve).main()
+        },
+        check: |master| {
+            let port = master.expect_ready().expect("it listens");
+            let clients = load::Load::start(port, 4);
+            clients.goes_on_for(200);
+            master.ask(&Order::Reload(Care::default()), "reloaded 1");
+            clients.goes_on_for(200);
+            clients.stop().is_flawless();
+        },
+    },
+    Scenario {
+        name: "n_119_the_count_of_open_connections_follows_those_that_were_handed_over",
+        app: || {
+            let policy = SchedulingFn::new("telling", |_: &Client, workers: &[Candidate]| {
+                probe::say(&format!("open {}", workers[0].open));
+                workers.iter().position(|worker| worker.has_room)
+            });
+            let cluster = probe::cluster().workers(1).listen("tcp", "127.0.0.1:0");
+            cluster.schedule("tcp", policy).worker(hold).main()
+        },
+        check: |master| {
+            let port = master.expect_ready().expect("it listens");
+            let mut held: Vec<_> = (0..12).map(|_| held_by(port).1).collect();
+            for open in 0..12 {
+                master.expect_said(&format!("open {open}"));
+            }
+            held.truncate(5);
+            let deadline = Deadline::after(limit(SOON));
+            // Their ends are told a moment later.
+            while master.count_said("open 5") < 2 {
+                drop(held_by(port));
+                assert!(!deadline.is_over(), "seven of twelve have ended");
+            }
         },
     },
     Scenario {
