@@ -126,11 +126,15 @@ impl Served {
         client
     }
 
-    /// It has ended, and what it gave away goes on here.
+    /// It has ended, and what it gave away goes on there.
     async fn passes_to(self, next: &Self, between: &Between) {
         within(self.serving).await.unwrap().unwrap();
+        next.take(between);
+    }
+
+    fn take(&self, between: &Between) {
         for (fd, strikes) in between.given.lock().unwrap().drain(..) {
-            next.intake.give(Given {
+            self.intake.give(Given {
                 fd,
                 strikes,
                 fail: None,
@@ -208,6 +212,25 @@ async fn a_request_in_progress_is_finished_here_and_the_next_one_is_answered_els
     old.passes_to(&new, &between).await;
     assert!(answer(&mut client, "new").await.starts_with("HTTP/1.1 200"));
     ask(&mut client, "new").await;
+}
+
+#[actix_rt::test]
+async fn a_client_that_resets_on_the_way_harms_nobody() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let mut client = old.idle_client("old").await;
+    let (gone, late) = (old.idle_client("old").await, old.idle_client("old").await);
+    old.shutdown.start();
+    within(old.serving).await.unwrap().unwrap();
+    gone.set_zero_linger().unwrap();
+    drop(gone);
+    new.take(&between);
+    late.set_zero_linger().unwrap();
+    drop(late);
+    ask(&mut client, "new").await;
+    new.shutdown.start();
+    within(new.serving).await.unwrap().unwrap();
+    assert_eq!(between.given.lock().unwrap().len(), 1, "the one that is still there");
 }
 
 /// The time limit for a first request is not that for the next one, on whichever worker.
@@ -293,14 +316,7 @@ async fn other_servers_close_and_the_connection_goes_on_elsewhere() {
     assert_eq!(within(waiting).await.unwrap().unwrap(), 0);
     assert_eq!(connections.count(), 0);
     let new = serve("new", &between);
-    for (fd, strikes) in between.given.lock().unwrap().drain(..) {
-        new.intake.give(Given {
-            fd,
-            strikes,
-            fail: None,
-            receipt: None,
-        });
-    }
+    new.take(&between);
     for client in &mut clients {
         ask(client, "new").await;
     }
