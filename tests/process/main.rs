@@ -63,6 +63,7 @@ mod specs;
 mod stop_orders;
 mod storms;
 mod survival;
+mod survival_tokio;
 mod syscall_faults;
 mod systemd;
 mod tracker;
@@ -132,6 +133,7 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,
+        survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,
