@@ -27,6 +27,7 @@ mod groups;
 mod handles;
 mod handles_hostile;
 mod handover;
+mod handover_shares;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -68,6 +69,7 @@ mod specs;
 mod stop_orders;
 mod storms;
 mod survival;
+mod survival_tokio;
 mod syscall_faults;
 mod systemd;
 mod systemd_store;
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         handles::SCENARIOS,
         handles_hostile::SCENARIOS,
         handover::SCENARIOS,
+        handover_shares::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
@@ -147,6 +150,7 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,
+        survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         systemd_store::SCENARIOS,

@@ -1,4 +1,4 @@
-//! Tests of the intake.
+//! What an intake accepts, and what it leaves to others.
 
 use std::net::SocketAddr;
 
