@@ -284,6 +284,7 @@ fn of(workers: u32) -> ExitCode {
     options.survive_kill = true;
     let cluster = probe::cluster()
         .workers(workers)
+        .restart_limit(RestartLimit::unlimited())
         .listen_with("http", "127.0.0.1:0", options);
     cluster.worker(serve).main()
 }
