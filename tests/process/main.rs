@@ -24,6 +24,7 @@ mod fork_env;
 mod frozen;
 mod groups;
 mod handover;
+mod handover_shares;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         frozen::SCENARIOS,
         groups::SCENARIOS,
         handover::SCENARIOS,
+        handover_shares::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
