@@ -42,7 +42,13 @@ fn spread() -> Result<(), Failure> {
         for role in ROLES {
             for clients in [1, 32] {
                 // A new one each time: what came before is not to be evened out.
-                let server = Server::start(role, workers, Events::Off)?;
+                let server = Server::start(role, workers, Events::On)?;
+                // Whoever is not ready yet would have no share.
+                while !server
+                    .events
+                    .recv_timeout(Duration::from_secs(10))?
+                    .contains("\"all_ready\"")
+                {}
                 let shares = ask_all(&server, clients)?;
                 let mut shares: Vec<usize> = shares.into_values().collect();
                 shares.resize(workers, 0);

@@ -1,10 +1,11 @@
 //! Reading from a TCP socket without taking the bytes out, and taking them out without reading them.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::ReadBuf;
 
 /// From where [`peek`] begins: each peek moves it on, each byte that is taken out moves it back. `None` turns that off.
@@ -28,6 +29,19 @@ pub(crate) fn set_offset(socket: BorrowedFd<'_>, offset: Option<u16>) -> io::Res
         return Ok(());
     }
     Err(io::Error::last_os_error())
+}
+
+/// Can this kernel do it for TCP?
+///
+/// # Errors
+/// As [`set_offset`]; or no socket can be made.
+pub(crate) fn probe() -> io::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let probe = socket(AddressFamily::Inet, SockType::Stream, flags, None).or_else(|_| {
+        // A machine without IPv4 at all.
+        socket(AddressFamily::Inet6, SockType::Stream, flags, None)
+    })?;
+    set_offset(probe.as_fd(), Some(0))
 }
 
 /// Copies bytes from the offset on into the free part of `buf`, as initialized but not yet filled; they stay in the
@@ -77,7 +91,6 @@ pub(crate) fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -91,6 +104,7 @@ mod tests {
 
     #[test]
     fn peeking_goes_on_where_it_was_and_discarding_moves_it_back() {
+        probe().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut server = listener.accept().unwrap().0;

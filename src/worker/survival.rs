@@ -9,6 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::model::ListenKey;
 use crate::sys::journal::journal;
+use crate::sys::peek;
 use crate::worker::context::Worker;
 use crate::worker::listener::Listener;
 use crate::worker::serve::survival::{Others, Survival};
@@ -39,6 +40,10 @@ impl Listener {
         let worker = self.worker();
         let mut declared = worker.inner.contract.listeners.iter();
         let place = declared.position(|listener| listener.survives && listener.name == *name)?;
+        if let Err(err) = peek::probe() {
+            tracing::warn!(%err, text = name, "requests cannot be kept in this kernel (Linux 6.9 can): only unread ones are saved");
+            return None;
+        }
         // Those that are accepted inherit it.
         let buffer = getsockopt(self.socket(), sockopt::RcvBuf).ok()?;
         let others = Siblings {

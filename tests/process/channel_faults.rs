@@ -213,7 +213,7 @@ fn breach_beside(master: &mut Master, good: Good, fault: Fault, words: &str) {
     assert_eq!(exit.reason()["protocol"], told);
     assert_eq!(master.life_of(id).iter().filter(|kind| *kind == "error").count(), 1);
     master.once(id + 1, "ready");
-    // The successor is one more worker, with its channel, its pidfd and its listener.
+    // The successor is one more worker, with its two sockets, its pidfd and its listener.
     has_grown_by(master, fds, memory, FDS_OF_A_WORKER);
     master.order(&Order::Disconnect(id + 1));
     master.once(id + 1, "exit");
@@ -365,8 +365,8 @@ fn has_grown_by(master: &Master, fds: usize, memory: u64, more: usize) {
     assert!(grown < MEMORY_KIB, "the master has grown by {grown} KiB");
 }
 
-/// What the master may hold of one worker: its channel, its pidfd and its slot's socket.
-const FDS_OF_A_WORKER: usize = 3;
+/// What the master may hold of one worker: its channel, its hand-over socket, its pidfd and its slot's socket.
+const FDS_OF_A_WORKER: usize = 4;
 
 /// What an attack may cost the master.
 const MEMORY_KIB: u64 = 8 * 1024;

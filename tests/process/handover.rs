@@ -1,15 +1,13 @@
-//! The master accepts and hands connections over: to whom, and that none is lost on the way.
+//! The master accepts and hands connections over: none is lost on the way, whoever dies, leaves or refuses.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use actix_cluster::{
-    Candidate, Client, ClusterBuilder, ListenError, ListenOptions, RestartLimit, RestartType, Scheduling, SchedulingFn,
-    WhenEmpty, Worker,
+    ClusterBuilder, ListenError, ListenOptions, RestartLimit, RestartType, Scheduling, WhenEmpty, Worker,
 };
 use actix_cluster_tests::fault::served_by;
 use actix_cluster_tests::master::{Master, SOON, send};
@@ -21,21 +19,6 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "n_095_n_101_a_thousand_connections_are_shared_exactly_by_two",
-        app: || cluster(2, Scheduling::RoundRobin).worker(tell_pid).main(),
-        check: |master| shared_exactly(master, 2),
-    },
-    Scenario {
-        name: "n_101_a_thousand_connections_are_shared_exactly_by_four",
-        app: || cluster(4, Scheduling::RoundRobin).worker(tell_pid).main(),
-        check: |master| shared_exactly(master, 4),
-    },
-    Scenario {
-        name: "n_101_a_server_that_accepts_for_itself_gets_its_turns_too",
-        app: || cluster(2, Scheduling::RoundRobin).worker(accept_for_itself).main(),
-        check: |master| shared_exactly(master, 2),
-    },
     Scenario {
         name: "f_007_n_107_connections_that_a_killed_worker_had_not_acknowledged_are_served_by_others",
         app: || cluster(2, Scheduling::RoundRobin).worker(tell_pid).main(),
@@ -116,81 +99,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "f_126_least_connections_fills_up_whoever_holds_the_fewest",
-        app: || cluster(3, Scheduling::LeastConnections).worker(hold).main(),
-        check: |master| {
-            let port = master.expect_ready().expect("it listens");
-            let mut held: BTreeMap<u32, Vec<TcpStream>> = BTreeMap::new();
-            for _ in 0..30 {
-                let (pid, stream) = held_by(port);
-                held.entry(pid).or_default().push(stream);
-            }
-            assert!(held.values().all(|streams| streams.len() == 10), "{held:?}");
-            // One loses its connections: the next ten are its.
-            let (emptied, streams) = held.pop_first().expect("three hold some");
-            drop(streams);
-            master.until("the ends are told", |_| true);
-            let deadline = Deadline::after(limit(SOON));
-            let mut got = Vec::new();
-            while got.len() < 5 {
-                let (pid, stream) = held_by(port);
-                if pid == emptied {
-                    got.push(stream);
-                }
-                assert!(!deadline.is_over(), "the emptied one gets none");
-            }
-        },
-    },
-    Scenario {
-        name: "n_091_full_workers_refuse_and_the_rest_goes_to_one_that_is_not",
-        app: || {
-            let options = ListenOptions::default().scheduling(Scheduling::RoundRobin);
-            let cluster = probe::cluster().workers(3);
-            cluster
-                .listen_with("tcp", "unix:handed.sock", options)
-                .worker(take_some)
-                .main()
-        },
-        check: |master| {
-            master.expect("all_ready");
-            let path = master.directory().join("handed.sock");
-            let connect = |_| std::os::unix::net::UnixStream::connect(&path).expect("it listens");
-            let mut clients: Vec<_> = (0..10).map(connect).collect();
-            let mut served: BTreeMap<u8, usize> = BTreeMap::new();
-            for client in &mut clients {
-                client.set_read_timeout(Some(limit(SOON))).expect("a limit can be set");
-                let mut slot = [0];
-                client.read_exact(&mut slot).expect("somebody serves it");
-                *served.entry(slot[0]).or_default() += 1;
-            }
-            assert_eq!(
-                served,
-                BTreeMap::from([(1, 1), (2, 9)]),
-                "slot 0 takes none, slot 1 one"
-            );
-        },
-    },
-    Scenario {
-        name: "sticky_clients_keep_their_slot_when_others_are_added_and_taken_away",
-        app: || cluster(4, Scheduling::Sticky).worker(tell_slot).main(),
-        check: sticky_under_scale,
-    },
-    Scenario {
-        name: "a_policy_of_the_users_own_decides",
-        app: || {
-            let cluster = probe::cluster().workers(2).listen("tcp", "127.0.0.1:0");
-            cluster
-                .schedule("tcp", SchedulingFn::new("the last one", last))
-                .worker(tell_slot)
-                .main()
-        },
-        check: |master| {
-            let port = master.expect_ready().expect("it listens");
-            let slots: BTreeSet<u32> = (0..10).map(|_| served_by(port).expect("it is served")).collect();
-            assert_eq!(slots, BTreeSet::from([1]), "a policy of the user's own decides");
-        },
-    },
-    Scenario {
         name: "f_120_a_master_without_descriptors_accepts_again_when_it_has_some",
         app: || cluster(2, Scheduling::RoundRobin).worker(tell_pid).main(),
         check: |master| {
@@ -239,7 +147,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-fn cluster(workers: u32, scheduling: Scheduling) -> ClusterBuilder {
+pub(crate) fn cluster(workers: u32, scheduling: Scheduling) -> ClusterBuilder {
     let options = ListenOptions::default().scheduling(scheduling);
     probe::cluster()
         .workers(workers)
@@ -247,16 +155,11 @@ fn cluster(workers: u32, scheduling: Scheduling) -> ClusterBuilder {
         .listen_with("tcp", "127.0.0.1:0", options)
 }
 
-async fn tell_pid(worker: Worker) -> Result<(), ListenError> {
+pub(crate) async fn tell_pid(worker: Worker) -> Result<(), ListenError> {
     tell(worker, std::process::id().to_string()).await
 }
 
-async fn tell_slot(worker: Worker) -> Result<(), ListenError> {
-    let slot = worker.slot().index.to_string();
-    tell(worker, slot).await
-}
-
-async fn tell(worker: Worker, text: String) -> Result<(), ListenError> {
+pub(crate) async fn tell(worker: Worker, text: String) -> Result<(), ListenError> {
     let serve = move |mut connection: actix_cluster::Connection| {
         let text = text.clone();
         // A client that has gone needs no answer.
@@ -267,7 +170,7 @@ async fn tell(worker: Worker, text: String) -> Result<(), ListenError> {
 }
 
 /// Tells its process id and keeps the connection until the client ends it.
-async fn hold(worker: Worker) -> Result<(), ListenError> {
+pub(crate) async fn hold(worker: Worker) -> Result<(), ListenError> {
     let serve = |mut connection: actix_cluster::Connection| async move {
         let text = format!("{:10}", std::process::id());
         if connection.write_all(text.as_bytes()).await.is_ok() {
@@ -275,35 +178,6 @@ async fn hold(worker: Worker) -> Result<(), ListenError> {
         }
     };
     worker.incoming("tcp")?.serve_with(serve).await;
-    Ok(())
-}
-
-/// A thread of its own with a listener of std's: what an unmodified server does.
-async fn accept_for_itself(worker: Worker) -> Result<(), ListenError> {
-    let listener = worker.listener("tcp")?;
-    listener.set_nonblocking(false).expect("it is a socket");
-    std::thread::spawn(move || {
-        while let Ok((mut client, _)) = listener.accept() {
-            std::io::Write::write_all(&mut client, std::process::id().to_string().as_bytes()).ok();
-        }
-    });
-    worker.shutdown().started().await;
-    Ok(())
-}
-
-/// As many connections as its slot allows, each told the slot and held: none, one, nine.
-async fn take_some(worker: Worker) -> Result<(), ListenError> {
-    let slot = worker.slot().index;
-    let mut incoming = worker.incoming("tcp")?;
-    let mut held = Vec::new();
-    for _ in 0..[0, 1, 9][slot as usize] {
-        let Some(mut connection) = incoming.accept().await else {
-            break;
-        };
-        drop(connection.write_u8(u8::try_from(slot).expect("it is small")).await);
-        held.push(connection);
-    }
-    worker.shutdown().started().await;
     Ok(())
 }
 
@@ -324,26 +198,6 @@ async fn starving(worker: Worker) -> Result<(), ListenError> {
         probe::say("starved");
     });
     tell_pid(worker).await
-}
-
-fn last(_: &Client, workers: &[Candidate]) -> Option<usize> {
-    workers.iter().rposition(|worker| worker.has_room)
-}
-
-fn shared_exactly(master: &mut Master, workers: usize) {
-    let port = master.expect_ready().expect("it listens");
-    let first: Vec<u32> = (0..workers).map(|_| served_by(port).expect("it is served")).collect();
-    let all: BTreeSet<u32> = first.iter().copied().collect();
-    assert_eq!(all.len(), workers, "each has had its turn");
-    for turn in 0..(1000 - workers) {
-        assert_eq!(served_by(port), Ok(first[turn % workers]), "turn {turn}");
-    }
-    let handed = master.snapshot()["handover"].clone();
-    assert_eq!(
-        (handed["passed"].as_u64(), handed["lost"].as_u64()),
-        (Some(1000), Some(0)),
-        "{handed}"
-    );
 }
 
 fn killed_with_connections_on_their_way(master: &mut Master) {
@@ -390,61 +244,13 @@ fn one_stands_still(master: &mut Master) {
     assert_eq!(served.filter(|served| *served == Ok(still)).count(), 1);
 }
 
-fn sticky_under_scale(master: &mut Master) {
-    let port = master.expect_ready().expect("it listens");
-    let homes = || -> Vec<u32> { (1..=100).map(|n| slot_of(Ipv4Addr::new(127, 0, 0, n), port)).collect() };
-    let four = homes();
-    assert_eq!(four, homes(), "always the same");
-    assert_eq!(four.iter().collect::<BTreeSet<_>>().len(), 4);
-    master.ask(&Order::Scale(5), "scaled 5");
-    until_ready(master, 5);
-    let five = homes();
-    let moved = four.iter().zip(&five).filter(|(before, after)| before != after);
-    let moved: Vec<_> = moved.collect();
-    assert!(
-        moved.iter().all(|(_, after)| **after == 4),
-        "only to the new one: {moved:?}"
-    );
-    assert!((1..=40).contains(&moved.len()), "{} of 100", moved.len());
-    master.ask(&Order::Scale(4), "scaled 4");
-    until_ready(master, 4);
-    assert_eq!(homes(), four, "as before");
-    // A slot that is vacant for a moment: its clients are served by others, and come back.
-    let (victim, pid) = living(master)[1];
-    send(pid, Signal::SIGKILL);
-    master.expect_of(victim, "exit");
-    let meanwhile = homes();
-    assert!(meanwhile.iter().all(|slot| *slot < 4));
-    until_ready(master, 4);
-    assert_eq!(homes(), four, "as before");
-}
-
-/// Which slot serves a client with this address.
-fn slot_of(client: Ipv4Addr, port: u16) -> u32 {
-    let runtime = actix_rt::System::new();
-    let text = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4().expect("a socket can be had");
-        socket.bind((client, 0).into()).expect("every 127.x.y.z is ours");
-        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut text = String::new();
-        let talk = async {
-            let mut stream = socket.connect(server).await?;
-            stream.read_to_string(&mut text).await
-        };
-        let talk = tokio::time::timeout(limit(SOON), talk).await;
-        talk.expect("it is served in time").expect("it is served");
-        text
-    });
-    text.parse().expect("a slot's number")
-}
-
 /// A client that asks who serves it, on a thread of its own.
 fn asking(port: u16) -> JoinHandle<Result<u32, std::io::ErrorKind>> {
     std::thread::spawn(move || served_by(port))
 }
 
 /// A connection that is held open, and by whom.
-fn held_by(port: u16) -> (u32, TcpStream) {
+pub(crate) fn held_by(port: u16) -> (u32, TcpStream) {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
     stream.set_read_timeout(Some(limit(SOON))).expect("a limit can be set");
     let mut text = [0; 10];
@@ -464,7 +270,7 @@ fn reset(port: u16) {
 }
 
 /// Ids and process ids of the workers that can serve, by id.
-fn living(master: &mut Master) -> Vec<(u64, u32)> {
+pub(crate) fn living(master: &mut Master) -> Vec<(u64, u32)> {
     let workers = until_ready(master, 1)["workers"]
         .as_array()
         .cloned()
@@ -475,7 +281,7 @@ fn living(master: &mut Master) -> Vec<(u64, u32)> {
 }
 
 /// Asks until so many are ready and nobody else lives.
-fn until_ready(master: &mut Master, at_least: usize) -> Value {
+pub(crate) fn until_ready(master: &mut Master, at_least: usize) -> Value {
     let deadline = Deadline::after(limit(SOON));
     loop {
         let snapshot = master.snapshot();

@@ -245,7 +245,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "n_078_n_081_n_083_listening_again_after_closing",
+        name: "n_078_n_080_n_081_n_083_listening_again_after_closing",
         app: || {
             probe::cluster()
                 .workers(2)
@@ -255,12 +255,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
         check: |master| {
             master.expect_ready();
-            for verb in ["bind-shared", "bind-per-worker"] {
-                let stays = if verb == "bind-shared" {
-                    "127.0.70.1:0"
-                } else {
-                    "127.0.70.2:0"
-                };
+            for (verb, stays) in [
+                ("bind-shared", "127.0.70.1:0"),
+                ("bind-per-worker", "127.0.70.2:0"),
+                ("bind-round-robin", "127.0.70.3:0"),
+            ] {
                 let address = listens(master, 1, &format!("{verb} {stays}"));
                 for _ in 0..2 {
                     // Two at a time, closed and asked for again.

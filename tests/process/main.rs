@@ -24,6 +24,7 @@ mod fork_env;
 mod frozen;
 mod groups;
 mod handover;
+mod handover_shares;
 mod health;
 mod health_limits;
 mod health_pauses;
@@ -63,6 +64,7 @@ mod specs;
 mod stop_orders;
 mod storms;
 mod survival;
+mod survival_tokio;
 mod syscall_faults;
 mod systemd;
 mod tracker;
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         frozen::SCENARIOS,
         groups::SCENARIOS,
         handover::SCENARIOS,
+        handover_shares::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
@@ -132,6 +135,7 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,
+        survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
         tracker::SCENARIOS,

@@ -204,7 +204,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
         check: |master| {
             assert_eq!(sockets_of_two_workers(master), 2);
-            for (policy, sockets) in [("shared", 1), ("per-worker", 2), ("Shared", 2), ("none", 2), ("", 2)] {
+            // Node's own words too, and exactly these.
+            let shared = [
+                "shared",
+                "none",
+                "rr",
+                "round-robin",
+                "least-connections",
+                "two-choices",
+                "sticky",
+            ];
+            let own = ["per-worker", "Shared", "None", "RR", ""];
+            let all = shared.map(|policy| (policy, 1)).into_iter();
+            for (policy, sockets) in all.chain(own.map(|policy| (policy, 2))) {
                 let mut other =
                     Master::start_with("n_056_a_variable_of_the_master_chooses_the_scheduling", |command| {
                         command.env(POLICY, policy);

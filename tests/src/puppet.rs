@@ -112,7 +112,9 @@ impl Puppet {
                 std::future::poll_fn(|cx| Poll::Ready(bind.as_mut().poll(cx).is_ready())).await;
                 "abandoned".to_owned()
             }
-            "bind" | "bind-shared" | "bind-per-worker" | "bind-v6only" | "bind-0777" => self.bind(verb, rest).await,
+            "bind" | "bind-shared" | "bind-per-worker" | "bind-round-robin" | "bind-v6only" | "bind-0777" => {
+                self.bind(verb, rest).await
+            }
             "own" => self.own(rest),
             "serve" => self.serve(rest),
             "close" => self.close(rest).await,
@@ -142,6 +144,7 @@ impl Puppet {
         match verb {
             "bind-shared" => options.scheduling = Some(Scheduling::Shared),
             "bind-per-worker" => options.scheduling = Some(Scheduling::PerWorker),
+            "bind-round-robin" => options.scheduling = Some(Scheduling::RoundRobin),
             "bind-v6only" => options.ipv6_only = true,
             "bind-0777" => options.mode = Some(0o777),
             _ => {}

@@ -79,6 +79,15 @@ pub(super) const BANS: &[Ban] = &[
         why: "the I/O rooms are siblings that do not know each other",
     },
     Ban {
+        rule: "handover knows no other room",
+        under: &["src/handover/"],
+        except: &[],
+        look_at: Plane::Shipped,
+        words: "actix actix_web crate::ipc crate::process crate::recorder crate::socket crate::policy crate::supervision \
+            crate::master crate::worker",
+        why: "the I/O rooms are siblings that do not know each other",
+    },
+    Ban {
         rule: "socket knows no other room",
         under: &["src/socket/"],
         except: &[],

@@ -357,10 +357,14 @@ impl<C> Board<C> {
     /// Takes out those that have waited for too long.
     pub(super) fn expire(&mut self, now: Mono) -> Vec<Waiting<C>> {
         let mut expired = Vec::new();
+        let is_old = |waiting: &Waiting<C>| now.since(waiting.since) >= PATIENCE;
         for queue in &mut self.queues {
+            if !queue.waiting.iter().any(is_old) {
+                continue;
+            }
             let (old, rest) = std::mem::take(&mut queue.waiting)
                 .into_iter()
-                .partition::<Vec<_>, _>(|waiting| now.since(waiting.since) >= PATIENCE);
+                .partition::<Vec<_>, _>(is_old);
             expired.extend(old);
             queue.waiting = rest.into();
         }

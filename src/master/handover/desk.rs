@@ -82,8 +82,6 @@ impl Desk {
         }
         timer.abort();
         self.doors.take();
-        // Closed: a keeper that still sends finds nobody, and ends.
-        self.lines.take();
         if tokio::time::timeout(KEEPERS_PATIENCE, self.keepers_gone())
             .await
             .is_err()
@@ -153,9 +151,9 @@ impl Desk {
         self.pass_on(now);
         let expired = self.books.borrow_mut().expire(now);
         if !expired.is_empty() {
-            let workers = expired.len();
-            tracing::warn!(limit = workers, "connections closed: nobody could serve them in time");
-            self.tally.lost.add(expired.len());
+            let lost = expired.len();
+            tracing::warn!(lost, "connections closed: nobody could serve them in time");
+            self.tally.lost.add(lost);
         }
         let ready = self.books.borrow_mut().ready_to_end(now);
         for (worker, others) in ready {

@@ -309,6 +309,39 @@ impl GracefulStream {
         is_gone
     }
 
+    /// On a connection that was in use elsewhere: waits for its next request for as long as it may be idle. False if it ends
+    /// before that. The dispatcher would take it for a new one, and answer its silence with 408 after the time limit for
+    /// first requests.
+    pub(super) async fn resumes(&mut self, keep_alive: Duration) -> bool {
+        let is_idle = match &self.stream {
+            Transport::Http1(journaled) => journaled.is_resumed() && !journaled.has_unread(),
+            Transport::Plain(_) => false,
+        };
+        if !is_idle {
+            return true;
+        }
+        let next = std::future::poll_fn(|cx| self.poll_next_request(cx));
+        tokio::time::timeout(keep_alive, next).await.unwrap_or(false)
+    }
+
+    fn poll_next_request(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.give_away() {
+            return Poll::Ready(false);
+        }
+        let Transport::Http1(journaled) = &self.stream else {
+            return Poll::Ready(true);
+        };
+        if journaled.poll_ready(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        let state = &self.state;
+        if state.is_over() && !journaled.has_unread() {
+            return Poll::Ready(false);
+        }
+        state.park(cx.waker());
+        Poll::Pending
+    }
+
     /// Reads and discards what the client still sends, until it closes too. Without this, requests pipelined behind
     /// the last answered one would make the kernel reset the connection, and the answer could be lost with it.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -50,6 +50,8 @@ pub(super) struct Journaled {
     is_consuming: bool,
     /// How many workers the present request may have killed before.
     strikes: u8,
+    /// Requests were answered on it before it came here.
+    is_resumed: bool,
     /// Who waits for the gate to open.
     reader: Option<Waker>,
     /// Runs while the rest of a long request is waited for.
@@ -107,9 +109,20 @@ impl Journaled {
             beyond: 0,
             is_consuming: false,
             strikes,
+            is_resumed: counted.consumed > 0,
             reader: None,
             patience: None,
         })
+    }
+
+    /// Was it in use elsewhere, and is idle until its next request comes?
+    pub(super) fn is_resumed(&self) -> bool {
+        self.is_resumed && self.kept == 0
+    }
+
+    /// Resolves when there is something to read, or the end.
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read_ready(cx)
     }
 
     /// Is it told apart what is spoken on it?
@@ -381,11 +394,11 @@ impl AsyncWrite for Journaled {
 
 impl Drop for Journaled {
     fn drop(&mut self) {
-        // Bytes that the server has got, or that wait behind them, would make the kernel reset the connection, and the end
+        // Bytes that the server has got, or that were kept from it, would make the kernel reset the connection, and the end
         // of the last answer could be lost with it.
         if self.state != State::Moved
+            && self.kept + self.beyond > 0
             && let Ok(waiting) = peek::waiting(self.stream.as_fd())
-            && waiting > 0
         {
             self.entry.opaque();
             // Nothing more can be done for it.

@@ -214,6 +214,35 @@ async fn interim_responses_are_no_part_of_the_answer() {
 }
 
 #[actix_rt::test]
+async fn a_slow_reader_of_a_large_answer_gets_it_whole_and_asks_again() {
+    let mut pair = pair().await;
+    pair.send(GET).await;
+    pair.read(GET.len()).await;
+    let len = 6 << 20;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n");
+    let answer = [head.as_bytes(), &vec![b'x'; len]].concat();
+    let Pair { mut client, mut server } = pair;
+    let (expected, request) = (answer.len(), GET);
+    let writing = actix_rt::spawn(async move {
+        server.write_all(&answer).await.unwrap();
+        server
+    });
+    let mut part = vec![0; 60_000];
+    let mut received = 0;
+    while received < expected {
+        let len = part.len().min(expected - received);
+        received += within(client.read(&mut part[..len])).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let server = within(writing).await.unwrap();
+    let mut pair = Pair { client, server };
+    assert_eq!(pair.verdict(), SERVE);
+    pair.send(request).await;
+    assert_eq!(pair.read(GET.len()).await, GET);
+    assert_eq!(pair.verdict(), Verdict::Again);
+}
+
+#[actix_rt::test]
 async fn the_next_worker_finds_the_request_whole() {
     let mut pair = pair().await;
     pair.send(GET).await;

@@ -12,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::conn::Connections;
 use super::http1::is_idempotent;
+use super::incoming::Incoming;
 use super::intake::Intake;
 use super::survival::{Others, Survival};
 use super::web::{Books, ServeError, ServeOptions, serve_app};
@@ -29,13 +31,20 @@ const GATED: &[u8] = b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n";
 struct Between {
     has_taker: bool,
     refuses: bool,
+    /// It is known from this stop on.
+    stop: Option<Shutdown>,
     given: Mutex<Vec<(OwnedFd, u8)>>,
     came: Notify,
 }
 
 impl Others for Between {
     fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>> {
-        Box::pin(std::future::ready(self.has_taker))
+        Box::pin(async {
+            if let Some(stop) = &self.stop {
+                stop.started().await;
+            }
+            self.has_taker
+        })
     }
 
     fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
@@ -90,7 +99,12 @@ fn serve(name: &'static str, between: &Arc<Between>) -> Served {
                 }),
             )
     };
-    let serving = actix_rt::spawn(serve_app(intake.clone(), books, ServeOptions::default(), app));
+    let options = ServeOptions {
+        client_request_timeout: Duration::from_millis(500),
+        keep_alive: Duration::from_secs(2),
+        ..ServeOptions::default()
+    };
+    let serving = actix_rt::spawn(serve_app(intake.clone(), books, options, app));
     Served {
         intake,
         address,
@@ -112,11 +126,15 @@ impl Served {
         client
     }
 
-    /// It has ended, and what it gave away goes on here.
+    /// It has ended, and what it gave away goes on there.
     async fn passes_to(self, next: &Self, between: &Between) {
         within(self.serving).await.unwrap().unwrap();
+        next.take(between);
+    }
+
+    fn take(&self, between: &Between) {
         for (fd, strikes) in between.given.lock().unwrap().drain(..) {
-            next.intake.give(Given {
+            self.intake.give(Given {
                 fd,
                 strikes,
                 fail: None,
@@ -197,6 +215,42 @@ async fn a_request_in_progress_is_finished_here_and_the_next_one_is_answered_els
 }
 
 #[actix_rt::test]
+async fn a_client_that_resets_on_the_way_harms_nobody() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let mut client = old.idle_client("old").await;
+    let (gone, late) = (old.idle_client("old").await, old.idle_client("old").await);
+    old.shutdown.start();
+    within(old.serving).await.unwrap().unwrap();
+    gone.set_zero_linger().unwrap();
+    drop(gone);
+    new.take(&between);
+    late.set_zero_linger().unwrap();
+    drop(late);
+    ask(&mut client, "new").await;
+    new.shutdown.start();
+    within(new.serving).await.unwrap().unwrap();
+    assert_eq!(between.given.lock().unwrap().len(), 1, "the one that is still there");
+}
+
+/// The time limit for a first request is not that for the next one, on whichever worker.
+#[actix_rt::test]
+async fn a_connection_that_moved_may_be_idle_as_long_as_any_other() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let mut client = old.idle_client("old").await;
+    let mut silent = old.idle_client("old").await;
+    old.shutdown.start();
+    old.passes_to(&new, &between).await;
+    // What is tested is the passing of time: longer than `client_request_timeout`, shorter than `keep_alive`.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    ask(&mut client, "new").await;
+    let mut rest = String::new();
+    within(silent.read_to_string(&mut rest)).await.unwrap();
+    assert_eq!(rest, "", "closed without a word when its time is over");
+}
+
+#[actix_rt::test]
 async fn what_nobody_takes_ends_by_the_rules_for_all() {
     for (has_taker, refuses) in [(false, false), (true, true)] {
         let between = Arc::new(Between {
@@ -217,5 +271,53 @@ async fn what_nobody_takes_ends_by_the_rules_for_all() {
         within(busy.read_to_string(&mut rest)).await.unwrap();
         assert!(rest.ends_with("old"), "{rest}");
         within(old.serving).await.unwrap().unwrap();
+    }
+}
+
+/// A server that is not ours, and closes what is idle when it is told to stop.
+#[actix_rt::test]
+async fn other_servers_close_and_the_connection_goes_on_elsewhere() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+    let between = Arc::new(Between {
+        has_taker: true,
+        stop: Some(shutdown.clone()),
+        ..Between::default()
+    });
+    let intake = Intake::new(listener.into(), shutdown.clone()).unwrap();
+    let others: Arc<dyn Others> = Arc::<Between>::clone(&between);
+    let survival = Survival::new(journal(), 0, is_idempotent, 1 << 17, others);
+    let connections = Connections::default();
+    let incoming = Incoming::new(intake, connections.clone());
+    let mut incoming = incoming.surviving(Some(survival)).http1();
+    let mut clients = [
+        TcpStream::connect(address).await.unwrap(),
+        TcpStream::connect(address).await.unwrap(),
+    ];
+    let mut served = Vec::new();
+    for client in &mut clients {
+        let mut connection = within(incoming.accept()).await.unwrap();
+        client.write_all(GET).await.unwrap();
+        within(connection.read_exact(&mut [0; GET.len()])).await.unwrap();
+        connection
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nold")
+            .await
+            .unwrap();
+        answer(client, "old").await;
+        served.push(connection);
+    }
+    let [mut waits, mut closes] = <[_; 2]>::try_from(served).unwrap();
+    let waiting = actix_rt::spawn(async move { waits.read(&mut [0]).await });
+    tokio::task::yield_now().await;
+    shutdown.start();
+    assert!(within(incoming.accept()).await.is_none());
+    within(closes.shutdown()).await.unwrap();
+    drop(closes);
+    assert_eq!(within(waiting).await.unwrap().unwrap(), 0);
+    assert_eq!(connections.count(), 0);
+    let new = serve("new", &between);
+    new.take(&between);
+    for client in &mut clients {
+        ask(client, "new").await;
     }
 }

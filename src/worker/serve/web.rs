@@ -181,11 +181,12 @@ impl Accepting<'_> {
             let Some(accepted) = refuse::unless_refused(accepted, &connections) else {
                 continue;
             };
-            let (stream, peer) = self.take_charge(accepted, &drain, &connections);
+            let (mut stream, peer) = self.take_charge(accepted, &drain, &connections);
+            let keep_alive = self.options.keep_alive;
             let service = Rc::clone(&service);
             // Detached: `connections` tells when they have all ended, a panic ends only its own.
             drop(actix_rt::spawn(async move {
-                if poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                if stream.resumes(keep_alive).await && poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
                     // The dispatcher's errors are about this client (gone, too slow, no HTTP) and have been answered.
                     drop(service.call((stream, peer)).await);
                 }
