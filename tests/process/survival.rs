@@ -6,14 +6,13 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_cluster::{ListenOptions, RestartLimit, Scheduling, ServeError, ServeOptions, Worker};
-use actix_cluster_tests::load::Load;
+use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::any_below;
 use actix_cluster_tests::probe::{Care, Order};
@@ -284,6 +283,7 @@ fn of(workers: u32) -> ExitCode {
     options.survive_kill = true;
     let cluster = probe::cluster()
         .workers(workers)
+        .restart_limit(RestartLimit::unlimited())
         .listen_with("http", "127.0.0.1:0", options);
     cluster.worker(serve).main()
 }
@@ -292,8 +292,10 @@ async fn serve(worker: Worker) -> Result<(), ServeError> {
     let mut options = ServeOptions::default();
     options.keep_alive = limit(Duration::from_secs(60));
     options.repeatable = |method, path| method != "POST" || path == "/held/search";
-    let app = || {
+    let data = web::Data::new(worker.clone());
+    let app = move || {
         App::new()
+            .app_data(data)
             .app_data(web::PayloadConfig::new(4 << 20))
             .route("/", web::route().to(|| async { std::process::id().to_string() }))
             .route("/held", web::route().to(held))
@@ -306,11 +308,9 @@ async fn serve(worker: Worker) -> Result<(), ServeError> {
 }
 
 /// Says that it has begun, and answers when the test wants it.
-async fn held(_body: Bytes) -> String {
+async fn held(_body: Bytes, worker: web::Data<Worker>) -> String {
     probe::say("begun");
-    while !Path::new("gate").exists() {
-        actix_rt::time::sleep(Duration::from_millis(1)).await;
-    }
+    load::held(&worker, "gate").await;
     std::process::id().to_string()
 }
 
