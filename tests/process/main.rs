@@ -33,6 +33,7 @@ mod lame_duck;
 mod lifecycle;
 mod listening;
 mod listening_faults;
+mod log_pipe;
 mod master_death;
 mod master_faults;
 mod memory;
@@ -45,6 +46,7 @@ mod otp_races;
 mod otp_records;
 mod otp_restarts;
 mod otp_stops;
+mod output_storms;
 mod panics;
 mod plug_ins_together;
 mod promises;
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
+        log_pipe::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         memory::SCENARIOS,
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         otp_records::SCENARIOS,
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
+        output_storms::SCENARIOS,
         panics::SCENARIOS,
         plug_ins_together::SCENARIOS,
         promises::SCENARIOS,
