@@ -318,6 +318,7 @@ fn the_workspace_is_tidy() {
     findings.extend(papers_keep_up(&workspace));
     findings.extend(authors::an_author_needs_the_published_crates_only(&workspace));
     findings.extend(promises::promises_are_tested(&workspace));
+    findings.extend(bounds::bounds_are_shown(&workspace));
     findings.extend(diagrams::diagrams_match_the_machines(&workspace));
     expect_none(&findings);
 }
@@ -326,6 +327,8 @@ fn the_workspace_is_tidy() {
 mod authors;
 #[path = "tidy/bans.rs"]
 mod bans;
+#[path = "tidy/bounds.rs"]
+mod bounds;
 #[path = "tidy/diagrams.rs"]
 mod diagrams;
 #[path = "tidy/promises.rs"]

@@ -10,7 +10,8 @@
 //! | [`StateTracker`] | the steps of every worker's life | keeps their records, tells of slow starts, reports |
 //! | [`SystemdNotifier`] | the cluster's readiness, reloads and stop | tells the service manager, and that the supervising loop turns |
 //!
-//! [`RotatingFile`] is no actor but a sink: a file for [`EventLog`] that is put aside when it is too large or too old.
+//! [`RotatingFile`] and [`LogPipe`] are no actors but sinks for [`EventLog`]: a file that is put aside when it is too large or too old,
+//! and a program that reads lines and is started again when it dies.
 //!
 //! Each is written against the public API of `actix-cluster` alone, so each is also a template for one of your own. A
 //! file always has the same four parts: the configuration, a decision without effects, the actor, and its
@@ -24,6 +25,7 @@ mod autoscaler;
 mod event_log;
 mod health_monitor;
 mod kernel;
+mod log_pipe;
 mod memory_watchdog;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -35,6 +37,7 @@ mod systemd;
 pub use autoscaler::{AutoscaleConfig, AutoscaleConfigError, Autoscaler, ScaleDecision, ScaleReason};
 pub use event_log::{EventLog, EventLogConfig, EventLogCounts};
 pub use health_monitor::{ClusterHealth, HealthConfig, HealthConfigError, HealthMonitor, HealthView};
+pub use log_pipe::{LogPipe, LogPipeCounts};
 pub use memory_watchdog::{
     GroupReport, MemoryConfig, MemoryConfigError, MemoryLimit, MemoryReport, MemoryView, MemoryWatchdog, WorkerMemory,
 };

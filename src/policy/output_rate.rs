@@ -42,13 +42,17 @@ impl OutputRate {
     }
 
     fn save(&mut self, per_second: u64, now: Mono) {
-        let passed = now.since(self.since).min(Duration::from_secs(1));
-        let saved = u128::from(per_second) * passed.as_nanos() / 1_000_000_000;
-        // What is less than a byte is saved until it is one.
-        if saved > 0 {
-            self.left = per_second.min(self.left.saturating_add(u64::try_from(saved).unwrap_or(u64::MAX)));
-            self.since = now;
+        let passed = now.since(self.since);
+        if passed >= Duration::from_secs(1) {
+            (self.left, self.since) = (per_second, now);
+            return;
         }
+        // Less than a second's, so it fits; what is less than a byte is saved until it is one.
+        let (rate, second) = (u128::from(per_second.max(1)), 1_000_000_000_u128);
+        let saved = u64::try_from(rate * passed.as_nanos() / second).unwrap_or(u64::MAX);
+        let took = u64::try_from((u128::from(saved) * second).div_ceil(rate)).unwrap_or(u64::MAX);
+        self.left = per_second.min(self.left.saturating_add(saved));
+        self.since = self.since + Duration::from_nanos(took);
     }
 }
 

@@ -62,6 +62,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: port_taken_at_run_time,
     },
     Scenario {
+        name: READ_ONLY,
+        app: unix_path,
+        check: |master| {
+            // Of the file systems that are read-only everywhere, or nearly.
+            let folders = ["/sys/fs/cgroup", "/sys/kernel", "/proc/self"];
+            master.expect_ready();
+            for folder in folders {
+                let path = format!("{folder}/actix-cluster.sock");
+                *master = Master::start_with(READ_ONLY, |command| {
+                    command.env(PATH_VAR, &path);
+                });
+                assert_eq!(master.wait().code(), Some(1), "{path}");
+                assert!(master.log().contains(&path), "{}", master.log());
+                assert!(!std::path::Path::new(&path).exists());
+            }
+        },
+    },
+    Scenario {
         name: FILE,
         app: unix_path,
         check: |master| {
@@ -86,6 +104,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 const PORT: &str = "f_115_a_port_taken_at_the_start_is_told_and_nothing_is_started";
 const FILE: &str = "f_117_a_file_in_the_way_is_told_and_stays";
+const READ_ONLY: &str = "f_236_a_runtime_directory_that_is_read_only_is_told_at_the_start_and_the_log_goes_on_without";
 const TWO: &str = "f_117_of_two_clusters_on_one_path_the_second_is_refused";
 
 fn serving() -> ExitCode {

@@ -39,6 +39,7 @@ mod lifecycle;
 mod listening;
 mod listening_faults;
 mod listening_in_turn;
+mod log_pipe;
 mod master_death;
 mod master_faults;
 mod memory;
@@ -51,6 +52,7 @@ mod otp_races;
 mod otp_records;
 mod otp_restarts;
 mod otp_stops;
+mod output_storms;
 mod panics;
 mod passed_connections;
 mod plug_ins_together;
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
         listening_in_turn::SCENARIOS,
+        log_pipe::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,
         memory::SCENARIOS,
@@ -132,6 +135,7 @@ fn main() -> ExitCode {
         otp_records::SCENARIOS,
         otp_restarts::SCENARIOS,
         otp_stops::SCENARIOS,
+        output_storms::SCENARIOS,
         panics::SCENARIOS,
         passed_connections::SCENARIOS,
         plug_ins_together::SCENARIOS,
