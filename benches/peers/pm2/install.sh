@@ -1,0 +1,4 @@
+set -eu
+cp package.json "$PEERS_PREFIX/"
+npm --prefix "$PEERS_PREFIX" install --no-audit --no-fund --loglevel=error
+sed -n 's/.*"version": "\(.*\)".*/PM2 \1/p' "$PEERS_PREFIX/node_modules/pm2/package.json"
