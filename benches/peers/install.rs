@@ -18,6 +18,8 @@ pub(crate) struct Installed {
     pub(crate) ours: PathBuf,
     /// The bench `ipc`.
     pub(crate) ipc: PathBuf,
+    /// This program, as it is on disk now: building the others may have replaced the file that runs.
+    pub(crate) driver: PathBuf,
     help: String,
 }
 
@@ -27,7 +29,7 @@ impl Installed {
     /// # Errors
     /// Our own programs cannot be built.
     pub(crate) fn new(folders: &[&str]) -> Result<Self, Failure> {
-        let (ours, ipc) = build()?;
+        let [ours, ipc, driver] = build()?;
         let help = Command::new(&ours).arg("--help").output()?;
         Ok(Self {
             peers: folders
@@ -36,6 +38,7 @@ impl Installed {
                 .collect(),
             ours,
             ipc,
+            driver,
             help: String::from_utf8_lossy(&help.stdout).into_owned(),
         })
     }
@@ -106,12 +109,12 @@ fn contents(folder: &Path) -> std::io::Result<String> {
 }
 
 /// Builds the example and the bench that are measured, with the release profile as the environment sets it.
-fn build() -> Result<(PathBuf, PathBuf), Failure> {
+fn build() -> Result<[PathBuf; 3], Failure> {
     eprintln!("building our own programs");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--release", "--all-features", "--message-format", "json"]);
     command.args(["-p", "actix-cluster-examples", "-p", "actix-cluster-benches"]);
-    command.args(["--example", "http_server", "--bench", "ipc"]);
+    command.args(["--example", "http_server", "--bench", "ipc", "--bin", "peers"]);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = command.current_dir(root).stderr(Stdio::inherit()).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -124,7 +127,7 @@ fn build() -> Result<(PathBuf, PathBuf), Failure> {
             .find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
         executable.ok_or_else(|| format!("cargo did not build `{name}`"))
     };
-    Ok((built("http_server")?, built("ipc")?))
+    Ok([built("http_server")?, built("ipc")?, built("peers")?])
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl<'a> Running<'a> {
             ("{scratch}", text(scratch.path())),
             ("{prefix}", text(&place::prefix(target.folder))),
             ("{folder}", text(&place::here().join(target.folder))),
-            ("{self}", text(&std::env::current_exe()?)),
+            ("{self}", text(&installed.driver)),
             ("{ours}", text(&installed.ours)),
         ]);
         if target.id == "nginx" {

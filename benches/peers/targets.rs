@@ -279,7 +279,7 @@ pub(crate) const TARGETS: &[Target] = &[
             "{folder}",
             "app:app",
         ],
-        workers: "spawn_main",
+        workers: "granian",
         min_life: Duration::from_secs(6),
         note: "Ends itself when a worker dies twice within 5.5 s, so under a kill storm it is gone; waits 3.5 s between replacements.",
         ..PEER

@@ -58,14 +58,22 @@ async fn exchange(
     request: &[u8],
     buffer: &mut [u8],
 ) -> Result<(usize, Response, TcpStream), Failed> {
+    let is_kept = kept.is_some();
     let mut stream = match kept {
         Some(stream) => stream,
         None => TcpStream::connect(address).await.map_err(|error| class(&error))?,
     };
-    stream.write_all(request).await.map_err(|error| class(&error))?;
+    // As long as nothing has come, the end of a kept connection may have crossed the request.
+    let ended = |len: usize, class: Failed| match class {
+        Failed::Reset | Failed::Empty if is_kept && len == 0 => Failed::Stale,
+        other => other,
+    };
+    let sent = stream.write_all(request).await;
+    sent.map_err(|error| ended(0, class(&error)))?;
     let mut len = 0;
     loop {
-        let read = stream.read(&mut buffer[len..]).await.map_err(|error| class(&error))?;
+        let read = stream.read(&mut buffer[len..]).await;
+        let read = read.map_err(|error| ended(len, class(&error)))?;
         len += read;
         let response = parse(&buffer[..len])?;
         let is_whole = response.as_ref().is_some_and(|response| match response.len {
@@ -77,8 +85,8 @@ async fn exchange(
             Some(response) if is_whole && (connection == Connection::Kept || read == 0) => {
                 return Ok((len, response, stream));
             }
-            _ if read == 0 => return Err(if len == 0 { Failed::Empty } else { Failed::Bad }),
-            _ if len == buffer.len() => return Err(Failed::Bad),
+            _ if read == 0 && len == 0 => return Err(ended(0, Failed::Empty)),
+            _ if read == 0 || len == buffer.len() => return Err(Failed::Bad),
             _ => {}
         }
     }

@@ -14,6 +14,8 @@ pub(crate) enum Failed {
     Reset,
     /// It ended in order, without a byte.
     Empty,
+    /// A kept connection ended under the request, without a byte of an answer. A client that may repeat a request would do so.
+    Stale,
     /// No answer in time.
     Timeout,
     /// The answer was cut off, or is no success.
@@ -25,10 +27,11 @@ pub(crate) enum Failed {
 }
 
 /// All of them, with the names they have in the tables.
-pub(crate) const FAILURES: [(Failed, &str); 7] = [
+pub(crate) const FAILURES: [(Failed, &str); 8] = [
     (Failed::Refused, "refused"),
     (Failed::Reset, "reset"),
     (Failed::Empty, "empty"),
+    (Failed::Stale, "stale"),
     (Failed::Timeout, "timeout"),
     (Failed::Bad, "bad"),
     (Failed::Unsent, "unsent"),

@@ -70,7 +70,8 @@ impl Measure {
             Self::Ipc => return vec![("ours", ""), ("node-rr", "")],
         };
         let takes_part = |target: &&Target| {
-            !target.without.contains(self.letter()) && !(self == Self::Reload && matches!(target.reload, Reload::Never))
+            let is_possible = self != Self::Reload || !matches!(target.reload, Reload::Never);
+            is_possible && !target.without.contains(self.letter())
         };
         let ids = TARGETS.iter().filter(takes_part).map(|target| target.id);
         ids.flat_map(|id| variants.iter().map(move |variant| (id, *variant)))

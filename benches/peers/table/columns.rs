@@ -1,7 +1,6 @@
 //! One table for each measure and variant: which figures, from where in the raw data, in which unit.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use serde_json::Value;
 
@@ -27,7 +26,7 @@ pub(super) fn section(measure: Measure, records: &Records) -> String {
     variants.sort_by_key(|variant| variant.parse().unwrap_or(0_usize));
     for variant in variants {
         if !variant.is_empty() {
-            let _ = write!(told, "\n**{}**\n", name(measure, variant));
+            told.push_str(&format!("\n**{}**\n", name(measure, variant)));
         }
         told.push_str(&table(measure, variant, records));
     }
@@ -79,10 +78,10 @@ fn table(measure: Measure, variant: &str, records: &Records) -> String {
             let figures = results.iter().filter_map(|result| result.pointer(path)?.as_f64());
             Spread::of(figures.map(|figure| figure * scale)).map_or_else(|| "–".to_owned(), Spread::cell)
         }));
-        let _ = writeln!(told, "| {} | {} |", target.name, cells.join(" | "));
+        told.push_str(&format!("| {} | {} |\n", target.name, cells.join(" | ")));
     }
     if !left_out.is_empty() {
-        let _ = write!(told, "\nNot measured:\n\n{}\n", left_out.join("\n"));
+        told.push_str(&format!("\nNot measured:\n\n{}\n", left_out.join("\n")));
     }
     told
 }
@@ -198,16 +197,15 @@ fn messages(records: &Records) -> String {
                 let path = format!("/{}/{figure}", name.replace('~', "~0").replace('/', "~1"));
                 Spread::at(&results, &path).map_or_else(|| "–".to_owned(), Spread::cell)
             };
-            let _ = writeln!(
-                told,
-                "| {name} | {} | {} | {} |",
+            told.push_str(&format!(
+                "| {name} | {} | {} | {} |\n",
                 cell("per_second"),
                 cell("p50_us"),
                 cell("p99_us")
-            );
+            ));
         }
         if let Some(error) = records.error(Measure::Ipc, target, "").filter(|_| results.is_empty()) {
-            let _ = writeln!(told, "\n{target}: not measured, {error}");
+            told.push_str(&format!("\n{target}: not measured, {error}\n"));
         }
     }
     told

@@ -1,6 +1,5 @@
 //! The head of the results, and the README's section.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -19,10 +18,10 @@ pub(super) fn head(machine: &Value, records: &Records) -> String {
         "# Side by side with the peers\n\nWritten by `cargo run --release -p actix-cluster-benches --bin peers`; \
         the raw data is `raw.jsonl` beside it. Medians of all runs, with their ranges.\n\n"
             .to_owned();
-    let _ = writeln!(told, "{}\n", circumstances(machine, records));
+    told.push_str(&format!("{}\n\n", circumstances(machine, records)));
     told.push_str("| peer | versions |\n|---|---|\n");
     for (peer, versions) in machine["peers"].as_object().into_iter().flatten() {
-        let _ = writeln!(told, "| {peer} | {} |", versions.as_str().unwrap_or_default());
+        told.push_str(&format!("| {peer} | {} |\n", versions.as_str().unwrap_or_default()));
     }
     told.push_str(
         "\nWhat to know before comparing:\n\n\
@@ -36,7 +35,7 @@ pub(super) fn head(machine: &Value, records: &Records) -> String {
     );
     let notes = TARGETS.iter().filter(|target| !target.note.is_empty());
     for target in notes {
-        let _ = writeln!(told, "- {}: {}", target.name, target.note);
+        told.push_str(&format!("- {}: {}\n", target.name, target.note));
     }
     told
 }
@@ -113,7 +112,7 @@ fn summary(records: &Records) -> String {
             ),
         ];
         if cells.iter().any(|cell| cell.chars().any(|char| char.is_ascii_digit())) {
-            let _ = writeln!(told, "| {} | {} |", target.name, cells.join(" | "));
+            told.push_str(&format!("| {} | {} |\n", target.name, cells.join(" | ")));
         }
     }
     told
