@@ -25,7 +25,6 @@ use std::time::{Duration, SystemTime};
 
 use actix_cluster_benches::Failure;
 use clap::{Parser, Subcommand};
-use serde_json::json;
 
 use crate::install::Installed;
 use crate::measure::{Effort, MEASURES, Measure};
@@ -56,7 +55,7 @@ struct Args {
     #[arg(long)]
     resume: bool,
     /// Where results go; default: results/ beside the peers.
-    #[arg(long)]
+    #[arg(long, global = true)]
     out: Option<PathBuf>,
 }
 
@@ -181,7 +180,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         eprint!("[{}/{}] round {}: {name} ", at + 1, cells.len(), cell.round + 1);
         let noise = kernel::noise();
         let taken = match installed.missing(cell.target) {
-            Some(reason) => Err(format!("left out: {reason}")),
+            Some(reason) => Err(format!("{}: {reason}", table::LEFT_OUT)),
             None => take(cell, effort, &installed),
         };
         match &taken {
@@ -303,10 +302,13 @@ fn leave(code: i32) -> ! {
 }
 
 fn write(folder: &std::path::Path, records: &Records) -> Result<(), Failure> {
-    table::write(folder, records)?;
     plot::write(folder, records)?;
-    eprintln!("written: {}", folder.join("RESULTS.md").display());
-    println!("{}", json!({ "records": records.all.len() }));
+    table::write(folder, records)?;
+    eprintln!(
+        "{} cells in {}; table and pictures are written",
+        records.all.len(),
+        folder.display()
+    );
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! One picture for each measure: bars on a logarithmic scale, the median of each target with its range.
+//! One picture for each measure: the median of each target as a bar, with its range. What differs by more than a factor of ten has a
+//! logarithmic scale, and says so.
 
 use std::path::Path;
 
@@ -16,7 +17,14 @@ use crate::targets::TARGETS;
 struct Picture {
     file: &'static str,
     title: &'static str,
+    axis: Axis,
     bars: Vec<Bar>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Axis {
+    Linear,
+    Logarithmic,
 }
 
 struct Bar {
@@ -54,51 +62,61 @@ fn pictures(records: &Records) -> Vec<Picture> {
         Picture {
             file: "A-crash.svg",
             title: "A: ms from the kill of the only worker to its successor's answer (less is better)",
+            axis: Axis::Logarithmic,
             bars: bars(|target| Spread::of(crash_times(&records.results(Measure::Crash, target, "")))),
         },
         Picture {
             file: "B-storm.svg",
             title: "B: failed requests a kill, 4 workers, a kill every 200 ms (less is better)",
+            axis: Axis::Logarithmic,
             bars: bars(|target| Spread::of(storm_failures(&records.results(Measure::Storm, target, "")))),
         },
         Picture {
             file: "C-reload.svg",
             title: "C: ms for a rolling reload of 4 workers under load (less is better)",
+            axis: Axis::Logarithmic,
             bars: at(Measure::Reload, "new", "/reload_ms", 1.0),
         },
         Picture {
             file: "D-keep-alive.svg",
             title: "D: answers a second, 2 workers, 64 kept connections (more is better)",
+            axis: Axis::Linear,
             bars: at(Measure::Throughput, "keep-alive", "/per_second", 1.0),
         },
         Picture {
             file: "D-new.svg",
             title: "D: answers a second, 2 workers, a new connection each (more is better)",
+            axis: Axis::Linear,
             bars: at(Measure::Throughput, "new", "/per_second", 1.0),
         },
         Picture {
             file: "D-open.svg",
             title: "D: p99 in ms at 1,000 requests a second (less is better)",
+            axis: Axis::Logarithmic,
             bars: at(Measure::Throughput, "open", "/p99_us", 1e-3),
         },
         Picture {
             file: "E-start.svg",
             title: "E: ms until 200 workers are ready (less is better)",
+            axis: Axis::Logarithmic,
             bars: at(Measure::Idle, "200", "/start_ms", 1.0),
         },
         Picture {
             file: "E-master.svg",
             title: "E: resident MiB of the master of 200 workers (less is better)",
+            axis: Axis::Linear,
             bars: at(Measure::Idle, "200", "/master_rss_kib", 1.0 / 1024.0),
         },
         Picture {
             file: "F-messages.svg",
             title: "F: messages a second, one way, 64 bytes (more is better)",
+            axis: Axis::Logarithmic,
             bars: messages(records, "per_second", "one way"),
         },
         Picture {
             file: "F-round-trips.svg",
             title: "F: µs of a round trip, 64 bytes, median (less is better)",
+            axis: Axis::Logarithmic,
             bars: messages(records, "p50_us", "round trip"),
         },
     ]
@@ -140,13 +158,17 @@ fn draw(path: &Path, picture: &Picture) -> Result<(), Box<dyn std::error::Error>
     let height = TOP + ROW * i32::try_from(picture.bars.len())? + BOTTOM;
     let area = SVGBackend::new(path, (WIDTH.cast_unsigned(), height.cast_unsigned())).into_drawing_area();
     area.fill(&WHITE)?;
-    area.draw(&Text::new(picture.title, (12, 12), font(17)))?;
-    let scale = Scale::of(&picture.bars);
+    let title = match picture.axis {
+        Axis::Linear => picture.title.to_owned(),
+        Axis::Logarithmic => format!("{}, logarithmic scale", picture.title),
+    };
+    area.draw(&Text::new(title, (12, 12), font(17)))?;
+    let scale = Scale::of(picture.axis, &picture.bars);
     let bottom = height - BOTTOM;
-    for power in scale.low..=scale.high {
-        let x = scale.x(10_f64.powi(power));
+    for mark in scale.marks() {
+        let x = scale.x(mark);
         area.draw(&PathElement::new([(x, TOP - 6), (x, bottom)], RGBColor(224, 224, 224)))?;
-        area.draw(&Text::new(figure(10_f64.powi(power)), (x - 10, bottom + 6), font(13)))?;
+        area.draw(&Text::new(figure(mark), (x - 10, bottom + 6), font(13)))?;
     }
     for (bar, at) in picture.bars.iter().zip(0..) {
         row(&area, bar, TOP + ROW * at, &scale)?;
@@ -179,24 +201,44 @@ fn font(size: i32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&BLACK)
 }
 
-/// Whole powers of ten around all figures.
+/// From one edge to the other: zero and a round figure, or whole powers of ten around all figures.
 struct Scale {
-    low: i32,
-    high: i32,
+    axis: Axis,
+    low: f64,
+    high: f64,
 }
 
 impl Scale {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the logarithm of a figure that a machine measured"
-    )]
-    fn of(bars: &[Bar]) -> Self {
+    fn of(axis: Axis, bars: &[Bar]) -> Self {
         let figures = || bars.iter().flat_map(|bar| [bar.spread.median, bar.spread.max]);
         let most = figures().fold(f64::MIN_POSITIVE, f64::max);
-        let least = figures().filter(|figure| *figure > 0.0).fold(most, f64::min);
-        let low = least.log10().floor() as i32;
-        let high = (most.log10().ceil() as i32).max(low + 1);
-        Self { low, high }
+        match axis {
+            Axis::Linear => {
+                let unit = 10_f64.powf(most.log10().floor());
+                let (low, high) = (0.0, (most / unit).ceil() * unit);
+                Self { axis, low, high }
+            }
+            Axis::Logarithmic => {
+                let least = figures().filter(|figure| *figure > 0.0).fold(most, f64::min);
+                let low = least.log10().floor();
+                let high = most.log10().ceil().max(low + 1.0);
+                Self { axis, low, high }
+            }
+        }
+    }
+
+    /// Where lines are drawn.
+    fn marks(&self) -> Vec<f64> {
+        match self.axis {
+            Axis::Linear => (0..=4).map(|part| self.high * f64::from(part) / 4.0).collect(),
+            Axis::Logarithmic => {
+                let powers = std::iter::successors(Some(self.low), |power| Some(power + 1.0));
+                powers
+                    .take_while(|power| *power <= self.high)
+                    .map(|power| 10_f64.powf(power))
+                    .collect()
+            }
+        }
     }
 
     /// Zero, and what is too small, is at the left edge.
@@ -205,9 +247,12 @@ impl Scale {
         reason = "a place on a picture of some hundred pixels"
     )]
     fn x(&self, figure: f64) -> i32 {
-        let low = f64::from(self.low);
-        let part = (figure.max(f64::MIN_POSITIVE).log10() - low) / (f64::from(self.high) - low);
-        LEFT + (part.clamp(0.0, 1.0) * f64::from(RIGHT - LEFT)) as i32
+        let figure = match self.axis {
+            Axis::Linear => figure,
+            Axis::Logarithmic => figure.max(f64::MIN_POSITIVE).log10(),
+        };
+        let part = (figure - self.low) / (self.high - self.low);
+        LEFT + (part.clamp(0.0, 1.0) * f64::from(RIGHT - LEFT)).round() as i32
     }
 }
 
@@ -231,8 +276,12 @@ mod tests {
             spread: Spread::of([median]).expect("a figure"),
             is_ours: false,
         };
-        let scale = Scale::of(&[bar(0.0), bar(0.7), bar(450.0)]);
-        assert_eq!((scale.low, scale.high), (-1, 3));
+        let bars = [bar(0.0), bar(0.7), bar(450.0)];
+        let scale = Scale::of(Axis::Logarithmic, &bars);
+        assert_eq!((scale.low, scale.high, scale.marks().len()), (-1.0, 3.0, 5));
         assert_eq!((scale.x(0.0), scale.x(0.1), scale.x(1000.0)), (LEFT, LEFT, RIGHT));
+        let scale = Scale::of(Axis::Linear, &bars);
+        assert_eq!(scale.marks(), [0.0, 125.0, 250.0, 375.0, 500.0]);
+        assert_eq!((scale.x(0.0), scale.x(500.0)), (LEFT, RIGHT));
     }
 }

@@ -42,7 +42,8 @@ impl Spread {
 /// Three digits that count, thousands separated.
 pub(crate) fn figure(value: f64) -> String {
     let decimals = match value.abs() {
-        _ if value == 0.0 => 0,
+        // Counts, most of all.
+        _ if value.fract() == 0.0 => 0,
         size if size < 0.01 => 4,
         size if size < 1.0 => 3,
         size if size < 10.0 => 2,
@@ -77,7 +78,7 @@ mod tests {
     fn a_spread_has_the_middle_of_two() {
         let spread = Spread::of([4.0, 1.0, 2.0, 3.0]).expect("four figures");
         assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 4.0));
-        assert_eq!(spread.cell(), "2.50 (1.00..4.00)");
+        assert_eq!(spread.cell(), "2.50 (1..4)");
         assert_eq!(Spread::of([]), None);
     }
 }

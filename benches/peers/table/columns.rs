@@ -20,10 +20,12 @@ pub(super) fn section(measure: Measure, records: &Records) -> String {
         told.push_str(&messages(records));
         return told;
     }
-    let mut variants: Vec<&str> = measure.cells().iter().map(|(_, variant)| *variant).collect();
-    variants.sort_unstable();
-    variants.dedup();
-    variants.sort_by_key(|variant| variant.parse().unwrap_or(0_usize));
+    let mut variants: Vec<&str> = Vec::new();
+    for (_, variant) in measure.cells() {
+        if !variants.contains(&variant) {
+            variants.push(variant);
+        }
+    }
     for variant in variants {
         if !variant.is_empty() {
             told.push_str(&format!("\n**{}**\n", name(measure, variant)));
@@ -68,7 +70,9 @@ fn table(measure: Measure, variant: &str, records: &Records) -> String {
         };
         let results = records.results(measure, id, variant);
         if results.is_empty() {
-            if let Some(error) = records.error(measure, id, variant) {
+            // Who is left out of everything is told once, at the head.
+            let error = records.error(measure, id, variant);
+            if let Some(error) = error.filter(|error| !error.starts_with(LEFT_OUT)) {
                 left_out.push(format!("- {}: {error}", target.name));
             }
             continue;
@@ -157,6 +161,9 @@ fn special(measure: Measure, results: &[&Value]) -> Vec<String> {
         Measure::Throughput | Measure::Idle | Measure::Ipc => Vec::new(),
     }
 }
+
+/// How the error of a target begins that cannot be measured here at all.
+pub(crate) const LEFT_OUT: &str = "left out";
 
 /// Every kill of every run, in milliseconds.
 pub(crate) fn crash_times(results: &[&Value]) -> Vec<f64> {

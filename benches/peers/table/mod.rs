@@ -16,7 +16,7 @@ use crate::measure::{MEASURES, Measure};
 use crate::record::Records;
 use crate::stats::{Spread, figure};
 
-pub(crate) use columns::{crash_times, storm_failures};
+pub(crate) use columns::{LEFT_OUT, crash_times, storm_failures};
 
 /// Writes `RESULTS.md`, and the README's section if these are the results that are kept in the repository.
 ///
@@ -25,15 +25,37 @@ pub(crate) use columns::{crash_times, storm_failures};
 pub(crate) fn write(folder: &Path, records: &Records) -> Result<(), Failure> {
     let machine = fs::read_to_string(folder.join(MACHINE)).unwrap_or_else(|_| "{}".to_owned());
     let machine: Value = serde_json::from_str(&machine)?;
-    let mut text = papers::head(&machine, records);
+    let is_kept = folder == crate::place::here().join("results");
+    // Those that are kept in the repository are beside the peers, where they are looked for.
+    let (path, beside) = if is_kept {
+        (crate::place::here().join("RESULTS.md"), "results/")
+    } else {
+        (folder.join("RESULTS.md"), "")
+    };
+    let mut text = papers::head(&machine, records, beside);
     for measure in MEASURES {
         text.push_str(&columns::section(measure, records));
+        text.push_str(&pictures(folder, beside, measure));
     }
-    fs::write(folder.join("RESULTS.md"), text)?;
-    if folder == crate::place::here().join("results") {
+    fs::write(path, text)?;
+    if is_kept {
         papers::put_into_readme(&machine, records)?;
     }
     Ok(())
+}
+
+/// The pictures of a measure, by the letter that their names begin with.
+fn pictures(folder: &Path, beside: &str, measure: Measure) -> String {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names
+        .filter(|name| name.starts_with(&format!("{}-", measure.letter())) && name.ends_with(".svg"))
+        .collect();
+    names.sort_unstable();
+    let shown = names
+        .iter()
+        .map(|name| format!("\n![{}]({beside}{name})\n", name.trim_end_matches(".svg")));
+    shown.collect()
 }
 
 /// Keeps what the results are of: machine, versions, how we were built. What was known of peers that are not measured now stays.

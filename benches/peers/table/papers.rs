@@ -6,18 +6,18 @@ use std::path::Path;
 use actix_cluster_benches::Failure;
 use serde_json::Value;
 
-use super::columns::{crash_times, storm_failures};
+use super::columns::{LEFT_OUT, crash_times, storm_failures};
 use crate::measure::Measure;
 use crate::record::Records;
 use crate::stats::{Spread, figure};
 use crate::targets::TARGETS;
 
 /// Date, machine, versions, noise and caveats.
-pub(super) fn head(machine: &Value, records: &Records) -> String {
-    let mut told =
-        "# Side by side with the peers\n\nWritten by `cargo run --release -p actix-cluster-benches --bin peers`; \
-        the raw data is `raw.jsonl` beside it. Medians of all runs, with their ranges.\n\n"
-            .to_owned();
+pub(super) fn head(machine: &Value, records: &Records, beside: &str) -> String {
+    let mut told = format!(
+        "# Side by side with the peers\n\nWritten by `cargo run --release -p actix-cluster-benches --bin peers`; the raw data is \
+         [`raw.jsonl`]({beside}raw.jsonl). Medians of all runs, with their ranges.\n\n"
+    );
     told.push_str(&format!("{}\n\n", circumstances(machine, records)));
     told.push_str("| peer | versions |\n|---|---|\n");
     for (peer, versions) in machine["peers"].as_object().into_iter().flatten() {
@@ -36,6 +36,17 @@ pub(super) fn head(machine: &Value, records: &Records) -> String {
     let notes = TARGETS.iter().filter(|target| !target.note.is_empty());
     for target in notes {
         told.push_str(&format!("- {}: {}\n", target.name, target.note));
+    }
+    let mut left_out: Vec<(&str, &str)> = records
+        .all
+        .iter()
+        .filter_map(|record| Some((record.target.as_str(), record.error.as_deref()?)))
+        .filter(|(_, error)| error.starts_with(LEFT_OUT))
+        .collect();
+    left_out.sort_unstable();
+    left_out.dedup();
+    for (target, error) in left_out {
+        told.push_str(&format!("- `{target}` is {error}.\n"));
     }
     told
 }
@@ -82,7 +93,7 @@ fn circumstances(machine: &Value, records: &Records) -> String {
 
 /// The short table: one row for each target, one figure for each measure.
 fn summary(records: &Records) -> String {
-    let mut told = "| | killed → answered, ms | failed a kill in a storm | reload of 4: failed; ms | kept: answers/s | new: answers/s | \
+    let mut told = "| | killed → answered, ms | failed a kill in a storm | reload of 4: failed, new; kept; ms | kept: answers/s | new: answers/s | \
         p99 at 1,000/s, ms | 200 workers: started in ms; master MiB |\n|---|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for target in TARGETS {
@@ -92,10 +103,12 @@ fn summary(records: &Records) -> String {
                 .map_or_else(|| "–".to_owned(), |spread| figure(spread.median * scale))
         };
         let of = |figures: Vec<f64>| Spread::of(figures).map_or_else(|| "–".to_owned(), |spread| figure(spread.median));
-        let reloads = [results(Measure::Reload, "new"), results(Measure::Reload, "keep-alive")].concat();
-        let failed: f64 = reloads.iter().filter_map(|result| result["failed"].as_f64()).sum();
-        let reload = match Spread::at(&reloads, "/reload_ms") {
-            Some(spread) => format!("{}; {}", figure(failed), figure(spread.median)),
+        let failed = |variant| {
+            let all = results(Measure::Reload, variant);
+            figure(all.iter().filter_map(|result| result["failed"].as_f64()).sum())
+        };
+        let reload = match Spread::at(&results(Measure::Reload, "new"), "/reload_ms") {
+            Some(spread) => format!("{}; {}; {}", failed("new"), failed("keep-alive"), figure(spread.median)),
             None => "–".to_owned(),
         };
         let cells = [
