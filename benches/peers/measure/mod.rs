@@ -81,7 +81,7 @@ impl Measure {
     /// How long one cell may take before everything it started is killed.
     pub(crate) const fn limit(self) -> Duration {
         match self {
-            Self::Ipc => Duration::from_secs(300),
+            Self::Ipc => Duration::from_secs(900),
             Self::Crash | Self::Idle => Duration::from_secs(300),
             Self::Storm | Self::Reload | Self::Throughput => Duration::from_secs(90),
         }
