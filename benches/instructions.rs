@@ -1,6 +1,6 @@
 //! Instructions that the pure parts execute, counted by valgrind's callgrind and held against a recorded baseline.
 //!
-//! Time tells little on a machine that others share; instructions of one and the same work differ by less than a percent. Counted are
+//! Time tells little on a machine that others share; instructions of one and the same build differ by a percent or so. Counted are
 //! the works of `src/work.rs`, and two unit tests of the core, because codec and machine are private: a thousand messages through the
 //! codec, and every input of the cluster's machine in the first histories of the simulated world.
 //!
@@ -16,8 +16,9 @@ use actix_cluster_benches::Failure;
 use actix_cluster_benches::work::WORKS;
 use serde::{Deserialize, Serialize};
 
-/// How much more may be executed before it is a regression: hash maps are seeded by chance, which moves counts by a percent or two.
-const TOLERANCE: f64 = 0.05;
+/// How much more may be executed before it is a regression: hash maps are seeded by chance, and a build of other neighbours inlines
+/// otherwise, which moved counts by up to 6 %.
+const TOLERANCE: f64 = 0.1;
 /// Which work this process does, when it is the one that is counted.
 const WORK: &str = "ACTIX_CLUSTER_BENCH_WORK";
 
