@@ -12,6 +12,6 @@ fn main() {
 #[divan::bench(args = WORKS.iter().map(|work| work.name))]
 fn work(bencher: Bencher<'_, '_>, name: &str) {
     let work: &Work = WORKS.iter().find(|work| work.name == name).expect("one of the list");
-    let mut once = (work.prepare)().expect("it can be prepared");
-    bencher.bench_local(move || once());
+    let once = (work.prepare)().expect("it can be prepared");
+    bencher.bench_local(once);
 }

@@ -12,13 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
+/// What does a piece of work once.
+pub type Once = Box<dyn FnMut()>;
+
 /// A piece of work: its name, and what makes it ready to be done again and again.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
     /// Its name in tables and in the baseline.
     pub name: &'static str,
     /// Prepares it; the closure does it once.
-    pub prepare: fn() -> Result<Box<dyn FnMut()>, Failure>,
+    pub prepare: fn() -> Result<Once, Failure>,
 }
 
 /// All of them.
@@ -62,7 +65,7 @@ fn message() -> Result<Message, Failure> {
     })?)
 }
 
-fn event_to_json() -> Result<Box<dyn FnMut()>, Failure> {
+fn event_to_json() -> Result<Once, Failure> {
     let worker = WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Online);
     let event = ClusterEvent::for_test(1, Mono::default(), Some(worker.info()), EventKind::Message(message()?));
     Ok(Box::new(move || {
@@ -70,7 +73,7 @@ fn event_to_json() -> Result<Box<dyn FnMut()>, Failure> {
     }))
 }
 
-fn message_to_struct() -> Result<Box<dyn FnMut()>, Failure> {
+fn message_to_struct() -> Result<Once, Failure> {
     let message = message()?;
     Ok(Box::new(move || {
         std::hint::black_box(message.parse::<Datum>().expect("it was one"));
@@ -99,21 +102,21 @@ impl Recorded {
     }
 }
 
-fn snapshot() -> Result<Box<dyn FnMut()>, Failure> {
+fn snapshot() -> Result<Once, Failure> {
     let recorded = Recorded::new();
     Ok(Box::new(move || {
         std::hint::black_box(recorded.cluster.snapshot());
     }))
 }
 
-fn snapshot_to_json() -> Result<Box<dyn FnMut()>, Failure> {
+fn snapshot_to_json() -> Result<Once, Failure> {
     let snapshot = Recorded::new().cluster.snapshot();
     Ok(Box::new(move || {
         std::hint::black_box(serde_json::to_vec(&snapshot).expect("snapshots have a JSON form"));
     }))
 }
 
-fn fan_out(subscribers: usize) -> Result<Box<dyn FnMut()>, Failure> {
+fn fan_out(subscribers: usize) -> Result<Once, Failure> {
     let recorded = Recorded::new();
     let options = SubscribeOptions::lifecycle();
     let mut streams: Vec<Events> = (0..subscribers)
