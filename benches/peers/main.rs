@@ -237,6 +237,7 @@ fn take(cell: &Cell, effort: Effort, installed: &Installed) -> Result<serde_json
     let taken = measure::take(cell.measure, cell.target, cell.variant, effort, installed);
     let is_late = watchdog.stop();
     running::sweep();
+    place::clean();
     match taken {
         Err(error) if is_late => Err(format!("not done in its time: {error}")),
         taken => taken.map_err(|error| error.to_string()),
@@ -287,6 +288,7 @@ fn end_with_signals() -> Result<(), Failure> {
         });
         eprintln!("interrupted; `--resume` goes on from here");
         running::sweep();
+        place::clean();
         leave(130);
     });
     Ok(())

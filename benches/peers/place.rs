@@ -13,6 +13,17 @@ pub(crate) fn prefix(folder: &str) -> PathBuf {
     here().join(".installed").join(folder)
 }
 
+/// The folder in which this process has its scratch folders.
+fn scratch_root() -> PathBuf {
+    std::env::temp_dir().join(format!("peers-{}", std::process::id()))
+}
+
+/// Removes what is left of all scratch folders, also of a start that was interrupted.
+pub(crate) fn clean() {
+    // There may be none.
+    std::fs::remove_dir_all(scratch_root()).ok();
+}
+
 /// A folder of its own for one start of one target; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -27,7 +38,7 @@ impl Scratch {
     pub(crate) fn new() -> std::io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("peers-{}-{number}", std::process::id()));
+        let path = scratch_root().join(number.to_string());
         std::fs::create_dir_all(&path)?;
         Ok(Self { path })
     }
@@ -39,7 +50,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Somebody who is being killed may still write there; the folder of temporary files is swept by others.
+        // Somebody who is being killed may still write there; `clean` comes later.
         std::fs::remove_dir_all(&self.path).ok();
     }
 }
