@@ -223,8 +223,8 @@ const fn prose(measure: Measure) -> (&'static str, &'static str) {
         Measure::Crash => (
             "Crash to answer",
             "One worker, killed by `SIGKILL`; how long until another process answers. A probe connects at once, every 2 ms, and \
-             1 ms after one failed. With one worker it is the restart that is measured, and not who wins a connection. Node closes \
-             its listening socket when its last worker dies, hence its refusals; PM2 and granian's one socket for each worker do the same.",
+             1 ms after one failed. With one worker it is the restart that is measured, and not who wins a connection. \
+             Probes that are refused mean that nobody kept the listening socket while no worker lived.",
         ),
         Measure::Storm => (
             "Kill storm",
