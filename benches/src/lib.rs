@@ -1,4 +1,4 @@
-//! What the measuring programs beside this folder share: clock, statistics, servers under test, load, `/proc`.
+//! What the measuring programs beside this folder share: clock, statistics, servers under test, load, `/proc`, small pieces of work.
 //!
 //! Not here: what is measured (that is in each program). Nothing of this is part of the framework.
 
@@ -6,6 +6,7 @@ pub mod load;
 pub mod proc;
 pub mod server;
 pub mod storm;
+pub mod work;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -6,6 +6,8 @@
 mod calls;
 mod channel;
 mod codec;
+#[cfg(test)]
+mod counted_tests;
 mod encode;
 mod frame;
 #[cfg(test)]

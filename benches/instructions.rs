@@ -1,0 +1,203 @@
+//! Instructions that the pure parts execute, counted by valgrind's callgrind and held against a recorded baseline.
+//!
+//! Time tells little on a machine that others share; instructions of one and the same build differ by a percent or so. Counted are
+//! the works of `src/work.rs`, and two unit tests of the core, because codec and machine are private: a thousand messages through the
+//! codec, and every input of the cluster's machine in the first histories of the simulated world.
+//!
+//! `cargo bench -p actix-cluster-benches --bench instructions` fails when a count has risen by more than the tolerance;
+//! `ACTIX_CLUSTER_BENCH_RECORD=1` writes the baseline anew. Without valgrind, or with another compiler or
+//! LTO than the baseline's, it says so and fails nothing. `.ci/run` counts without LTO, as the baseline was recorded.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use actix_cluster_benches::Failure;
+use actix_cluster_benches::work::WORKS;
+use serde::{Deserialize, Serialize};
+
+/// How much more may be executed before it is a regression: hash maps are seeded by chance, and a build of other neighbours inlines
+/// otherwise, which moved counts by up to 6 %.
+const TOLERANCE: f64 = 0.1;
+/// Which work this process does, when it is the one that is counted.
+const WORK: &str = "ACTIX_CLUSTER_BENCH_WORK";
+
+/// What was recorded, and how it was built.
+#[derive(Serialize, Deserialize)]
+struct Baseline {
+    built: String,
+    counts: BTreeMap<String, u64>,
+}
+
+/// A program to be counted.
+struct Counted {
+    name: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: (&'static str, String),
+    /// The function that is counted, with all it calls; `*` stands for anything.
+    function: &'static str,
+}
+
+fn main() -> ExitCode {
+    if let Ok(name) = std::env::var(WORK) {
+        return code(do_work(&name));
+    }
+    code(compare())
+}
+
+fn code(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn do_work(name: &str) -> Result<(), Failure> {
+    let work = WORKS.iter().find(|work| work.name == name).ok_or("no such work")?;
+    let mut once = (work.prepare)()?;
+    // What is done for the first time only is not counted.
+    once();
+    counted_work(&mut *once);
+    Ok(())
+}
+
+#[inline(never)]
+fn counted_work(once: &mut dyn FnMut()) {
+    once();
+}
+
+fn compare() -> Result<(), Failure> {
+    let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
+    if !has_valgrind.is_ok_and(|status| status.success()) {
+        println!("instructions: not counted, because valgrind is not installed");
+        return Ok(());
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
+    let is_recording = std::env::var_os("ACTIX_CLUSTER_BENCH_RECORD").is_some();
+    let before = std::fs::read_to_string(&path).ok();
+    let before: Option<Baseline> = before.as_deref().map(serde_json::from_str).transpose()?;
+    let rustc = Command::new("rustc").arg("--version").output()?;
+    let lto = std::env::var("CARGO_PROFILE_RELEASE_LTO").unwrap_or_else(|_| "as the workspace says".to_owned());
+    let built = format!("{}, LTO {lto}", String::from_utf8_lossy(&rustc.stdout).trim());
+    let is_same = before.as_ref().is_some_and(|before| before.built == built);
+    let mut counts = BTreeMap::new();
+    let mut worse = Vec::new();
+    println!("| what | instructions | of the baseline |\n|---|---:|---:|");
+    for counted in works()? {
+        let count = counted.count()?;
+        let recorded = before.as_ref().and_then(|before| before.counts.get(&counted.name));
+        let ratio = recorded.map(|recorded| count as f64 / (*recorded).max(1) as f64);
+        let told = ratio.map_or_else(|| "not recorded".to_owned(), |ratio| format!("{ratio:.3}"));
+        println!("| {} | {count} | {told} |", counted.name);
+        if ratio.is_some_and(|ratio| ratio > 1.0 + TOLERANCE) {
+            worse.push(counted.name.clone());
+        }
+        counts.insert(counted.name, count);
+    }
+    if is_recording {
+        let text = serde_json::to_string_pretty(&Baseline { built, counts })? + "\n";
+        return Ok(std::fs::write(path, text)?);
+    }
+    if !is_same {
+        println!(
+            "nothing is judged, because the baseline was not built by \"{built}\"; ACTIX_CLUSTER_BENCH_RECORD=1 records a new one"
+        );
+        return Ok(());
+    }
+    if worse.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "more than {TOLERANCE} above the baseline: {}; make it cheaper, or record a new baseline and say why",
+        worse.join(", ")
+    )
+    .into())
+}
+
+fn works() -> Result<Vec<Counted>, Failure> {
+    let own = std::env::current_exe()?;
+    let tests = unit_tests()?;
+    let mut works: Vec<Counted> = WORKS
+        .iter()
+        .map(|work| Counted {
+            name: work.name.to_owned(),
+            program: own.clone(),
+            arguments: Vec::new(),
+            environment: (WORK, work.name.to_owned()),
+            function: "*instructions::counted_work*",
+        })
+        .collect();
+    let test = |name: &str, test: &str, function, histories: &str| Counted {
+        name: name.to_owned(),
+        program: tests.clone(),
+        arguments: [test, "--exact", "--test-threads=1"].map(str::to_owned).to_vec(),
+        environment: ("SIMULATE_SEEDS", histories.to_owned()),
+        function,
+    };
+    let codec = "ipc::counted_tests::counted_codec_takes_back_what_it_wrote";
+    works.push(test(
+        "codec: 1,000 messages written",
+        codec,
+        "*counted_tests::counted_encode*",
+        "",
+    ));
+    works.push(test(
+        "codec: 1,000 messages read",
+        codec,
+        "*counted_tests::counted_decode*",
+        "",
+    ));
+    works.push(test(
+        "machine: all inputs of 50 histories",
+        "supervision::tests::simulate::simulated_world_keeps_every_invariant",
+        "*supervision::Supervision::handle",
+        "50",
+    ));
+    Ok(works)
+}
+
+/// The core's unit tests, built as this program is.
+fn unit_tests() -> Result<PathBuf, Failure> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["test", "--release", "-p", "actix-cluster", "--lib", "--all-features"]);
+    command.args(["--no-run", "--message-format", "json"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = command.current_dir(root).stderr(Stdio::inherit()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let artifacts = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let found = artifacts
+        .filter(|artifact| artifact["target"]["name"] == "actix_cluster" && artifact["profile"]["test"] == true)
+        .find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
+    Ok(found.ok_or("cargo did not build the unit tests")?)
+}
+
+impl Counted {
+    fn count(&self) -> Result<u64, Failure> {
+        let mut command = Command::new("valgrind");
+        command.args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            "--collect-atstart=no",
+        ]);
+        command.arg(format!("--toggle-collect={}", self.function));
+        command.arg(&self.program).args(&self.arguments);
+        command.env(self.environment.0, &self.environment.1);
+        let output = command.stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(format!("{}: ended with {}: {said}", self.name, output.status).into());
+        }
+        let line = said.lines().find_map(|line| line.split_once("Collected : "));
+        let count = line.and_then(|(_, count)| count.trim().parse().ok()).unwrap_or(0);
+        if count == 0 {
+            return Err(format!("{}: nothing was counted; was `{}` inlined?", self.name, self.function).into());
+        }
+        Ok(count)
+    }
+}

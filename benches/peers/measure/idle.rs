@@ -1,0 +1,40 @@
+//! E: so many workers with nothing to do: time to start them, and what they cost the master and the machine.
+
+use actix_cluster_benches::{Failure, now, rest};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use super::{Effort, START};
+use crate::install::Installed;
+use crate::kernel;
+use crate::running::Running;
+use crate::targets::Target;
+
+pub(super) fn take(target: &Target, variant: &str, effort: Effort, installed: &Installed) -> Result<Value, Failure> {
+    let workers: usize = variant.parse()?;
+    let running = Running::start(target, installed, workers, START)?;
+    rest(SETTLE);
+    let pids = running.workers();
+    let cpu = || {
+        let all = pids.iter().map(|pid| kernel::cpu(*pid)).sum::<Duration>();
+        (kernel::cpu(running.master()), all)
+    };
+    let (begun, before) = (now(), cpu());
+    rest(effort.time * 2);
+    let (time, after) = (begun.elapsed(), cpu());
+    let a_minute = |before: Duration, after: Duration| {
+        after.saturating_sub(before).as_secs_f64() * 1e3 * 60.0 / time.as_secs_f64()
+    };
+    let pss: u64 = pids.iter().map(|pid| kernel::pss_kib(*pid)).sum();
+    Ok(json!({
+        "start_ms": running.start_time.as_secs_f64() * 1e3,
+        "workers_found": pids.len(),
+        "master_rss_kib": kernel::rss_kib(running.master()),
+        "master_pss_kib": kernel::pss_kib(running.master()),
+        "master_cpu_ms_a_minute": a_minute(before.0, after.0),
+        "worker_pss_kib": pss / (pids.len() as u64).max(1),
+        "worker_cpu_ms_a_minute": a_minute(before.1, after.1) / (pids.len() as f64).max(1.0),
+    }))
+}
+
+const SETTLE: Duration = Duration::from_secs(1);
