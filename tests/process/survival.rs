@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_cluster::{ListenOptions, RestartLimit, Scheduling, ServeError, ServeOptions, Worker};
+use actix_cluster::{ListenOptions, Scheduling, ServeError, ServeOptions, Worker};
 use actix_cluster_tests::load::Load;
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::any_below;
