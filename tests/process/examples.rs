@@ -81,8 +81,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// Programs name ports of their own, so what is run here is what they are made of.
-const _: [fn() -> ExitCode; 4] = [
+const _: [fn() -> ExitCode; 5] = [
     autoscaling::main,
+    chaos::main,
     http_server::main,
     metrics_example::main,
     self_healing::main,
