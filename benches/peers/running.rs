@@ -150,6 +150,24 @@ impl<'a> Running<'a> {
         found
     }
 
+    /// The workers as the target itself names them, if it does: a helper of the master's may have a worker's command line.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub(crate) fn own_workers(&self) -> Result<Vec<u32>, Failure> {
+        let Ready::State = self.target.ready else {
+            return Ok(self.workers());
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let state = runtime.block_on(fetch(self.address, "/state", ANSWER));
+        let state = state.map_err(|class| format!("no answer from /state ({class:?})"))?;
+        let state: Value = serde_json::from_str(&state)?;
+        let workers = state["workers"].as_array().into_iter().flatten();
+        Ok(workers
+            .filter_map(|worker| u32::try_from(worker["pid"].as_u64()?).ok())
+            .collect())
+    }
+
     /// Begins to replace all workers. A command has ended when this returns.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ pub(super) fn take(target: &Target, variant: &str, effort: Effort, installed: &I
     let workers: usize = variant.parse()?;
     let running = Running::start(target, installed, workers, START)?;
     rest(SETTLE);
-    let pids = running.workers();
+    let pids = running.own_workers()?;
     let cpu = || {
         let all = pids.iter().map(|pid| kernel::cpu(*pid)).sum::<Duration>();
         (kernel::cpu(running.master()), all)

@@ -26,7 +26,10 @@ pub(super) fn take(target: &Target, variant: &str, effort: Effort, installed: &I
     rest(WARM_UP);
     loader.next_phase();
     rest(effort.time.min(BEFORE));
-    let old = running.workers();
+    let old = running.own_workers()?;
+    if old.len() < WORKERS {
+        return Err(format!("{} workers before the reload, not {WORKERS}", old.len()).into());
+    }
     loader.next_phase();
     let begun = now();
     running.reload()?;
