@@ -52,18 +52,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || cluster(2, Scheduling::RoundRobin).worker(tell_pid).main(),
         check: |master| {
             let port = master.expect_ready().expect("it listens");
-            let clients: Vec<_> = (0..200).map(|_| asking(port)).collect();
+            let pids = [1, 2].map(|worker| master.expect_ever_of(worker, "ready").pid());
+            pids.iter().for_each(|pid| master.stop_process(*pid));
+            let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
+            let clients: Vec<TcpStream> = (0..200).map(connect).collect();
             master.signal(Signal::SIGTERM);
-            assert!(master.wait().success());
-            for client in clients {
-                // Who came after the last worker had stopped is not served, as with every other scheduling; who was
-                // connected, and queued, is.
-                let served = client.join().expect("the client does not panic");
-                assert!(
-                    served.is_ok() || served == Err(std::io::ErrorKind::ConnectionRefused),
-                    "{served:?}"
-                );
+            master.expect("shutdown_started");
+            pids.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
+            for mut client in clients {
+                client.set_read_timeout(Some(limit(SOON))).expect("a limit can be set");
+                let mut text = String::new();
+                client.read_to_string(&mut text).expect("it is served and not reset");
+                assert!(text.parse().is_ok_and(|pid: u32| pids.contains(&pid)), "{text}");
             }
+            assert!(master.wait().success());
         },
     },
     Scenario {
