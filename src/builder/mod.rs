@@ -2,6 +2,7 @@
 
 mod checks;
 mod listening;
+mod standby;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::policy::{
     RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
 use crate::spec::WorkerSpec;
+use crate::supervision::SpecConfig;
 use crate::worker::{Worker, WorkerOutput};
 
 /// Describes a cluster.
@@ -50,6 +52,8 @@ impl ClusterBuilder {
             reload: RolloutOptions::default(),
             max_age: None,
             max_requests: 0,
+            standby: 0,
+            standby_age: SpecConfig::new("", 0).standby_age,
             listeners: Vec::new(),
             own_listeners: None,
             settings: Settings::default(),

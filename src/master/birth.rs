@@ -13,10 +13,11 @@ use crate::config::{Config, Terms};
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
 use crate::master::worker_actor::{Newborn, whole_millis};
-use crate::model::{Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
+use crate::model::{BoundAddress, Generation, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
 use crate::policy::ReadyWhen;
 use crate::process::{
-    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, failure,
+    self, AwaitedListener, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode,
+    failure,
 };
 use crate::recorder::Recording;
 use crate::socket::table::Handout;
@@ -38,6 +39,8 @@ pub(crate) struct Birth<'a> {
     /// Is the program a cluster itself?
     pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
+    /// Of a standby: the listeners that it gets with its slot, and where they are.
+    pub(crate) awaits: Option<Vec<(String, BoundAddress)>>,
 }
 
 impl Birth<'_> {
@@ -100,6 +103,7 @@ impl Birth<'_> {
         let lifecycle = LifecycleConfig {
             ready_when: self.terms.ready_when,
             boot: self.terms.boot,
+            is_standby: self.awaits.is_some(),
             more_time: self.config.boot_extension,
             ask: self.config.ask,
             shutdown: self.terms.shutdown,
@@ -143,6 +147,13 @@ impl Birth<'_> {
             channel: UNSET,
             listeners: listeners.collect(),
             recorder: None,
+            standby: self.awaits.as_ref().map(|awaits| {
+                let awaited = |(name, address): &(String, BoundAddress)| AwaitedListener {
+                    name: name.clone(),
+                    address: address.clone(),
+                };
+                awaits.iter().map(awaited).collect()
+            }),
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

@@ -70,6 +70,16 @@ impl Listening {
         Ok(handouts)
     }
 
+    /// Where those of the declared listeners are that have such a name, for a worker that has no slot yet.
+    pub(crate) fn declared_addresses(&self, gets: impl Fn(&str) -> bool) -> Vec<(String, BoundAddress)> {
+        let addresses: HashMap<&ListenKey, &BoundAddress> = self.table.addresses().into_iter().collect();
+        let named = |name: &String| {
+            let address = addresses.get(&ListenKey::Named(name.clone()))?;
+            Some((name.clone(), (*address).clone()))
+        };
+        self.names.iter().filter(|name| gets(name)).filter_map(named).collect()
+    }
+
     /// A worker exists: orders can reach it.
     pub(crate) fn born(&mut self, link: &Arc<Link>) {
         self.links.insert(link.id, Arc::clone(link));
@@ -88,9 +98,9 @@ impl Listening {
             ListenKey::Asked { address, .. } => self.settled(address, options),
             ListenKey::Named(_) => options.clone(),
         };
-        let (answer, fds, result) = match self.table.acquire(key, cwd, &options, &link.slot) {
+        let (answer, fds, result) = match self.table.acquire(key, cwd, &options, link.slot()) {
             Ok(handout) => {
-                self.opened(&handout, &link.slot);
+                self.opened(&handout, link.slot());
                 let Handout { key, fd, address, .. } = handout;
                 (Ok(BoundListener { key, address }), vec![fd], Ok(()))
             }
@@ -105,7 +115,19 @@ impl Listening {
         let error = ListenError {
             address: key.to_string(),
             errno: None,
-            detail: format!("the workers of spec {} do not get this listener", link.slot.spec),
+            detail: format!("the workers of spec {} do not get this listener", link.slot().spec),
+        };
+        let answer = Err(error.clone());
+        send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
+        Err(error)
+    }
+
+    /// Answers a worker that asked for a listener, and has no slot that it could be for.
+    pub(crate) fn put_off(link: &Link, request: u64, key: &ListenKey) -> Result<(), ListenError> {
+        let error = ListenError {
+            address: key.to_string(),
+            errno: None,
+            detail: "this worker stands by and has no slot; ask again when it is activated".to_owned(),
         };
         let answer = Err(error.clone());
         send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
@@ -115,7 +137,7 @@ impl Listening {
     /// A worker accepts on `key`.
     pub(crate) fn accepts(&mut self, link: &Link, key: &ListenKey, adopts: bool) {
         if self.per_worker.contains(key) {
-            let orders = self.serving.worker_listening(key, &link.slot, link.id, adopts);
+            let orders = self.serving.worker_listening(key, link.slot(), link.id, adopts);
             self.carry_out(orders);
         }
     }
@@ -124,7 +146,7 @@ impl Listening {
     pub(crate) fn gave_back(&mut self, link: &Link, key: &ListenKey) {
         let orders = self.serving.worker_unlistened(key, link.id);
         self.carry_out(orders);
-        if self.table.release(key, &link.slot) {
+        if self.table.release(key, link.slot()) {
             self.closed(key);
         }
     }

@@ -58,6 +58,10 @@ pub enum Kind {
     Custom,
     /// [`EventKind::SubscriberLost`].
     SubscriberLost,
+    /// [`EventKind::Standby`].
+    Standby,
+    /// [`EventKind::Promoted`].
+    Promoted,
     /// [`EventKind::Lagged`].
     Lagged,
 }
@@ -91,6 +95,8 @@ impl Kind {
             Self::Recovered => "recovered",
             Self::Custom => "custom",
             Self::SubscriberLost => "subscriber_lost",
+            Self::Standby => "standby",
+            Self::Promoted => "promoted",
             Self::Lagged => "lagged",
         }
     }
@@ -125,6 +131,8 @@ impl EventKind {
             Self::Recovered => Kind::Recovered,
             Self::Custom(_) => Kind::Custom,
             Self::SubscriberLost { .. } => Kind::SubscriberLost,
+            Self::Standby => Kind::Standby,
+            Self::Promoted => Kind::Promoted,
             Self::Lagged { .. } => Kind::Lagged,
         }
     }

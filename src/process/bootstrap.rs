@@ -30,6 +30,9 @@ pub(crate) struct Contract {
     /// The memory of its flight recorder, after the listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recorder: Option<RawFd>,
+    /// Of a worker that is to stand by: the listeners that it gets with its slot. It has none until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Vec<AwaitedListener>>,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
     /// How often it gives a sign of life; never, if this is missing.
@@ -81,6 +84,13 @@ pub(crate) struct InheritedListener {
     pub fd: RawFd,
     pub address: BoundAddress,
     pub scheduling: Scheduling,
+}
+
+/// A listening socket that a standby gets with its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AwaitedListener {
+    pub name: String,
+    pub address: BoundAddress,
 }
 
 impl Contract {

@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use tokio::sync::oneshot;
 
 use crate::ipc::ToMaster;
-use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr, exit_code};
 use crate::socket::kind;
 use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
-use crate::worker::listeners::{Answer, Bound, Change};
+use crate::worker::listeners::{Answer, Bound, Change, Claim};
 use crate::worker::serve::incoming::Incoming;
-use crate::worker::serve::intake::Intake;
+use crate::worker::serve::intake::{Intake, WeakIntake};
 
 /// A listening socket of this worker, not yet accepted on.
 ///
@@ -22,7 +22,8 @@ pub struct Listener {
     worker: Worker,
     lease: Lease,
     address: BoundAddress,
-    fd: OwnedFd,
+    /// In a standby it comes with the slot.
+    fd: Option<OwnedFd>,
 }
 
 /// This worker's share of a listener: given back when dropped.
@@ -35,7 +36,8 @@ pub(crate) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
-        if !self.worker.inner.shutdown.is_started() {
+        // One that has no slot has no share either.
+        if !self.worker.inner.shutdown.is_started() && !self.worker.is_standby() {
             self.worker.tell(&ToMaster::Release { key: self.key.clone() });
         }
         // Only now, so that the next request for this key goes out after the release.
@@ -79,7 +81,8 @@ impl Worker {
     /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker.
     ///
     /// # Errors
-    /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener.
+    /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener. In a worker that stands by there is no
+    /// socket yet: await [`activated`](Self::activated) first, which costs an ordinary worker nothing.
     pub fn listener(&self, name: &str) -> Result<std::net::TcpListener, ListenError> {
         self.socket(name)?.into_tcp()
     }
@@ -88,7 +91,8 @@ impl Worker {
     /// asks for the same address shares it. With port 0 all workers get the same port; a second request for port 0 by
     /// one worker gets another one, which the second requests of its siblings share.
     ///
-    /// A dropped future gives the listener back.
+    /// A dropped future gives the listener back. In a worker that stands by it waits for the slot, as
+    /// [`activated`](Self::activated) does.
     ///
     /// # Errors
     /// [`ListenError`] with the master's errno (`EADDRINUSE`, `EACCES`, …). It is not sticky: asking again may succeed.
@@ -111,6 +115,7 @@ impl Worker {
             ListenAddr::Unix(path) => ListenAddr::Unix(absolute(&path, std::env::current_dir().ok().as_deref())?),
             ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. } | ListenAddr::Fd(_) => address,
         };
+        self.activated().await;
         let (id, key, answer) = self.inner.listeners.ask(&address);
         let mut request = Request {
             worker: self.clone(),
@@ -211,6 +216,15 @@ impl Listener {
             errno: None,
             detail: error.to_string(),
         };
+        let no_slot = || {
+            ListenError {
+            address: address.to_string(),
+            errno: None,
+            detail: "this worker stands by, and its sockets come with its slot: await `Worker::activated` before it takes them"
+                .to_owned(),
+        }
+        };
+        let fd = fd.or_else(|| lease.socket_if_here()).ok_or_else(no_slot)?;
         let listener = convert(fd).map_err(wrong)?;
         worker.tell_listening(lease.key.clone(), address.clone(), false);
         worker.inner.listeners.keep(lease);
@@ -225,12 +239,27 @@ impl Listener {
             address,
             fd,
         } = self;
-        let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
-        let intake = Intake::held(fd, shutdown, probation).map_err(|error| ListenError {
+        let shutdown = worker.inner.shutdown.clone();
+        let refused = |error: std::io::Error| ListenError {
             address: address.to_string(),
             errno: error.raw_os_error(),
             detail: error.to_string(),
-        })?;
+        };
+        let (intake, is_here) = match fd.map_or_else(|| lease.claim(), |fd| Some(Claim::Here(fd))) {
+            Some(Claim::Here(fd)) => {
+                let intake = Intake::held(fd, shutdown, worker.probation()).map_err(refused)?;
+                (intake, true)
+            }
+            Some(Claim::Later(socket)) => {
+                let waiting = worker.clone();
+                let intake = Intake::awaiting(shutdown, move || waiting.waits_for_connections());
+                let told = (worker.clone(), lease.key.clone(), address.clone());
+                actix_rt::spawn(open_later(socket, intake.downgrade(), told));
+                (intake, false)
+            }
+            // Only a listener that was taken before its socket was here is without one.
+            None => return Err(refused(std::io::ErrorKind::NotFound.into())),
+        };
         let mut changes = worker.inner.listeners.adopter(&lease.key);
         let adopted = intake.downgrade();
         actix_rt::spawn(async move {
@@ -248,7 +277,45 @@ impl Listener {
                 }
             }
         });
-        worker.tell_listening(lease.key.clone(), address, true);
+        if is_here {
+            worker.tell_listening(lease.key.clone(), address, true);
+        }
         Ok((intake, lease))
+    }
+}
+
+impl Lease {
+    /// The socket of a listener that was taken before it was here.
+    fn claim(&self) -> Option<Claim> {
+        match &self.key {
+            ListenKey::Named(name) => self.worker.inner.listeners.claim(name),
+            ListenKey::Asked { .. } => None,
+        }
+    }
+
+    fn socket_if_here(&self) -> Option<OwnedFd> {
+        match self.claim()? {
+            Claim::Here(fd) => Some(fd),
+            Claim::Later(_) => None,
+        }
+    }
+}
+
+/// Accepts on the socket when it comes with the slot. A worker that cannot is of no use.
+async fn open_later(
+    socket: oneshot::Receiver<OwnedFd>,
+    intake: WeakIntake,
+    (worker, key, address): (Worker, ListenKey, BoundAddress),
+) {
+    // An error means that the listener was given back meanwhile.
+    let (Ok(fd), Some(intake)) = (socket.await, intake.upgrade()) else {
+        return;
+    };
+    match intake.open(fd, worker.probation()) {
+        Ok(()) => worker.tell_listening(key, address, true),
+        Err(error) => {
+            worker.tell(&ToMaster::Failed(format!("cannot accept on {address}: {error}")));
+            crate::worker::runtime::end(exit_code::FAILED)
+        }
     }
 }

@@ -18,7 +18,16 @@ use crate::worker::listener::Lease;
 pub(crate) struct Bound {
     pub(crate) key: ListenKey,
     pub(crate) address: BoundAddress,
-    pub(crate) fd: OwnedFd,
+    /// Of a standby's listener: none until the worker has a slot.
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+/// The socket of a listener that was taken.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    Here(OwnedFd),
+    /// It comes with the slot.
+    Later(oneshot::Receiver<OwnedFd>),
 }
 
 /// Changes of the set of sockets that serve one listener.
@@ -40,6 +49,8 @@ pub(crate) struct Listeners {
 struct State {
     /// Born with and not taken yet.
     declared: HashMap<String, Bound>,
+    /// Of a standby, those taken and not here yet: who waits for the socket, or the socket that nobody has asked for.
+    awaited: HashMap<String, Awaited>,
     /// Names that were declared, for the error of a wrong one.
     names: Vec<String>,
     /// Requests under way.
@@ -53,14 +64,36 @@ struct State {
     kept: Vec<Lease>,
 }
 
+/// A listener that a standby has taken.
+#[derive(Debug)]
+enum Awaited {
+    /// Nobody has asked for its socket yet.
+    Taken(BoundAddress),
+    Claimed(BoundAddress, oneshot::Sender<OwnedFd>),
+    Arrived(OwnedFd),
+}
+
 impl State {
     fn forget(&mut self, key: &ListenKey) {
         self.adopters.remove(key);
+        if let ListenKey::Named(name) = key
+            && let Some(Awaited::Taken(address) | Awaited::Claimed(address, _)) = self.awaited.remove(name)
+        {
+            // It can be taken again, as long as it has not come.
+            self.await_listener(name, address);
+        }
         if let ListenKey::Asked { address, index } = key
             && let Some(held) = self.indexes.get_mut(address)
         {
             held.remove(index);
         }
+    }
+
+    /// A listener that comes with the slot can be taken before.
+    fn await_listener(&mut self, name: &str, address: BoundAddress) {
+        let key = ListenKey::Named(name.to_owned());
+        let bound = Bound { key, address, fd: None };
+        self.declared.insert(name.to_owned(), bound);
     }
 }
 
@@ -87,20 +120,59 @@ impl Listeners {
                 let bound = Bound {
                     key,
                     address: listener.address.clone(),
-                    fd,
+                    fd: Some(fd),
                 };
                 state.declared.insert(listener.name.clone(), bound);
             }
+        }
+        for listener in contract.standby.iter().flatten() {
+            state.names.push(listener.name.clone());
+            state.await_listener(&listener.name, listener.address.clone());
         }
         Self {
             state: Mutex::new(state),
         }
     }
 
+    /// The socket of a declared listener that was taken before it was here. Asked once.
+    pub(crate) fn claim(&self, name: &str) -> Option<Claim> {
+        let mut state = self.lock();
+        match state.awaited.remove(name)? {
+            Awaited::Arrived(fd) => Some(Claim::Here(fd)),
+            Awaited::Taken(address) | Awaited::Claimed(address, _) => {
+                let (sender, receiver) = oneshot::channel();
+                state.awaited.insert(name.to_owned(), Awaited::Claimed(address, sender));
+                Some(Claim::Later(receiver))
+            }
+        }
+    }
+
+    /// The socket of a declared listener came with the worker's slot.
+    pub(crate) fn arrived(&self, name: &str, fd: OwnedFd) {
+        let mut state = self.lock();
+        match state.awaited.remove(name) {
+            // Its receiver lives as long as the listener is not given back.
+            Some(Awaited::Claimed(_, waiting)) => drop(waiting.send(fd)),
+            Some(Awaited::Taken(_) | Awaited::Arrived(_)) => {
+                state.awaited.insert(name.to_owned(), Awaited::Arrived(fd));
+            }
+            None => {
+                if let Some(bound) = state.declared.get_mut(name) {
+                    bound.fd = Some(fd);
+                }
+            }
+        }
+    }
+
     /// Takes a declared listener: once.
     pub(crate) fn take(&self, name: &str) -> Result<Bound, ListenError> {
         let mut state = self.lock();
-        state.declared.remove(name).ok_or_else(|| {
+        let taken = state.declared.remove(name);
+        if let Some(bound) = taken.as_ref().filter(|bound| bound.fd.is_none()) {
+            let address = bound.address.clone();
+            state.awaited.insert(name.to_owned(), Awaited::Taken(address));
+        }
+        taken.ok_or_else(|| {
             let detail = if state.names.iter().any(|declared| declared == name) {
                 "this worker has taken it already; a listener is taken once".to_owned()
             } else if state.names.is_empty() {
@@ -171,7 +243,11 @@ impl Listeners {
         // Whatever became of the descriptor, the master counts a share of this slot.
         let has_share = answer.is_ok() || inherited;
         let answer = answer.and_then(|BoundListener { key, address }| match fd {
-            Some(fd) => Ok(Bound { key, address, fd }),
+            Some(fd) => Ok(Bound {
+                key,
+                address,
+                fd: Some(fd),
+            }),
             None => Err(lost(address.to_string())),
         });
         let is_bound = answer.is_ok();

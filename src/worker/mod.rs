@@ -2,7 +2,7 @@
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
 //! it notes for the time after its death, `listeners` and `listener` what it may
-//! accept on, `serve` how it serves. Nothing here knows the master's actors, policies or machines.
+//! accept on, `serve` how it serves, `standby` what a worker without a slot keeps for later. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
@@ -13,6 +13,7 @@ mod listeners;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+mod standby;
 #[cfg(feature = "web")]
 mod web;
 

@@ -58,6 +58,7 @@ mod setup;
 mod signals;
 mod spawn_failures;
 mod specs;
+mod standby;
 mod stop_orders;
 mod storms;
 mod syscall_faults;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,
+        standby::SCENARIOS,
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         syscall_faults::SCENARIOS,

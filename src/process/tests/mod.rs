@@ -38,6 +38,7 @@ pub(super) fn contract() -> Contract {
         channel: 3,
         listeners: Vec::new(),
         recorder: None,
+        standby: None,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),

@@ -57,15 +57,18 @@ impl Intake {
     /// When `own` is no listening socket of a kind we serve. Outside of a runtime this panics, as every registration of
     /// a descriptor does.
     pub(crate) fn held(own: OwnedFd, shutdown: Shutdown, probation: Duration) -> io::Result<Self> {
-        let own = Listener::adopt(own)?;
-        let mut own = Socket::new(Source::Own, own);
-        if !probation.is_zero() {
-            own.is_on_probation = true;
-            own.pause = Some(Box::pin(tokio::time::sleep(probation)));
-        }
+        let intake = Self::awaiting(shutdown, || ());
+        intake.inner.on_wait.take();
+        intake.open(own, probation)?;
+        Ok(intake)
+    }
+
+    /// Has no socket before it is [`open`](Self::open), and calls `on_wait` when somebody waits for its connections.
+    pub(crate) fn awaiting(shutdown: Shutdown, on_wait: impl FnOnce() + 'static) -> Self {
         let notice = shutdown.clone();
         let inner = Inner {
-            sockets: RefCell::new(vec![own]),
+            sockets: RefCell::new(Vec::new()),
+            on_wait: Cell::new(Some(Box::new(on_wait))),
             next: Cell::new(0),
             pause: RefCell::new(None),
             acceptor: RefCell::new(None),
@@ -73,7 +76,25 @@ impl Intake {
             sweep: RefCell::new(None),
             shutdown,
         };
-        Ok(Self { inner: Rc::new(inner) })
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Takes connections from `own` from now on, but leaves them to others for the time of `probation`.
+    ///
+    /// # Errors
+    /// When `own` is no listening socket of a kind we serve.
+    pub(crate) fn open(&self, own: OwnedFd, probation: Duration) -> io::Result<()> {
+        let own = Listener::adopt(own)?;
+        let mut own = Socket::new(Source::Own, own);
+        if !probation.is_zero() {
+            own.is_on_probation = true;
+            own.pause = Some(Box::pin(tokio::time::sleep(probation)));
+        }
+        self.inner.sockets.borrow_mut().insert(0, own);
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+        Ok(())
     }
 
     /// A way to change the set from elsewhere.
@@ -108,14 +129,6 @@ impl Intake {
         sockets.len() < before
     }
 
-    /// Where the worker's own socket listens; `None` for a Unix path, and once the stop has started.
-    #[cfg(feature = "web")]
-    pub(crate) fn local_addr(&self) -> Option<std::net::SocketAddr> {
-        let sockets = self.inner.sockets.borrow();
-        let own = sockets.iter().find(|socket| socket.source == Source::Own)?;
-        own.listener.local_addr()
-    }
-
     #[cfg(feature = "web")]
     pub(crate) fn shutdown(&self) -> &Shutdown {
         &self.inner.shutdown
@@ -131,6 +144,8 @@ impl Intake {
 struct Inner {
     shutdown: Shutdown,
     sockets: RefCell<Vec<Socket>>,
+    /// Called when the connections are waited for the first time, if there is no socket yet.
+    on_wait: Cell<Option<Box<dyn FnOnce()>>>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Set while the process is out of descriptors or memory.
@@ -148,6 +163,9 @@ impl Inner {
             return Poll::Ready(self.sweep());
         }
         self.acceptor.replace(Some(cx.waker().clone()));
+        if let Some(on_wait) = self.on_wait.take() {
+            on_wait();
+        }
         if let Poll::Ready(accepted) = self.poll_sockets(cx) {
             return Poll::Ready(Some(accepted));
         }

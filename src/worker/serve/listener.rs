@@ -50,14 +50,6 @@ impl Listener {
         }
     }
 
-    #[cfg(feature = "web")]
-    pub(super) fn local_addr(&self) -> Option<std::net::SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
     pub(super) fn into_std(self) -> Option<StdListener> {
         match self {
             Self::Tcp(listener) => listener.into_std().ok().map(StdListener::Tcp),
