@@ -23,6 +23,10 @@ pub enum Role {
     PerWorker,
     /// A cluster with one socket for all workers.
     Shared,
+    /// As `PerWorker`, and one more worker stands by.
+    Standby,
+    /// As `Shared`, and one more worker stands by.
+    StandbyShared,
     /// As `PerWorker`, and each worker writes a flight recorder.
     Recorded,
     /// One process, an unmodified `HttpServer` with as many threads.
@@ -30,12 +34,31 @@ pub enum Role {
 }
 
 impl Role {
+    const ALL: [Self; 6] = [
+        Self::PerWorker,
+        Self::Shared,
+        Self::Standby,
+        Self::StandbyShared,
+        Self::Recorded,
+        Self::Threads,
+    ];
+
+    /// How many stand by.
+    const fn standby(self) -> u32 {
+        match self {
+            Self::Standby | Self::StandbyShared => 1,
+            Self::PerWorker | Self::Shared | Self::Recorded | Self::Threads => 0,
+        }
+    }
+
     /// Its name in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PerWorker => "per-worker",
             Self::Shared => "shared",
+            Self::Standby => "per-worker, standby",
+            Self::StandbyShared => "shared, standby",
             Self::Recorded => "recorded",
             Self::Threads => "threads",
         }
@@ -46,20 +69,18 @@ impl Role {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let name = std::env::var(ROLE).ok()?;
-    let role = [Role::PerWorker, Role::Shared, Role::Recorded, Role::Threads]
-        .into_iter()
-        .find(|role| role.name() == name)?;
+    let role = Role::ALL.into_iter().find(|role| role.name() == name)?;
     let address = std::env::var(ADDRESS).unwrap_or_default();
     let workers = crate::number(WORKERS, 1);
     Some(match role {
-        Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker, 0),
-        Role::Shared => cluster(&address, workers, Scheduling::Shared, 0),
-        Role::Recorded => cluster(&address, workers, Scheduling::PerWorker, 32 << 10),
+        Role::PerWorker | Role::Standby => cluster(&address, workers, Scheduling::PerWorker, (role, 0)),
+        Role::Shared | Role::StandbyShared => cluster(&address, workers, Scheduling::Shared, (role, 0)),
+        Role::Recorded => cluster(&address, workers, Scheduling::PerWorker, (role, 32 << 10)),
         Role::Threads => threads(&address, workers),
     })
 }
 
-fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usize) -> ExitCode {
+fn cluster(address: &str, workers: usize, scheduling: Scheduling, (role, recorder): (Role, usize)) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(scheduling);
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
@@ -68,6 +89,7 @@ fn cluster(address: &str, workers: usize, scheduling: Scheduling, recorder: usiz
         .reload_options(RolloutOptions::new().surge(surge))
         .listen_with("http", address, options)
         .flight_recorder(recorder)
+        .standby(role.standby())
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
         .worker(serve);
@@ -138,7 +160,7 @@ impl Server {
     /// As there.
     pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
         let address = free_address()?;
-        let mut command = match std::env::var_os(FOREIGN).filter(|_| !matches!(role, Role::Threads | Role::Recorded)) {
+        let mut command = match std::env::var_os(FOREIGN).filter(|_| matches!(role, Role::PerWorker | Role::Shared)) {
             Some(program) => {
                 let mut command = Command::new(program);
                 let workers = workers.to_string();
