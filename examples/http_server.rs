@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// How many workers to keep; default: one for each CPU.
     #[arg(long)]
     workers: Option<u32>,
+    /// How many more to keep booted without a slot, ready to follow one that ends.
+    #[arg(long, default_value_t = 0)]
+    standby: u32,
     /// Keep as many as the load asks for, from MIN to MAX; `--workers` is how many to begin with, default MIN.
     #[arg(long, value_name = "MIN..MAX", value_parser = range)]
     autoscale: Option<(u32, u32)>,
@@ -160,6 +163,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
     let mut builder = Cluster::builder()
         .listen_with("http", &args.listen, args.listen_options())
         .spawn(args.spawn_method())
+        .standby(args.standby)
         .restart_delay(args.restart_delay())
         .restart_limit(args.restart_limit())
         .grace(Duration::from_millis(args.grace_ms))
@@ -269,6 +273,8 @@ async fn serve(worker: Worker, server: Server, faults: bool) -> Result<(), Box<d
         Server::Own => worker.serve("http", move || App::new().configure(routes)).await?,
         Server::HttpServer => {
             let server = HttpServer::new(move || App::new().configure(routes.clone()));
+            // It accepts as soon as it has a socket, which a worker that stands by has not.
+            worker.activated().await;
             let server = server.workers(1).disable_signals().listen(worker.listener("http")?)?;
             worker.run_server(server.run()).await?;
         }

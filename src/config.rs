@@ -27,6 +27,9 @@ pub(crate) struct Config {
     pub(crate) max_age: Option<Duration>,
     /// 0 for never.
     pub(crate) max_requests: u64,
+    /// How many of the builder's own workers stand by, and how long; `None` for ever.
+    pub(crate) standby: u32,
+    pub(crate) standby_age: Option<Duration>,
     pub(crate) listeners: Vec<DeclaredListener>,
     /// Which of them the builder's own workers get; `None` for all.
     pub(crate) own_listeners: Option<Vec<String>>,
@@ -119,18 +122,38 @@ impl Config {
 
     /// What contradicts itself in a spec, beside its rules of restart.
     pub(crate) fn fault(&self, spec: &WorkerSpec) -> Option<SpecFault> {
+        let terms = self.terms(Some(spec));
+        let standby_fault = self.standby_fault(spec.config.standby, terms);
         let Terms {
             boot,
             lame_duck,
             flight_recorder,
             ..
-        } = self.terms(Some(spec));
-        if boot.is_zero() {
+        } = terms;
+        if standby_fault.is_some() {
+            standby_fault
+        } else if spec.config.standby > 0 && spec.cluster {
+            Some(SpecFault::StandbyUnheard)
+        } else if boot.is_zero() {
             Some(SpecFault::NoBootTime)
         } else if lame_duck > LAME_DUCK_MAX {
             Some(SpecFault::LongLameDuck)
         } else if !is_flight_recorder(flight_recorder) {
             Some(SpecFault::FlightRecorder)
+        } else {
+            None
+        }
+    }
+
+    /// Why workers with these terms cannot stand by, if so many are to.
+    pub(crate) fn standby_fault(&self, standby: u32, terms: Terms<'_>) -> Option<SpecFault> {
+        let listens = terms.listeners.map_or(self.listeners.len(), <[String]>::len);
+        if standby == 0 {
+            None
+        } else if terms.ready_when == ReadyWhen::Spawned {
+            Some(SpecFault::StandbyUnheard)
+        } else if listens > STANDBY_LISTENERS_MAX {
+            Some(SpecFault::StandbyListeners)
         } else {
             None
         }
@@ -217,6 +240,9 @@ pub(crate) struct DeclaredListener {
 
 /// A balancer that needs longer to notice that a worker is not ready is no balancer.
 pub(crate) const LAME_DUCK_MAX: Duration = Duration::from_secs(3600);
+
+/// The sockets of a slot go to a standby in one frame, and one frame carries no more.
+pub(crate) const STANDBY_LISTENERS_MAX: usize = 64;
 
 /// May a flight recorder be so large? The master reads all of it at each end of a worker, on the thread that supervises.
 pub(crate) const fn is_flight_recorder(bytes: usize) -> bool {

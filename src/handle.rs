@@ -329,10 +329,16 @@ impl WorkerRef {
         self.link.id
     }
 
-    /// The place it fills.
+    /// The place it fills; of a standby, what stands for none.
     #[must_use]
     pub fn slot(&self) -> &Slot {
-        &self.link.slot
+        self.link.slot()
+    }
+
+    /// Does it stand by, or boot for that? Then [`slot`](Self::slot) is no place; it is one from its promotion on.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.slot().is_standby()
     }
 
     /// Its generation.
@@ -468,7 +474,7 @@ impl fmt::Debug for WorkerRef {
         let view = self.link.view();
         f.debug_struct("WorkerRef")
             .field("id", &self.link.id)
-            .field("slot", &self.link.slot)
+            .field("slot", self.link.slot())
             .field("pid", &self.link.pid)
             .field("state", &view.state)
             .finish_non_exhaustive()

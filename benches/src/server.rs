@@ -31,6 +31,10 @@ pub enum Role {
     TwoChoices,
     /// By the client's address.
     Sticky,
+    /// As `PerWorker`, and one more worker stands by.
+    Standby,
+    /// As `Shared`, and one more worker stands by.
+    StandbyShared,
     /// As `PerWorker`, and each worker writes a flight recorder.
     Recorded,
     /// As `PerWorker`, and a zygote makes the workers.
@@ -50,6 +54,8 @@ impl Role {
             Self::LeastConnections => "least-connections",
             Self::TwoChoices => "two-choices",
             Self::Sticky => "sticky",
+            Self::Standby => "per-worker, standby",
+            Self::StandbyShared => "shared, standby",
             Self::Recorded => "recorded",
             Self::Zygote => "zygote",
             Self::Threads => "threads",
@@ -67,6 +73,8 @@ pub fn play() -> Option<ExitCode> {
     Some(match role {
         Role::PerWorker => cluster(&address, workers, Scheduling::PerWorker).main(),
         Role::Shared => cluster(&address, workers, Scheduling::Shared).main(),
+        Role::Standby => cluster(&address, workers, Scheduling::PerWorker).standby(1).main(),
+        Role::StandbyShared => cluster(&address, workers, Scheduling::Shared).standby(1).main(),
         Role::RoundRobin => cluster(&address, workers, Scheduling::RoundRobin).main(),
         Role::LeastConnections => cluster(&address, workers, Scheduling::LeastConnections).main(),
         Role::TwoChoices => cluster(&address, workers, Scheduling::TwoChoices).main(),
@@ -160,9 +168,7 @@ impl Server {
     /// As there.
     pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
         let address = free_address()?;
-        let mut command = match std::env::var_os(FOREIGN)
-            .filter(|_| !matches!(role, Role::Threads | Role::Recorded | Role::Zygote))
-        {
+        let mut command = match std::env::var_os(FOREIGN).filter(|_| matches!(role, Role::PerWorker | Role::Shared)) {
             Some(program) => {
                 let mut command = Command::new(program);
                 let workers = workers.to_string();
@@ -230,9 +236,11 @@ fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-const ALL: [Role; 9] = [
+const ALL: [Role; 11] = [
     Role::PerWorker,
     Role::Shared,
+    Role::Standby,
+    Role::StandbyShared,
     Role::RoundRobin,
     Role::LeastConnections,
     Role::TwoChoices,

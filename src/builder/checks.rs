@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::config::{Config, LAME_DUCK_MAX, is_flight_recorder};
 use crate::error::BuildError;
 use crate::model::SpecName;
+use crate::supervision::SpecConfig;
 
 /// Are the numbers and durations such as can be?
 pub(super) fn check_ranges(config: &Config) -> Result<(), BuildError> {
@@ -77,6 +78,15 @@ pub(super) fn check_specs(config: &Config, has_worker: bool) -> Result<(), Build
         .find(|name| !config.declares(name))
     {
         return Err(unknown(&config.spec, name));
+    }
+    let own = SpecConfig {
+        standby: config.standby,
+        standby_age: config.standby_age,
+        ..SpecConfig::new(config.spec.clone(), 0)
+    };
+    let fault = config.standby_fault(config.standby, config.terms(None));
+    if let Some(why) = fault.or(own.check(config.auto_shutdown).err()) {
+        return Err(BuildError::Spec(config.spec.clone(), why));
     }
     for (place, spec) in config.more_specs.iter().enumerate() {
         let name = &spec.config.name;

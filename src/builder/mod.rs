@@ -1,10 +1,11 @@
 //! `ClusterBuilder`: setters are prose with defaults; `build` validates, and nothing has an effect before `run`.
 
 mod checks;
+mod debug;
 mod listening;
+mod standby;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::policy::{
     RestartType, RolloutOptions, ShutdownPolicy, WhenEmpty,
 };
 use crate::spec::WorkerSpec;
+use crate::supervision::SpecConfig;
 use crate::worker::{Worker, WorkerOutput};
 
 /// Describes a cluster.
@@ -54,6 +56,8 @@ impl ClusterBuilder {
             reload: RolloutOptions::default(),
             max_age: None,
             max_requests: 0,
+            standby: 0,
+            standby_age: SpecConfig::new("", 0).standby_age,
             listeners: Vec::new(),
             own_listeners: None,
             settings: Settings::default(),
@@ -488,13 +492,5 @@ impl ClusterBuilder {
     #[must_use]
     pub fn main(self) -> std::process::ExitCode {
         Cluster::exit_code(self.build().map_err(RunError::from).and_then(Cluster::run))
-    }
-}
-
-impl fmt::Debug for ClusterBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClusterBuilder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::activation::Activation;
 use super::codec::{FrameError, RawFrame};
 use super::encode::{EncodeError, encode_frame};
 use crate::model::{
@@ -38,6 +39,8 @@ pub(crate) enum ToMaster {
         address: BoundAddress,
         adopts: bool,
     },
+    /// The worker has booted without a slot and waits for one.
+    Standby,
     /// The worker can serve.
     Ready,
     /// The worker stops of its own will.
@@ -74,6 +77,8 @@ pub(crate) enum ToMaster {
 pub(crate) enum ToWorker {
     /// Go on accepting for a while, then drain and end within the grace.
     Stop { grace_ms: u64, lame_duck_ms: u64 },
+    /// A worker that stands by has a slot from now on. Carries the slot's sockets.
+    Activate(Activation),
     /// The answer to `Bind`; with `Ok` comes one descriptor.
     Bound {
         id: u64,
@@ -162,6 +167,7 @@ impl Wire for ToMaster {
                     adopts: body.adopts,
                 }
             }
+            "standby" => Self::Standby,
             "ready" => Self::Ready,
             "leaving" => Self::Leaving,
             "announce" => Self::Announce(raw.payload()),
@@ -215,6 +221,7 @@ impl Wire for ToMaster {
                 };
                 put("listening", None, &body)
             }
+            Self::Standby => encode_frame("standby", None, fds, None, out),
             Self::Ready => encode_frame("ready", None, fds, None, out),
             Self::Leaving => encode_frame("leaving", None, fds, None, out),
             Self::Announce(payload) => put("announce", None, payload),
@@ -251,6 +258,7 @@ impl Wire for ToMaster {
             Self::Message(_) | Self::Call { .. } | Self::Reply { .. } => 0..=FRAME_FDS_MAX,
             Self::Online { .. }
             | Self::Listening { .. }
+            | Self::Standby
             | Self::Ready
             | Self::Leaving
             | Self::Announce(_)
@@ -287,6 +295,7 @@ impl Wire for ToWorker {
                 let StopBody { grace_ms, lame_duck_ms } = raw.parse()?;
                 Self::Stop { grace_ms, lame_duck_ms }
             }
+            "activate" => Self::Activate(raw.parse()?),
             "bound" => Self::Bound {
                 id: raw.id()?,
                 answer: raw.parse::<Answer<BoundListener, ListenError>>()?.into_result(),
@@ -321,6 +330,7 @@ impl Wire for ToWorker {
                 let (grace_ms, lame_duck_ms) = (*grace_ms, *lame_duck_ms);
                 put("stop", None, &StopBody { grace_ms, lame_duck_ms })
             }
+            Self::Activate(activation) => put("activate", None, activation),
             Self::Bound { id, answer } => put("bound", Some(*id), &Answer::of(answer)),
             Self::Adopt { key, slot } => put("adopt", None, &SlotBody::new(key, slot)),
             Self::Unadopt { key, slot } => put("unadopt", None, &SlotBody::new(key, slot)),
@@ -333,6 +343,7 @@ impl Wire for ToWorker {
     fn fds_allowed(&self) -> RangeInclusive<usize> {
         match self {
             Self::Message(_) | Self::Call { .. } | Self::Reply { .. } => 0..=FRAME_FDS_MAX,
+            Self::Activate(activation) => activation.fds(),
             Self::Adopt { .. } | Self::Bound { answer: Ok(_), .. } => 1..=1,
             Self::Stop { .. } | Self::Bound { answer: Err(_), .. } | Self::Unadopt { .. } => 0..=0,
         }

@@ -3,6 +3,7 @@
 //! Both sides use the same code: a [`Channel`] moves bytes, a [`Decoder`] turns them into frames, an [`Outbox`] holds what
 //! is not sent yet, [`Calls`] pairs answers with questions. Nothing here decides what a frame is *for*.
 
+mod activation;
 mod calls;
 mod channel;
 mod codec;
@@ -15,6 +16,7 @@ mod heartbeat_tests;
 mod outbox;
 mod talk;
 
+pub(crate) use activation::Activation;
 pub(crate) use calls::Calls;
 pub(crate) use channel::{Channel, ChannelError, ReadOutcome};
 pub(crate) use codec::{Counters, Decoder};

@@ -21,10 +21,11 @@ use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
 use crate::policy::{OutputRate, ReadyWhen};
 use crate::process::{
-    self, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode, Zygote, failure,
+    self, AwaitedListener, Contract, Image, InheritedListener, Lines, ProcessHandle, Readiness, SpawnPlan, WatchMode,
+    Zygote, failure,
 };
 use crate::recorder::Recording;
-use crate::socket::table::Handout;
+use crate::socket::table::{Handout, Place};
 use crate::supervision::{Lifecycle, LifecycleConfig};
 
 /// Which worker to start, where, and with what.
@@ -45,6 +46,8 @@ pub(crate) struct Birth<'a> {
     pub(crate) listeners: Vec<(String, Handout)>,
     /// Who makes the process, if it is not executed.
     pub(crate) zygote: Option<&'a mut Zygote>,
+    /// Of a standby: the listeners that it gets with its slot, and where they are.
+    pub(crate) awaits: Option<Vec<(String, Place)>>,
 }
 
 impl Birth<'_> {
@@ -112,6 +115,7 @@ impl Birth<'_> {
         let lifecycle = LifecycleConfig {
             ready_when: self.terms.ready_when,
             boot: self.terms.boot,
+            is_standby: self.awaits.is_some(),
             more_time: self.config.boot_extension,
             ask: self.config.ask,
             shutdown: self.terms.shutdown,
@@ -131,7 +135,9 @@ impl Birth<'_> {
     }
 
     fn attachment(&self, socket: OwnedFd) -> Attachment {
-        let names = self.listeners.iter().map(|(name, _)| ListenKey::Named(name.clone()));
+        let here = self.listeners.iter().map(|(name, _)| name);
+        let awaited = self.awaits.iter().flatten().map(|(name, _)| name);
+        let names = here.chain(awaited).map(|name| ListenKey::Named(name.clone()));
         Attachment {
             socket,
             listeners: names.collect(),
@@ -142,7 +148,8 @@ impl Birth<'_> {
 
     /// A nested master serves nobody itself: its workers have keepers of their own.
     fn has_keeper(&self) -> bool {
-        !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives)
+        let here = self.listeners.iter().any(|(_, handout)| handout.survives);
+        !self.cluster && (here || self.awaits.iter().flatten().any(|(_, place)| place.survives))
     }
 
     /// The pair on which connections travel. A cluster within accepts for itself.
@@ -188,6 +195,15 @@ impl Birth<'_> {
             listeners: listeners.collect(),
             recorder: None,
             keeper: self.has_keeper(),
+            standby: self.awaits.as_ref().map(|awaits| {
+                let awaited = |(name, place): &(String, Place)| AwaitedListener {
+                    name: name.clone(),
+                    address: place.address.clone(),
+                    scheduling: place.scheduling,
+                    survives: place.survives && !self.cluster,
+                };
+                awaits.iter().map(awaited).collect()
+            }),
             restarts: self.restarts,
             grace: self.terms.shutdown.longest(),
             lame_duck: self.terms.lame_duck,

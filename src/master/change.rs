@@ -136,9 +136,9 @@ impl ClusterSupervisor {
         let asked = self.replies().spec_of(request).cloned();
         let workers = |spec: &SpecName| {
             // The answer may come with the exit of one that had nothing to do.
-            let is_meant = |link: &&Arc<Link>| link.slot.spec == *spec && !link.view().state.is_dead();
+            let is_meant = |link: &&Arc<Link>| link.slot().spec == *spec && !link.view().state.is_dead();
             let mut workers: Vec<_> = self.links().filter(is_meant).collect();
-            workers.sort_by_key(|link| link.slot.index);
+            workers.sort_by_key(|link| link.slot().index);
             workers.into_iter().map(|link| link.id).collect()
         };
         let workers = asked.as_ref().map(workers).unwrap_or_default();

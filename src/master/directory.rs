@@ -4,7 +4,7 @@
 //! decided from it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crate::clock;
@@ -22,15 +22,25 @@ use crate::supervision::Fact;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: WorkerId,
-    pub(crate) slot: Slot,
+    /// What it was born to; of a standby no real slot.
+    birth: Place,
+    /// Where a standby came to when it was promoted.
+    promotion: OnceLock<Place>,
     pub(crate) generation: Generation,
     pub(crate) pid: u32,
-    pub(crate) restarts: u32,
     pub(crate) outbox: Outbox,
     pub(crate) calls: Calls,
     view: RwLock<View>,
     /// The worker's flight recorder, while it lives: this is kept longer than descriptors may be.
     recording: Mutex<Option<Arc<Recording>>>,
+}
+
+/// A slot as its worker finds it.
+#[derive(Debug)]
+struct Place {
+    slot: Slot,
+    /// Restarts of the slot before it.
+    restarts: u32,
 }
 
 /// The part of a worker's record that changes.
@@ -80,15 +90,36 @@ impl Link {
         });
         Self {
             id,
-            slot,
+            birth: Place { slot, restarts },
+            promotion: OnceLock::new(),
             generation,
             pid,
-            restarts,
             outbox,
             calls,
             view,
             recording: Mutex::default(),
         }
+    }
+
+    /// The place it fills.
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.place().slot
+    }
+
+    /// Restarts of its slot before it.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.place().restarts
+    }
+
+    fn place(&self) -> &Place {
+        self.promotion.get().unwrap_or(&self.birth)
+    }
+
+    /// It stood by, and has this slot from now on.
+    pub(crate) fn promote(&self, slot: Slot, restarts: u32) {
+        // A worker is promoted once: the machine forgets the standby with it.
+        self.promotion.set(Place { slot, restarts }).ok();
+        self.change().times.promoted = Some(clock::now());
     }
 
     pub(crate) fn with_recording(self, recording: Option<Recording>) -> Self {
@@ -155,6 +186,7 @@ impl Link {
         view.exited_after_disconnect = news.exited_after_disconnect;
         match &news.fact {
             Fact::Online => view.times.online = now,
+            Fact::StandsBy => view.times.standby = now,
             Fact::Listening(address) => {
                 view.times.listening = view.times.listening.or(now);
                 // A worker may repeat itself, or make addresses up without end.
@@ -213,7 +245,7 @@ impl Link {
         let view = self.view();
         WorkerInfo {
             id: self.id,
-            slot: self.slot.clone(),
+            slot: self.slot().clone(),
             generation: self.generation,
             pid: Some(self.pid),
             state: view.state,
@@ -226,7 +258,8 @@ impl Link {
         let until = view.times.exited.unwrap_or_else(clock::now);
         WorkerSnapshot {
             id: self.id,
-            slot: self.slot.clone(),
+            slot: self.slot().clone(),
+            standby: self.slot().is_standby(),
             generation: self.generation,
             pid: Some(self.pid),
             state: view.state,
@@ -237,7 +270,7 @@ impl Link {
                 .created
                 .map_or_else(Default::default, |created| until.since(created)),
             times: view.times,
-            restarts: self.restarts,
+            restarts: self.restarts(),
             stats: view.stats,
             addresses: view.addresses,
             accepting: view.accepting.len(),

@@ -158,6 +158,7 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
         | ToMaster::Bind { .. }
         | ToMaster::Failed(_) => true,
         ToMaster::Online { .. }
+        | ToMaster::Standby
         | ToMaster::Ready
         | ToMaster::Leaving
         | ToMaster::Announce(_)
@@ -174,6 +175,6 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
 const fn tells_a_step(frame: &ToMaster) -> bool {
     matches!(
         frame,
-        ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Ready
+        ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Standby | ToMaster::Ready
     )
 }

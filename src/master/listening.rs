@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ipc::{BoundListener, ToWorker};
 use crate::master::Link;
@@ -13,7 +14,7 @@ use crate::master::handover::{Attachment, Dispatch, Means, Order as Dispatching}
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot, WorkerId};
 use crate::policy::{ListenerPolicy, policy_of};
 use crate::socket::serving::{Order, Serving};
-use crate::socket::table::{Handout, ListenerTable};
+use crate::socket::table::{Handout, ListenerTable, Place};
 
 /// Every listening socket of the cluster.
 #[derive(Debug, Default)]
@@ -100,6 +101,12 @@ impl Listening {
         self.table.keepable()
     }
 
+    /// Where those of the declared listeners are that have such a name, for a worker that has no slot yet.
+    pub(crate) fn declared_places(&self, gets: impl Fn(&str) -> bool) -> Vec<(String, Place)> {
+        let place = |name: &String| Some((name.clone(), self.table.place(&ListenKey::Named(name.clone()))?));
+        self.names.iter().filter(|name| gets(name)).filter_map(place).collect()
+    }
+
     /// A worker exists: orders can reach it, and connections through `handover`.
     pub(crate) fn born(&mut self, link: &Arc<Link>, handover: Option<Attachment>) {
         if let Some(attachment) = handover {
@@ -121,7 +128,7 @@ impl Listening {
             ListenKey::Asked { address, .. } => self.settled(address, options),
             ListenKey::Named(_) => options.clone(),
         };
-        let (answer, fds, result) = match self.acquire(key, cwd, &options, &link.slot) {
+        let (answer, fds, result) = match self.acquire(key, cwd, &options, link.slot()) {
             Ok(handout) => {
                 let Handout {
                     key,
@@ -194,11 +201,32 @@ impl Listening {
         let error = ListenError {
             address: key.to_string(),
             errno: None,
-            detail: format!("the workers of spec {} do not get this listener", link.slot.spec),
+            detail: format!("the workers of spec {} do not get this listener", link.slot().spec),
         };
         let answer = Err(error.clone());
         send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
         Err(error)
+    }
+
+    /// Answers a worker that asked for a listener, and has no slot that it could be for.
+    pub(crate) fn put_off(link: &Link, request: u64, key: &ListenKey) -> Result<(), ListenError> {
+        let error = ListenError {
+            address: key.to_string(),
+            errno: None,
+            detail: "this worker stands by and has no slot; ask again when it is activated".to_owned(),
+        };
+        let answer = Err(error.clone());
+        send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
+        Err(error)
+    }
+
+    /// A worker that stood by has this slot now.
+    pub(crate) fn promoted(&mut self, worker: WorkerId, slot: Slot, probation: Duration) {
+        self.dispatch.tell(Dispatching::Promoted {
+            worker,
+            slot,
+            probation,
+        });
     }
 
     /// A worker accepts on `key`.
@@ -206,7 +234,7 @@ impl Listening {
         let (worker, on) = (link.id, key.clone());
         self.dispatch.tell(Dispatching::Accepts { worker, key: on });
         if self.per_worker.contains(key) {
-            let orders = self.serving.worker_listening(key, &link.slot, link.id, adopts);
+            let orders = self.serving.worker_listening(key, link.slot(), link.id, adopts);
             self.carry_out(orders);
         }
     }
@@ -217,7 +245,7 @@ impl Listening {
         self.dispatch.tell(Dispatching::GaveBack { worker, key: on });
         let orders = self.serving.worker_unlistened(key, link.id);
         self.carry_out(orders);
-        if self.table.release(key, &link.slot) {
+        if self.table.release(key, link.slot()) {
             self.closed(key);
         }
     }

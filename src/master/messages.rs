@@ -1,11 +1,12 @@
 //! What the actors of the master say to each other, and the model's types as actix messages.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Message as ActixMessage;
 
-use crate::ipc::{Incoming, ToMaster};
+use crate::ipc::{Activation, Incoming, ToMaster};
 use crate::master::{Command, Link};
 use crate::model::{
     ClusterEvent, EndCause, EventKind, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal,
@@ -50,8 +51,10 @@ impl ActixMessage for Happening {
 }
 
 /// What the supervisor wants done with a worker. To its `WorkerActor`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum WorkerOrder {
+    /// Give it the slot that it was promoted to.
+    Activate(Activation, Vec<OwnedFd>),
     /// End it in order.
     Stop(ShutdownPolicy),
     /// Send it a signal for the user, and remember for what, if it is meant to end it.

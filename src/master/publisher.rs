@@ -125,6 +125,8 @@ fn log(worker: Option<&WorkerInfo>, origin: Option<&Origin>, kind: &EventKind) {
             );
         }
         EventKind::Online => info!(worker = id, pid, "worker online"),
+        EventKind::Standby => info!(worker = id, pid, "worker stands by"),
+        EventKind::Promoted => info!(worker = id, slot, pid, "worker promoted"),
         EventKind::Listening(address) => info!(worker = id, pid, %address, "worker listening"),
         EventKind::Ready => info!(worker = id, pid, "worker ready"),
         EventKind::AllReady { workers } => info!(workers, "all workers ready"),

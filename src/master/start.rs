@@ -161,6 +161,8 @@ fn machine_config(config: &Config) -> SupervisionConfig {
         shutdown: config.shutdown,
         max_age: config.max_age,
         max_requests: config.max_requests,
+        standby: config.standby,
+        standby_age: config.standby_age,
         ..SpecConfig::new(config.spec.clone(), config.workers)
     };
     let own = config.has_own_spec.then_some(spec);

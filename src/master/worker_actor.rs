@@ -213,6 +213,7 @@ impl WorkerActor {
                 let what = format!("it speaks version {protocol} of the protocol, this master version {PROTOCOL}");
                 reports.extend(self.step(LifeInput::ProtocolBroken(what), ctx));
             }
+            ToMaster::Standby => reports.extend(self.step(LifeInput::StandsBy, ctx)),
             ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
             ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
             ToMaster::Listening { key, address, adopts } => {
@@ -350,6 +351,13 @@ impl Handler<WorkerOrder> for WorkerActor {
 
     fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
         let input = match order {
+            WorkerOrder::Activate(activation, fds) => {
+                // A channel that is closed belongs to a worker whose end is on its way here.
+                if let Err(error) = self.link.outbox.push(&ToWorker::Activate(activation), fds) {
+                    tracing::debug!(worker = self.link.id.get(), err = %error, "not activated");
+                }
+                LifeInput::Activated
+            }
             WorkerOrder::Stop(policy) => {
                 // The policy may have changed since the worker was started; it is told how long it has.
                 if policy != ShutdownPolicy::Brutal {

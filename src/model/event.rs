@@ -63,6 +63,10 @@ pub enum EventKind {
     Fork,
     /// The library in the worker runs and reads its channel. It says nothing about user code, which begins after it.
     Online,
+    /// The worker has booted and stands by: it waits for a slot, and costs no time when it gets one.
+    Standby,
+    /// The worker stood by and has a slot from now on, which `WorkerInfo::slot` tells. It listens and gets ready next.
+    Promoted,
     /// The worker listens; once for each socket.
     Listening(BoundAddress),
     /// The worker can serve; from here on its boot limit is off.

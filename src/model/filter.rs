@@ -137,6 +137,8 @@ impl EventKind {
             Self::Setup(_)
             | Self::Fork
             | Self::Online
+            | Self::Standby
+            | Self::Promoted
             | Self::Listening(_)
             | Self::Ready
             | Self::AllReady { .. }
@@ -172,6 +174,8 @@ impl EventKind {
             Self::Setup(_)
             | Self::Fork
             | Self::Online
+            | Self::Standby
+            | Self::Promoted
             | Self::Listening(_)
             | Self::Ready
             | Self::AllReady { .. }

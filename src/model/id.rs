@@ -98,10 +98,28 @@ impl Slot {
             index,
         }
     }
+
+    /// What stands in the place of a slot for a worker of `spec` that stands by and has none.
+    #[must_use]
+    pub fn standby(spec: impl Into<SpecName>) -> Self {
+        Self::new(spec, Self::STANDBY)
+    }
+
+    /// Is it no place at all, because the worker stands by?
+    #[must_use]
+    pub const fn is_standby(&self) -> bool {
+        self.index == Self::STANDBY
+    }
+
+    /// A number that no slot has: there are far fewer.
+    const STANDBY: u32 = u32::MAX;
 }
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_standby() {
+            return write!(f, "{}.standby", self.spec);
+        }
         write!(f, "{}.{}", self.spec, self.index)
     }
 }

@@ -58,6 +58,10 @@ pub enum Kind {
     Custom,
     /// [`EventKind::SubscriberLost`].
     SubscriberLost,
+    /// [`EventKind::Standby`].
+    Standby,
+    /// [`EventKind::Promoted`].
+    Promoted,
     /// [`EventKind::Lagged`].
     Lagged,
     /// [`EventKind::Rescued`].
@@ -97,6 +101,8 @@ impl Kind {
             Self::Recovered => "recovered",
             Self::Custom => "custom",
             Self::SubscriberLost => "subscriber_lost",
+            Self::Standby => "standby",
+            Self::Promoted => "promoted",
             Self::Lagged => "lagged",
             Self::Rescued => "rescued",
             Self::RequestRefused => "request_refused",
@@ -134,6 +140,8 @@ impl EventKind {
             Self::Recovered => Kind::Recovered,
             Self::Custom(_) => Kind::Custom,
             Self::SubscriberLost { .. } => Kind::SubscriberLost,
+            Self::Standby => Kind::Standby,
+            Self::Promoted => Kind::Promoted,
             Self::Lagged { .. } => Kind::Lagged,
             Self::Rescued { .. } => Kind::Rescued,
             Self::RequestRefused { .. } => Kind::RequestRefused,

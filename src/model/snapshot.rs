@@ -26,6 +26,12 @@ pub struct WorkerTimes {
     pub disconnected: Option<Mono>,
     /// It was reaped.
     pub exited: Option<Mono>,
+    /// It had booted and stood by.
+    #[serde(default)]
+    pub standby: Option<Mono>,
+    /// It stood by and got a slot.
+    #[serde(default)]
+    pub promoted: Option<Mono>,
 }
 
 /// What a worker says about its work. Numbers from a worker are hints: nothing is decided by them alone.
@@ -51,6 +57,9 @@ pub struct WorkerSnapshot {
     pub id: WorkerId,
     /// The place it fills.
     pub slot: Slot,
+    /// Does it stand by, or boot for that? Then `slot` is no place ([`Slot::is_standby`]), and `ready` is false.
+    #[serde(default)]
+    pub standby: bool,
     /// Its generation.
     pub generation: Generation,
     /// Its process id.
@@ -161,7 +170,7 @@ pub enum Phase {
 pub struct Counts {
     /// Specs, running or not.
     pub specs: usize,
-    /// Processes that live, as far as the master knows.
+    /// Processes that live, as far as the master knows; those that stand by, or boot for that, included.
     pub active: usize,
     /// Slots that are to hold a worker; those that wait for a restart, were given up or declined included.
     pub workers: usize,
@@ -174,6 +183,9 @@ pub struct Counts {
     /// Slots whose worker had nothing to do; among `workers`, as OTP counts them.
     #[serde(default)]
     pub declined: usize,
+    /// Workers that stand by and could take a slot now.
+    #[serde(default)]
+    pub standbys: usize,
 }
 
 /// What became of the connections that passed through the master, since its start.

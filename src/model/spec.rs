@@ -33,6 +33,23 @@ pub enum SpecFault {
     /// A worker that is too old at once is replaced for ever.
     #[error("its `max_age` is zero; give it a length, or none")]
     NoAge,
+    /// More standbys than ever end at one time.
+    #[error("it wants more than 64 standby workers; ask for fewer")]
+    TooManyStandbys,
+    /// A standby that is too old at once is replaced for ever.
+    #[error("its `standby_age` is zero; give it a length, or none")]
+    NoStandbyAge,
+    /// Nobody could tell when such a standby has booted, nor give it a slot.
+    #[error(
+        "its program does not speak to the master (`ReadyWhen::Spawned`), or is a cluster itself, so it cannot stand by;              leave `standby` out"
+    )]
+    StandbyUnheard,
+    /// What belongs to a slot goes to a standby in one message.
+    #[error(
+        "its workers get more than 64 listeners, which is more than a standby can take over; choose some with `listeners`, or \
+             leave `standby` out"
+    )]
+    StandbyListeners,
     /// A worker that has no time never gets ready.
     #[error("its boot limit is 0, so no worker ever gets ready; give it more, or leave it out")]
     NoBootTime,

@@ -36,6 +36,9 @@ pub(crate) struct Contract {
     /// Is a keeper to be started beside it, which saves its connections when it dies? Absent in older contracts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeper: bool,
+    /// Of a worker that is to stand by: the listeners that it gets with its slot. It has none until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Vec<AwaitedListener>>,
     /// Restarts of the slot before this worker.
     pub restarts: u32,
     /// How often it gives a sign of life; never, if this is missing.
@@ -88,6 +91,17 @@ pub(crate) struct InheritedListener {
     pub address: BoundAddress,
     pub scheduling: Scheduling,
     /// Its connections are saved when the worker dies. Absent in older contracts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub survives: bool,
+}
+
+/// A listening socket that a standby gets with its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AwaitedListener {
+    pub name: String,
+    pub address: BoundAddress,
+    pub scheduling: Scheduling,
+    /// As for one that is inherited.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub survives: bool,
 }

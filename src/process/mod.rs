@@ -18,7 +18,7 @@ mod zygote;
 mod tests;
 
 pub(crate) use crate::sys::process::heed_children;
-pub(crate) use bootstrap::{Contract, InheritedListener, Readiness, Role, role};
+pub(crate) use bootstrap::{AwaitedListener, Contract, InheritedListener, Readiness, Role, role};
 pub(crate) use exit_watch::{ProcessHandle, Reaped, WatchMode};
 pub(crate) use image::{Image, at_first as remember_image};
 pub(crate) use keeper::KeeperHandle;

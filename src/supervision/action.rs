@@ -21,6 +21,20 @@ pub(crate) enum Action {
         /// Restarts of its slot before it.
         restarts: u32,
     },
+    /// Start this worker, which is to stand by: without a slot, and what belongs to one. Answer as for `Spawn`.
+    SpawnStandby {
+        id: WorkerId,
+        spec: SpecName,
+        generation: Generation,
+    },
+    /// This worker, which stands by, has this slot from now on: give it what belongs to the slot. It boots from here to its
+    /// `WorkerReady`. A failure is its end.
+    Promote {
+        id: WorkerId,
+        slot: Slot,
+        /// Restarts of the slot before it.
+        restarts: u32,
+    },
     /// Tell this worker's `Lifecycle` to stop. May come a second time with a faster policy.
     Stop { id: WorkerId, policy: ShutdownPolicy },
     /// Publish this event; every state a handle can read is already the new one.

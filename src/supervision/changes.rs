@@ -112,7 +112,7 @@ impl Supervision {
                 let deadline = now + self.options_of(why).step_deadline;
                 let progress = Progress::Booting { deadline };
                 self.changes.insert(key, Change { why, way, progress });
-                self.spawn_beside(key, self.goal_of(key));
+                self.spawn_beside(key, self.goal_of(key), now);
             }
             Way::InPlace => {
                 let progress = Progress::Emptying;

@@ -132,7 +132,7 @@ impl Supervision {
             request,
             spec,
             before: self.next_id,
-            left: self.roster.sums_of(spec).living(),
+            left: self.roster.sums_of(spec).living() + self.standbys.living_of(spec),
             failed,
         });
     }
@@ -234,6 +234,7 @@ impl Supervision {
             self.roster.remove(seat);
         }
         self.roster.remove_spec(key);
+        self.standbys.forget_spec(key);
         if let Some(spec) = self.specs.remove(&key) {
             self.order.retain(|known| *known != key);
             self.by_name.remove(&spec.config.name);
@@ -246,6 +247,7 @@ impl Supervision {
         self.roster
             .seats_of(key)
             .find_map(|(_, seat)| seat.content().workers().next())
+            .or_else(|| self.standbys.of(key).next().map(|standby| standby.worker))
             .map(|worker| worker.id)
     }
 
@@ -286,6 +288,7 @@ impl Supervision {
         let is_awaited = self.stops.iter().any(|stop| stop.spec == key);
         let mut seats = self.roster.seats_of(key).peekable();
         !is_awaited
+            && self.standbys.of(key).next().is_none()
             && seats.peek().is_some()
             && seats.all(|(_, seat)| seat.state() == SeatState::Stopped && seat.beside().is_none())
     }

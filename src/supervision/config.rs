@@ -70,6 +70,10 @@ pub(crate) struct SpecConfig {
     pub(crate) max_age: Option<Duration>,
     /// After how many requests a worker is replaced, more or less by a tenth; 0 for never.
     pub(crate) max_requests: u64,
+    /// How many workers stand by for its slots.
+    pub(crate) standby: u32,
+    /// How long one does, more or less by a tenth, before another takes its place; `None` for ever.
+    pub(crate) standby_age: Option<Duration>,
 }
 
 impl SpecConfig {
@@ -88,6 +92,8 @@ impl SpecConfig {
             significant: false,
             max_age: None,
             max_requests: 0,
+            standby: 0,
+            standby_age: Some(STANDBY_AGE),
         }
     }
 
@@ -109,6 +115,10 @@ impl SpecConfig {
             SpecFault::NoPeriod
         } else if self.max_age.is_some_and(|age| age.is_zero()) {
             SpecFault::NoAge
+        } else if self.standby > STANDBY_MAX {
+            SpecFault::TooManyStandbys
+        } else if self.standby_age.is_some_and(|age| age.is_zero()) {
+            SpecFault::NoStandbyAge
         } else {
             match (self.significant, self.restart, auto_shutdown) {
                 (true, RestartType::Permanent, _) => SpecFault::SignificantPermanent,
@@ -144,5 +154,9 @@ pub(crate) struct Rules {
 
 /// A spec's name is shown in every event and log line of its workers.
 const NAME_MAX: usize = 64;
+/// What a standby has opened before (connections to a database, say) is not good for ever.
+const STANDBY_AGE: Duration = Duration::from_secs(3600);
+/// They cost as much as workers that serve, and are there for the few that end at one time.
+const STANDBY_MAX: u32 = 64;
 /// As many workers as a builder may ask for.
 const COUNT_MAX: u32 = 10_000;

@@ -64,6 +64,8 @@ impl Supervision {
             }
         }
         let first = group.at;
+        // What they have opened may be what failed. They come back when the group is up.
+        self.stop_standbys(|spec| group.covers(spec), None);
         self.group = Some(group);
         self.stop_spec_of_group(first);
     }

@@ -20,6 +20,8 @@ pub(crate) enum Input {
     WorkerForked { id: WorkerId },
     /// The library in it runs.
     WorkerOnline { id: WorkerId },
+    /// It is a standby and could take a slot.
+    WorkerStandsBy { id: WorkerId },
     /// It listens on one more socket.
     WorkerListening { id: WorkerId, address: BoundAddress },
     /// It can serve.

@@ -20,6 +20,8 @@ pub(crate) struct LifecycleConfig {
     pub(crate) ask: Duration,
     /// How long it may take to end when the master ends it for a fault, after a polite signal, or when it leaves by itself.
     pub(crate) shutdown: ShutdownPolicy,
+    /// Has it no slot yet? Then nothing makes it ready before it is told that it has one.
+    pub(crate) is_standby: bool,
     /// How long it goes on accepting after it was told to stop; its time to end counts from there.
     pub(crate) lame_duck: Duration,
 }
@@ -33,6 +35,10 @@ pub(crate) enum LifeInput {
     Listening(BoundAddress),
     /// It said: I can serve.
     Ready,
+    /// It said: I have booted, and wait for a slot.
+    StandsBy,
+    /// It is told that it has a slot.
+    Activated,
     /// It said: I stop.
     Leaving,
     /// It asks for so much more time.
@@ -98,6 +104,7 @@ pub(crate) struct Report {
 pub(crate) enum Fact {
     Online,
     Listening(BoundAddress),
+    StandsBy,
     Ready,
     Exiting,
     Disconnected,

@@ -26,6 +26,9 @@ use super::life::{Fact, LifeInput, LifecycleConfig, Note, Order, Output, Report}
 ///  any ── Exited ──► Dead
 /// ```
 ///
+/// A standby is `boot: Standby` from its word that it has booted until it has a slot; then it is `Pending` anew.
+///
+///
 /// A worker may lie: what is out of order changes nothing but a count.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
@@ -33,6 +36,8 @@ pub(crate) struct Lifecycle {
     pub(super) state: State,
     /// When it must be ready, whatever it asks for.
     ready_by: Mono,
+    /// It has no slot yet.
+    is_held: bool,
     pub(super) ladder: Ladder,
     /// Why the master is ending it; the first reason stays.
     pub(super) cause: Option<ExitReason>,
@@ -70,6 +75,8 @@ pub(super) enum Heard {
 pub(super) enum Boot {
     /// Not ready; killed at this instant.
     Pending(Mono),
+    /// It waits for a slot, for as long as it takes.
+    Standby,
     Ready,
     /// Killed because it was not ready in time.
     Expired,
@@ -100,6 +107,7 @@ impl Lifecycle {
                 boot: Boot::Pending(now + config.boot),
             },
             ready_by: now + config.boot + config.more_time,
+            is_held: config.is_standby,
             ladder: Ladder::default(),
             cause: None,
             exited_after_disconnect: None,
@@ -111,7 +119,7 @@ impl Lifecycle {
             ignored: 0,
             outputs: VecDeque::new(),
         };
-        if config.ready_when == ReadyWhen::Spawned {
+        if config.ready_when == ReadyWhen::Spawned && !config.is_standby {
             this.become_ready(Heard::Silent);
         }
         this
@@ -125,6 +133,14 @@ impl Lifecycle {
             self.forgive_hold_up(now);
         }
         match (self.state, input) {
+            // Without a slot there is nothing to listen on, and nothing to be ready for.
+            (State::Up { .. }, In::Listening(_) | In::Ready) if self.is_held => return self.ignore(),
+            (State::Up { heard: heard @ (Heard::Online | Heard::Listening), boot: Boot::Pending(_) }, In::StandsBy) if self.is_held => {
+                self.state = State::Up { heard, boot: Boot::Standby };
+                self.tell(Fact::StandsBy);
+            }
+            (State::Up { heard, boot: Boot::Standby }, In::Activated) => self.activate(heard, now),
+
             // It comes up. Silent → Online → Listening, in this order only.
             (State::Up { heard: Heard::Silent, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Online) => {
                 self.progress(Heard::Online, boot, Fact::Online);
@@ -144,14 +160,14 @@ impl Lifecycle {
                 self.state = State::Up { heard, boot: Boot::Pending(at) };
             }
 
-            (State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::Leaving) => {
+            (State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Standby | Boot::Ready) }, In::Leaving) => {
                 self.leave(boot == Boot::Ready, now);
             }
             (State::Exiting(past @ Past { left: false, .. }), In::Leaving) => {
                 self.ladder.answered();
                 self.state = State::Exiting(Past { left: true, ..past });
             }
-            (State::Up { heard, boot: boot @ (Boot::Pending(_) | Boot::Ready) }, In::StopOrdered(policy)) => {
+            (State::Up { heard, boot: boot @ (Boot::Pending(_) | Boot::Standby | Boot::Ready) }, In::StopOrdered(policy)) => {
                 self.stop(heard, boot == Boot::Ready, policy, now);
             }
             (State::Up { boot: Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::StopOrdered(policy)) => {
@@ -200,13 +216,18 @@ impl Lifecycle {
             (State::Disconnected(past), In::Exited(status)) => self.exit(past, status, now),
 
             // Out of order or said twice: a lie or a mistake of the worker.
-            (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Pending(_) | Boot::Ready }, In::Online)
+            (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Pending(_) | Boot::Standby | Boot::Ready }, In::Online)
+            // Nobody stands by who has a slot or is not online, and nobody is promoted who does not stand by.
+            | (State::Up { .. } | State::Exiting(_) | State::Disconnected(_), In::StandsBy | In::Activated)
+            // Who stands by is online, and is held until it is told that it has a slot.
+            | (State::Up { heard: Heard::Silent, boot: Boot::Standby }, In::Online | In::Leaving)
+            | (State::Up { boot: Boot::Standby, .. }, In::Listening(_) | In::Ready)
             | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) | Boot::Ready }, In::Listening(_) | In::Ready | In::Leaving)
             | (State::Up { heard: Heard::Online | Heard::Listening, boot: Boot::Ready }, In::Ready)
             | (State::Exiting(Past { left: true, .. }), In::Leaving)
             // Only the way to ready has a limit that this machine keeps.
             | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) }, In::MoreTime(_))
-            | (State::Up { boot: Boot::Ready | Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::MoreTime(_))
+            | (State::Up { boot: Boot::Standby | Boot::Ready | Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::MoreTime(_))
             // Sent before it learned of its end, or the end was decided.
             | (State::Up { boot: Boot::Expired, .. }, In::Online | In::Listening(_) | In::Ready | In::Leaving)
             | (State::Exiting(_), In::Online | In::Listening(_) | In::Ready)
@@ -219,6 +240,8 @@ impl Lifecycle {
                 In::Online
                 | In::Listening(_)
                 | In::Ready
+                | In::StandsBy
+                | In::Activated
                 | In::Leaving
                 | In::MoreTime(_)
                 | In::Stats(_)
@@ -272,7 +295,7 @@ impl Lifecycle {
                 ..
             } => Some(at),
             State::Up {
-                boot: Boot::Ready | Boot::Expired,
+                boot: Boot::Standby | Boot::Ready | Boot::Expired,
                 ..
             }
             | State::Exiting(_)
@@ -355,8 +378,22 @@ impl Lifecycle {
             ReadyWhen::Listening => heard == Heard::Listening,
             ReadyWhen::Spawned | ReadyWhen::Called => false,
         };
-        if rule_met && boot != Boot::Ready {
+        if rule_met && boot != Boot::Ready && !self.is_held {
             self.become_ready(heard);
+        }
+    }
+
+    /// It has a slot: from here on it is a worker that boots, and may be ready by what it was heard of already.
+    fn activate(&mut self, heard: Heard, now: Mono) {
+        self.is_held = false;
+        self.state = State::Up {
+            heard,
+            boot: Boot::Pending(now + self.config.boot),
+        };
+        self.ready_by = now + self.config.boot + self.config.more_time;
+        match self.config.ready_when {
+            ReadyWhen::Spawned | ReadyWhen::Online => self.become_ready(heard),
+            ReadyWhen::Listening | ReadyWhen::Called => {}
         }
     }
 

@@ -34,6 +34,7 @@ mod rules;
 mod scale;
 mod seat;
 mod settle;
+mod standby;
 mod starts;
 
 pub(crate) use action::{Action, ForkRefused, Outcome, ScaleRefused, Scaled, SpecRefused};
@@ -59,6 +60,7 @@ use recycle::Recycling;
 use rollout::Reloads;
 use roster::Roster;
 use seat::{Occupant, Purpose, SeatKey, SeatState, SpecKey, Stage, Turn};
+use standby::{Standby, Standbys};
 use starts::Start;
 
 /// The cluster's machine: keeps each slot what it should be, and ends exactly once.
@@ -99,6 +101,7 @@ pub(crate) struct Supervision {
     changes: BTreeMap<SeatKey, Change>,
     reloads: Reloads,
     recycling: Recycling,
+    standbys: Standbys,
     /// Who waits until every slot of a spec has a ready worker.
     starts: BTreeMap<RequestId, Start>,
     /// Who waits until the processes of a spec are gone.
@@ -148,6 +151,7 @@ impl Supervision {
             changes: BTreeMap::new(),
             reloads: Reloads::default(),
             recycling: Recycling::default(),
+            standbys: Standbys::default(),
             starts: BTreeMap::new(),
             stops: Vec::new(),
             ended: BTreeSet::new(),
@@ -172,6 +176,9 @@ impl Supervision {
             self.ignore();
             return self.refuse_late(&input);
         }
+        let Some(input) = self.take_standby_input(input, now) else {
+            return self.settle(now);
+        };
         match input {
             Input::Started => match self.course {
                 Course::Prepared => self.course = Course::Running,
@@ -179,6 +186,8 @@ impl Supervision {
             },
             Input::WorkerForked { id } => self.forked(id),
             Input::WorkerOnline { id } => self.heard(id, EventKind::Online, |_| {}),
+            // Only who is no standby any more, or never was, comes here.
+            Input::WorkerStandsBy { .. } => self.ignore(),
             Input::WorkerListening { id, address } => self.heard(id, EventKind::Listening(address), |_| {}),
             Input::WorkerReady { id } => self.got_ready(id, now),
             Input::WorkerExiting { id } => self.heard(id, EventKind::Exiting, Occupant::end),
@@ -243,11 +252,13 @@ impl Supervision {
     pub(crate) fn next_deadline(&self) -> Option<Mono> {
         let group = self.group.as_ref().and_then(|group| group.next_deadline());
         let changes = self.changes.values().filter_map(Change::next_deadline);
+        let is_running = self.course == Course::Running;
         self.roster
             .next_deadline()
             .into_iter()
             .chain(group)
             .chain(changes)
+            .chain(self.standbys.next_deadline().filter(|_| is_running))
             // A reload rests while a group restarts.
             .chain(self.reloads.next_deadline().filter(|_| self.group.is_none()))
             .min()
@@ -306,7 +317,7 @@ impl Supervision {
         Some(SpecStatus {
             config: spec.config.clone(),
             generation: spec.generation,
-            counts: counts(1, self.roster.sums_of(key)),
+            counts: counts(1, self.roster.sums_of(key), self.standbys.of(key)),
         })
     }
 
@@ -327,7 +338,7 @@ impl Supervision {
 
     /// How many of what (OTP's `count_children`).
     pub(crate) fn counts(&self) -> Counts {
-        counts(self.specs.len(), self.roster.sums())
+        counts(self.specs.len(), self.roster.sums(), self.standbys.iter())
     }
 
     /// The generation that a reload brings now; `None` if none runs.
@@ -343,10 +354,14 @@ impl Supervision {
 }
 
 /// Sums as a handle sees them.
-fn counts(specs: usize, sums: roster::Sums) -> Counts {
+fn counts<'a>(specs: usize, sums: roster::Sums, standbys: impl Iterator<Item = &'a Standby>) -> Counts {
+    let (processes, ready) = standbys.fold((0, 0), |(processes, ready), standby| {
+        (processes + 1, ready + usize::from(standby.worker.is_ready()))
+    });
     Counts {
         specs,
-        active: sums.filled,
+        active: sums.filled + processes,
+        standbys: ready,
         workers: sums.target + sums.declined,
         restarting: sums.waiting,
         ready: sums.ready,

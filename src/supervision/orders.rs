@@ -32,6 +32,7 @@ impl Supervision {
         self.add_seat(key);
         let seat = self.roster.seat_mut(key);
         seat.is_extra = true;
+        seat.is_forked = true;
         seat.request = Some(Asked::Fork(request));
         let slot = seat.slot.clone();
         self.actions.push_back(Action::SlotAdded { request, slot });
@@ -173,7 +174,7 @@ impl Supervision {
     }
 
     /// How workers of a spec are stopped; in an immediate shutdown nobody is asked, not even a successor that goes first.
-    fn stop_policy(&self, spec: SpecKey) -> ShutdownPolicy {
+    pub(super) fn stop_policy(&self, spec: SpecKey) -> ShutdownPolicy {
         match self.course {
             Course::ShuttingDown { brutal: true, .. } => ShutdownPolicy::Brutal,
             Course::Prepared | Course::Running | Course::ShuttingDown { .. } | Course::Stopped => {
@@ -196,6 +197,8 @@ impl Supervision {
                     self.cancel_change(key);
                 }
                 self.publish(None, EventKind::ShutdownStarted);
+                // They serve nobody, so nobody has to go before them.
+                self.stop_standbys(|_| true, at_once.then_some(ShutdownPolicy::Brutal));
                 if at_once {
                     self.stop_every_slot(Some(ShutdownPolicy::Brutal));
                 } else {
@@ -204,6 +207,7 @@ impl Supervision {
             }
             Course::ShuttingDown { brutal, .. } if at_once && !*brutal => {
                 *brutal = true;
+                self.stop_standbys(|_| true, Some(ShutdownPolicy::Brutal));
                 self.stop_every_slot(Some(ShutdownPolicy::Brutal));
             }
             Course::ShuttingDown { .. } | Course::Stopped => self.ignore(),
@@ -286,6 +290,7 @@ impl Supervision {
             Input::Started
             | Input::WorkerForked { .. }
             | Input::WorkerOnline { .. }
+            | Input::WorkerStandsBy { .. }
             | Input::WorkerListening { .. }
             | Input::WorkerReady { .. }
             | Input::WorkerExiting { .. }

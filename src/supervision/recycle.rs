@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Duration;
 
 use crate::model::{EventKind, Mono, RecycleReason, WorkerId};
 use crate::policy::RolloutOptions;
@@ -124,9 +125,15 @@ impl Supervision {
 
     /// When a worker that is ready now will be too old, more or less by a tenth.
     pub(super) fn expiry(&mut self, key: SeatKey, now: Mono) -> Option<Mono> {
-        let age = self.specs[&key.spec].config.max_age?;
+        let age = self.specs[&key.spec].config.max_age;
+        self.aged(age, now)
+    }
+
+    /// When so long is over, more or less by a tenth.
+    pub(super) fn aged(&mut self, age: Option<Duration>, now: Mono) -> Option<Mono> {
+        let age = age?;
         let seconds = age.as_secs_f64() * (0.9 + 0.2 * self.spread());
-        let age = std::time::Duration::try_from_secs_f64(seconds).unwrap_or(age);
+        let age = Duration::try_from_secs_f64(seconds).unwrap_or(age);
         Some(now + age)
     }
 

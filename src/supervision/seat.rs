@@ -39,6 +39,8 @@ pub(super) struct Seat {
     pub(super) request: Option<Asked>,
     /// Is it forgotten when it is stopped? So are slots that were added by a fork or are scaled away.
     pub(super) is_extra: bool,
+    /// Was it added by a fork? Then its workers may have an environment of their own.
+    pub(super) is_forked: bool,
     /// Restarts since the cluster's start.
     pub(super) restarts: u32,
     /// Failures in a row.
@@ -156,6 +158,7 @@ impl Seat {
             slot,
             request: None,
             is_extra: false,
+            is_forked: false,
             restarts: 0,
             streak: 0,
             window,

@@ -5,7 +5,6 @@
 use crate::model::{EventKind, Generation, Mono, WorkerId};
 use crate::policy::WhenEmpty;
 
-use super::orders::newborn;
 use super::seat::{Beside, SeatKey, SeatState};
 use super::{Action, Course, Outcome, Supervision};
 
@@ -40,6 +39,7 @@ impl Supervision {
             self.advance_recycling(now);
             // A change in place has made room for nobody else, but a reload that ended may have queued the next one.
             self.start_queued(now);
+            self.advance_standbys(now);
         }
     }
 
@@ -53,9 +53,8 @@ impl Supervision {
             && self.may_boot()
             && let Some(key) = self.roster.first_queued()
         {
-            let id = self.spawn(key, self.generation_for(key));
-            self.roster
-                .set(key, SeatState::Filled(newborn(id, self.generation_for(key))));
+            let worker = self.fill(key, self.generation_for(key), now);
+            self.roster.set(key, SeatState::Filled(worker));
             self.change_spawned(key, now);
             let seat = self.roster.seat(key);
             self.had_workers |= seat.request.is_none();
@@ -63,14 +62,14 @@ impl Supervision {
     }
 
     /// Starts a successor beside whoever is in the slot.
-    pub(super) fn spawn_beside(&mut self, key: SeatKey, generation: Generation) {
-        let id = self.spawn(key, generation);
+    pub(super) fn spawn_beside(&mut self, key: SeatKey, generation: Generation, now: Mono) {
+        let worker = self.fill(key, generation, now);
         self.roster.change(key, |content| {
-            content.beside = Some(Beside::Coming(newborn(id, generation)));
+            content.beside = Some(Beside::Coming(worker));
         });
     }
 
-    fn spawn(&mut self, key: SeatKey, generation: Generation) -> WorkerId {
+    pub(super) fn spawn(&mut self, key: SeatKey, generation: Generation) -> WorkerId {
         let id = self.next_id;
         self.next_id = id.next();
         let seat = self.roster.seat(key);
@@ -101,6 +100,7 @@ impl Supervision {
                 let is_over = self.config.when_empty == WhenEmpty::Stop
                     && self.had_workers
                     && self.roster.is_at_rest()
+                    && self.standbys.is_empty()
                     // What was emptied by hand may be filled by hand.
                     && !self.was_emptied
                     && !self.specs.values().any(|spec| spec.is_open);
@@ -111,10 +111,12 @@ impl Supervision {
                 })
             }
             // Whom SIGKILL does not end is not waited for.
-            Course::ShuttingDown { .. } if sums.living() > 0 => None,
-            Course::ShuttingDown { .. } if sums.unkillable > 0 => Some(Outcome::Unkillable(
-                self.roster.workers().map(|worker| worker.id).collect(),
-            )),
+            Course::ShuttingDown { .. } if sums.living() + self.standbys.living() > 0 => None,
+            Course::ShuttingDown { .. } if sums.unkillable > 0 || !self.standbys.is_empty() => {
+                let standbys = self.standbys.iter().map(|standby| standby.worker);
+                let left = self.roster.workers().chain(standbys);
+                Some(Outcome::Unkillable(left.map(|worker| worker.id).collect()))
+            }
             Course::ShuttingDown {
                 gave_up: Some(gave_up), ..
             } => Some(Outcome::GaveUp(gave_up.clone())),

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::keeper::Plan;
 use super::process::errno_text;
-use crate::model::exit_code;
+use crate::model::{BoundAddress, exit_code};
 
 /// The one variable between master and child. `VARIABLE_C` is the same name for libc.
 pub(crate) const CONTRACT_VARIABLE: &str = "ACTIX_CLUSTER_WORKER";
@@ -39,6 +39,9 @@ struct Order {
     #[serde(default)]
     handover: Option<RawFd>,
     listeners: Vec<Inherited>,
+    /// Of a worker that stands by: what it gets with its slot.
+    #[serde(default)]
+    standby: Option<Vec<Awaited>>,
     #[serde(default)]
     keeper: bool,
     #[serde(default)]
@@ -52,6 +55,13 @@ struct Order {
 #[derive(Debug, Deserialize)]
 struct Inherited {
     fd: RawFd,
+    #[serde(default)]
+    survives: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Awaited {
+    address: BoundAddress,
     #[serde(default)]
     survives: bool,
 }
@@ -162,7 +172,7 @@ fn obey(order: &Order, text: &str, when: When) -> Result<(), String> {
     kept.iter().for_each(|fd| set_cloexec(*fd));
     set_name(order.name.as_deref());
     if let Some(handover) = order.handover.filter(|_| order.keeper) {
-        start_keeper(handover, &order.listeners, when);
+        start_keeper(handover, order, when);
     }
     *UNCLAIMED.lock().unwrap_or_else(PoisonError::into_inner) = kept;
     Ok(())
@@ -190,12 +200,15 @@ fn die_with_the_master(channel: RawFd) {
 }
 
 /// A worker without a keeper is better than none: its clients get the guarantee that there is without one.
-fn start_keeper(handover: RawFd, listeners: &[Inherited], when: When) {
-    let listeners: Vec<_> = listeners.iter().map(|it| (it.fd, it.survives)).collect();
+fn start_keeper(handover: RawFd, order: &Order, when: When) {
+    let listeners: Vec<_> = order.listeners.iter().map(|it| (it.fd, it.survives)).collect();
+    let awaited = order.standby.iter().flatten();
+    let awaited: Vec<_> = awaited.map(|it| (it.address.socket_addr(), it.survives)).collect();
     let started = match when {
         When::BeforeMain => super::keeper::start(&Plan {
             handover,
             listeners: &listeners,
+            awaited: &awaited,
         }),
         When::Late => Err("the constructor did not run before main, so there may be threads".to_owned()),
     };

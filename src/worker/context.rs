@@ -24,6 +24,7 @@ use crate::worker::heartbeat::Loops;
 use crate::worker::listeners::Listeners;
 use crate::worker::serve::conn::Connections;
 use crate::worker::shutdown::Shutdown;
+use crate::worker::standby::Gate;
 
 /// This worker process: its identity, its channel to the master, its listeners and its end.
 ///
@@ -40,6 +41,8 @@ pub(crate) struct Inner {
     pub(crate) outbox: Outbox,
     pub(crate) calls: Calls,
     pub(crate) shutdown: Shutdown,
+    /// What holds it back until it has a slot.
+    pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     pub(crate) listeners: Listeners,
     /// Where connections come from the master; `None` in a cluster within, and under an older master.
@@ -54,7 +57,7 @@ pub(crate) struct Inner {
     leaving: AtomicBool,
     connected: AtomicBool,
     /// It has done or said what makes it ready by the master's rule.
-    ready: AtomicBool,
+    pub(crate) ready: AtomicBool,
 }
 
 type Cleanup = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -72,6 +75,7 @@ impl Worker {
             outbox: Outbox::default(),
             calls: Calls::new(),
             shutdown: Shutdown::new(),
+            gate: Gate::new(contract),
             counters: Counters::default(),
             listeners,
             handover: Handover::take_up(contract),
@@ -82,7 +86,7 @@ impl Worker {
             cleanup: Mutex::new(Vec::new()),
             leaving: AtomicBool::new(false),
             connected: AtomicBool::new(true),
-            ready: AtomicBool::new(contract.ready == Readiness::Online),
+            ready: AtomicBool::new(contract.ready == Readiness::Online && contract.standby.is_none()),
         };
         let worker = Self { inner: Arc::new(inner) };
         if worker.is_ready() {
@@ -97,10 +101,10 @@ impl Worker {
         self.inner.contract.id
     }
 
-    /// The place it fills.
+    /// The place it fills; of a standby, what stands for none until its promotion.
     #[must_use]
     pub fn slot(&self) -> &Slot {
-        &self.inner.contract.slot
+        self.inner.gate.slot().unwrap_or(&self.inner.contract.slot)
     }
 
     /// Its generation.
@@ -112,7 +116,7 @@ impl Worker {
     /// Restarts of its slot before it.
     #[must_use]
     pub fn restarts(&self) -> u32 {
-        self.inner.contract.restarts
+        self.inner.gate.restarts().unwrap_or(self.inner.contract.restarts)
     }
 
     /// Its process id.
@@ -219,9 +223,12 @@ impl Worker {
 
     /// Tells the master that this worker can serve. Listening says so too, unless the cluster was built to wait for this
     /// call ([`ReadyWhen::Called`](crate::ReadyWhen)). A second call has no effect.
+    /// In a standby it says that the worker could take a slot, and is told on with the promotion.
     pub fn ready(&self) {
-        self.inner.ready.store(true, Ordering::Release);
-        self.enter(FlightPhase::Running);
+        if self.holds_ready() {
+            return;
+        }
+        self.becomes_ready();
         self.tell(&ToMaster::Ready);
     }
 
@@ -313,9 +320,11 @@ impl Worker {
 
     /// Tells the master that it accepts on a listener.
     pub(crate) fn tell_listening(&self, key: ListenKey, address: BoundAddress, adopts: bool) {
+        if self.holds_listening(&key, &address, adopts) {
+            return;
+        }
         if self.inner.contract.ready == Readiness::Listening {
-            self.inner.ready.store(true, Ordering::Release);
-            self.enter(FlightPhase::Running);
+            self.becomes_ready();
         }
         self.tell(&ToMaster::Listening { key, address, adopts });
     }

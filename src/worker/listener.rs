@@ -5,15 +5,15 @@ use std::os::fd::OwnedFd;
 use tokio::sync::oneshot;
 
 use crate::ipc::ToMaster;
-use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr};
+use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, ToListenAddr, exit_code};
 use crate::socket::typed::{self, WrongDescriptor};
 use crate::socket::unix_path::absolute;
 use crate::worker::context::Worker;
-use crate::worker::listeners::{Answer, Bound, Change};
+use crate::worker::listeners::{Answer, Bound, Change, Claim};
 use crate::worker::proxy::Target;
 use crate::worker::serve::http1::is_idempotent;
 use crate::worker::serve::incoming::Incoming;
-use crate::worker::serve::intake::Intake;
+use crate::worker::serve::intake::{Intake, WeakIntake};
 
 /// A listening socket of this worker, not yet accepted on.
 ///
@@ -24,7 +24,8 @@ pub struct Listener {
     worker: Worker,
     lease: Lease,
     address: BoundAddress,
-    fd: OwnedFd,
+    /// In a standby it comes with the slot.
+    fd: Option<OwnedFd>,
     /// The master accepts on it, and hands connections over.
     handed: bool,
 }
@@ -39,7 +40,8 @@ pub(crate) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
-        if !self.worker.inner.shutdown.is_started() {
+        // One that has no slot has no share either.
+        if !self.worker.inner.shutdown.is_started() && !self.worker.is_standby() {
             self.worker.tell(&ToMaster::Release { key: self.key.clone() });
         }
         // Only now, so that the next request for this key goes out after the release.
@@ -85,7 +87,8 @@ impl Worker {
     /// to it.
     ///
     /// # Errors
-    /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener.
+    /// [`ListenError`] as for [`socket`](Self::socket), or if it is no TCP listener. In a worker that stands by there is no
+    /// socket yet: await [`activated`](Self::activated) first, which costs an ordinary worker nothing.
     pub fn listener(&self, name: &str) -> Result<std::net::TcpListener, ListenError> {
         self.socket(name)?.into_tcp()
     }
@@ -94,7 +97,8 @@ impl Worker {
     /// asks for the same address shares it. With port 0 all workers get the same port; a second request for port 0 by
     /// one worker gets another one, which the second requests of its siblings share.
     ///
-    /// A dropped future gives the listener back.
+    /// A dropped future gives the listener back. In a worker that stands by it waits for the slot, as
+    /// [`activated`](Self::activated) does.
     ///
     /// # Errors
     /// [`ListenError`] with the master's errno (`EADDRINUSE`, `EACCES`, …). It is not sticky: asking again may succeed.
@@ -126,6 +130,7 @@ impl Worker {
 
     /// Asks the master and waits for its answer; a dropped future gives back what comes.
     pub(crate) async fn ask_for(&self, address: ListenAddr, options: ListenOptions) -> Result<Listener, ListenError> {
+        self.activated().await;
         let (id, key, answer) = self.inner.listeners.ask(&address);
         let mut request = Request {
             worker: self.clone(),
@@ -198,8 +203,8 @@ impl Listener {
     }
 
     /// The listening socket itself.
-    pub(crate) const fn socket(&self) -> &OwnedFd {
-        &self.fd
+    pub(crate) const fn socket(&self) -> Option<&OwnedFd> {
+        self.fd.as_ref()
     }
 
     /// As the standard library's TCP listener, non-blocking, for a server that accepts for itself. Tells the master that
@@ -220,7 +225,7 @@ impl Listener {
     }
 
     /// What it is made of, for whoever receives on it in another way than by accepting.
-    pub(crate) fn into_parts(self) -> (Worker, Lease, BoundAddress, OwnedFd) {
+    pub(crate) fn into_parts(self) -> (Worker, Lease, BoundAddress, Option<OwnedFd>) {
         (self.worker, self.lease, self.address, self.fd)
     }
 
@@ -248,6 +253,7 @@ impl Listener {
             errno: None,
             detail: error.to_string(),
         };
+        let fd = fd.or_else(|| lease.socket_if_here()).ok_or_else(|| no_slot(&address))?;
         let (fd, target) = if handed {
             // Its own port: on the public one the master accepts.
             Target::private(&fd).map_err(|error| ListenError {
@@ -281,16 +287,30 @@ impl Listener {
                 detail: "a UDP socket has no connections to accept: take it with `udp_socket` or `bind_udp`".to_owned(),
             });
         }
-        let (shutdown, probation) = (worker.inner.shutdown.clone(), worker.inner.contract.probation);
-        let intake = match worker.inner.handover.clone().filter(|_| handed) {
-            Some(handover) => Intake::handed(&fd, shutdown, handover),
-            None => Intake::held(fd, shutdown, probation),
-        };
-        let intake = intake.map_err(|error| ListenError {
+        let shutdown = worker.inner.shutdown.clone();
+        let refused = |error: std::io::Error| ListenError {
             address: address.to_string(),
             errno: error.raw_os_error(),
             detail: error.to_string(),
-        })?;
+        };
+        let (intake, is_here) = match fd.map_or_else(|| lease.claim(), |fd| Some(Claim::Here(fd))) {
+            Some(Claim::Here(fd)) => {
+                let intake = match worker.inner.handover.clone().filter(|_| handed) {
+                    Some(handover) => Intake::handed(&fd, shutdown, handover),
+                    None => Intake::held(fd, shutdown, worker.probation()),
+                };
+                (intake.map_err(refused)?, true)
+            }
+            Some(Claim::Later(socket)) => {
+                let waiting = worker.clone();
+                let intake = Intake::awaiting(shutdown, move || waiting.waits_for_connections());
+                let told = (worker.clone(), lease.key.clone(), address.clone(), handed);
+                actix_rt::spawn(open_later(socket, intake.downgrade(), told));
+                (intake, false)
+            }
+            // Only a listener that was taken before its socket was here is without one.
+            None => return Err(refused(std::io::ErrorKind::NotFound.into())),
+        };
         let mut changes = worker.inner.listeners.adopter(&lease.key);
         let adopted = intake.downgrade();
         actix_rt::spawn(async move {
@@ -310,7 +330,60 @@ impl Listener {
                 }
             }
         });
-        worker.tell_listening(lease.key.clone(), address, true);
+        if is_here {
+            worker.tell_listening(lease.key.clone(), address, true);
+        }
         Ok((intake, lease))
+    }
+}
+
+impl Lease {
+    /// The socket of a listener that was taken before it was here.
+    fn claim(&self) -> Option<Claim> {
+        match &self.key {
+            ListenKey::Named(name) => self.worker.inner.listeners.claim(name),
+            ListenKey::Asked { .. } => None,
+        }
+    }
+
+    pub(crate) fn socket_if_here(&self) -> Option<OwnedFd> {
+        match self.claim()? {
+            Claim::Here(fd) => Some(fd),
+            Claim::Later(_) => None,
+        }
+    }
+}
+
+/// The error of a standby that wants a socket now.
+pub(crate) fn no_slot(address: &BoundAddress) -> ListenError {
+    ListenError {
+        address: address.to_string(),
+        errno: None,
+        detail:
+            "this worker stands by, and its sockets come with its slot: await `Worker::activated` before it takes them"
+                .to_owned(),
+    }
+}
+
+/// Accepts on the socket when it comes with the slot. A worker that cannot is of no use.
+async fn open_later(
+    socket: oneshot::Receiver<OwnedFd>,
+    intake: WeakIntake,
+    (worker, key, address, handed): (Worker, ListenKey, BoundAddress, bool),
+) {
+    // An error means that the listener was given back meanwhile.
+    let (Ok(fd), Some(intake)) = (socket.await, intake.upgrade()) else {
+        return;
+    };
+    let opened = match worker.inner.handover.clone().filter(|_| handed) {
+        Some(handover) => intake.open_handed(&fd, handover),
+        None => intake.open(fd, worker.probation()),
+    };
+    match opened {
+        Ok(()) => worker.tell_listening(key, address, true),
+        Err(error) => {
+            worker.tell(&ToMaster::Failed(format!("cannot accept on {address}: {error}")));
+            crate::worker::runtime::end(exit_code::FAILED)
+        }
     }
 }

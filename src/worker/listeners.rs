@@ -20,9 +20,18 @@ use crate::worker::proxy::Target;
 pub(crate) struct Bound {
     pub(crate) key: ListenKey,
     pub(crate) address: BoundAddress,
-    pub(crate) fd: OwnedFd,
+    /// Of a standby's listener: none until the worker has a slot.
+    pub(crate) fd: Option<OwnedFd>,
     /// Its connections are handed over: it is not to be accepted on.
     pub(crate) handed: bool,
+}
+
+/// The socket of a listener that was taken.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    Here(OwnedFd),
+    /// It comes with the slot.
+    Later(oneshot::Receiver<OwnedFd>),
 }
 
 /// Changes of the set of sockets that serve one listener.
@@ -48,6 +57,8 @@ pub(crate) struct Listeners {
 struct State {
     /// Born with and not taken yet.
     declared: HashMap<String, Bound>,
+    /// Of a standby, those taken and not here yet: who waits for the socket, or the socket that nobody has asked for.
+    awaited: HashMap<String, Awaited>,
     /// Names that were declared, for the error of a wrong one.
     names: Vec<String>,
     /// Requests under way.
@@ -63,15 +74,49 @@ struct State {
     targets: HashMap<ListenKey, Target>,
 }
 
+/// What is known of a listener before its socket is here.
+#[derive(Clone, Debug)]
+struct Place {
+    address: BoundAddress,
+    handed: bool,
+}
+
+/// A listener that a standby has taken.
+#[derive(Debug)]
+enum Awaited {
+    /// Nobody has asked for its socket yet.
+    Taken(Place),
+    Claimed(Place, oneshot::Sender<OwnedFd>),
+    Arrived(OwnedFd),
+}
+
 impl State {
     fn forget(&mut self, key: &ListenKey) {
         self.adopters.remove(key);
         self.targets.remove(key);
+        if let ListenKey::Named(name) = key
+            && let Some(Awaited::Taken(place) | Awaited::Claimed(place, _)) = self.awaited.remove(name)
+        {
+            // It can be taken again, as long as it has not come.
+            self.await_listener(name, place);
+        }
         if let ListenKey::Asked { address, index } = key
             && let Some(held) = self.indexes.get_mut(address)
         {
             held.remove(index);
         }
+    }
+
+    /// A listener that comes with the slot can be taken before.
+    fn await_listener(&mut self, name: &str, Place { address, handed }: Place) {
+        let key = ListenKey::Named(name.to_owned());
+        let bound = Bound {
+            key,
+            address,
+            fd: None,
+            handed,
+        };
+        self.declared.insert(name.to_owned(), bound);
     }
 }
 
@@ -98,21 +143,67 @@ impl Listeners {
                 let bound = Bound {
                     key,
                     address: listener.address.clone(),
-                    fd,
+                    fd: Some(fd),
                     handed: listener.scheduling.hands_over(),
                 };
                 state.declared.insert(listener.name.clone(), bound);
             }
+        }
+        for listener in contract.standby.iter().flatten() {
+            state.names.push(listener.name.clone());
+            let place = Place {
+                address: listener.address.clone(),
+                handed: listener.scheduling.hands_over(),
+            };
+            state.await_listener(&listener.name, place);
         }
         Self {
             state: Mutex::new(state),
         }
     }
 
+    /// The socket of a declared listener that was taken before it was here. Asked once.
+    pub(crate) fn claim(&self, name: &str) -> Option<Claim> {
+        let mut state = self.lock();
+        match state.awaited.remove(name)? {
+            Awaited::Arrived(fd) => Some(Claim::Here(fd)),
+            Awaited::Taken(place) | Awaited::Claimed(place, _) => {
+                let (sender, receiver) = oneshot::channel();
+                state.awaited.insert(name.to_owned(), Awaited::Claimed(place, sender));
+                Some(Claim::Later(receiver))
+            }
+        }
+    }
+
+    /// The socket of a declared listener came with the worker's slot.
+    pub(crate) fn arrived(&self, name: &str, fd: OwnedFd) {
+        let mut state = self.lock();
+        match state.awaited.remove(name) {
+            // Its receiver lives as long as the listener is not given back.
+            Some(Awaited::Claimed(_, waiting)) => drop(waiting.send(fd)),
+            Some(Awaited::Taken(_) | Awaited::Arrived(_)) => {
+                state.awaited.insert(name.to_owned(), Awaited::Arrived(fd));
+            }
+            None => {
+                if let Some(bound) = state.declared.get_mut(name) {
+                    bound.fd = Some(fd);
+                }
+            }
+        }
+    }
+
     /// Takes a declared listener: once.
     pub(crate) fn take(&self, name: &str) -> Result<Bound, ListenError> {
         let mut state = self.lock();
-        state.declared.remove(name).ok_or_else(|| {
+        let taken = state.declared.remove(name);
+        if let Some(bound) = taken.as_ref().filter(|bound| bound.fd.is_none()) {
+            let place = Place {
+                address: bound.address.clone(),
+                handed: bound.handed,
+            };
+            state.awaited.insert(name.to_owned(), Awaited::Taken(place));
+        }
+        taken.ok_or_else(|| {
             let detail = if state.names.iter().any(|declared| declared == name) {
                 "this worker has taken it already; a listener is taken once".to_owned()
             } else if state.names.is_empty() {
@@ -186,7 +277,7 @@ impl Listeners {
             Some(fd) => Ok(Bound {
                 key,
                 address,
-                fd,
+                fd: Some(fd),
                 handed,
             }),
             None => Err(lost(address.to_string())),

@@ -2,7 +2,7 @@
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
 //! it notes for the time after its death, `listeners` and `listener` what it may
-//! accept on, `handover` the connections the master passes to it, `serve` how it serves, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
+//! accept on, `handover` the connections the master passes to it, `serve` how it serves, `standby` what a worker without a slot keeps for later, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
@@ -16,6 +16,7 @@ mod proxy;
 mod runtime;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
+mod standby;
 mod survival;
 mod udp;
 #[cfg(feature = "web")]

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::RunError;
 use crate::ipc::{CallReply, Channel, Decoder, Incoming, PROTOCOL, ReadOutcome, ToMaster, ToWorker};
 use crate::model::{FlightPhase, Message, Reply, bounded, exit_code};
-use crate::process::Contract;
+use crate::process::{Contract, Readiness};
 use crate::sys::boot;
 use crate::worker::context::Worker;
 use crate::worker::handover;
@@ -40,22 +40,31 @@ pub(crate) async fn run_here<T>(
         exit_on_panic();
     }
     actix_rt::spawn(listen_to_signals(worker.clone()));
-    let result = actix_rt::spawn(main(worker.clone())).await;
+    let mut running = actix_rt::spawn(main(worker.clone()));
+    let result = tokio::select! {
+        result = &mut running => Some(result),
+        () = worker.inner.gate.abandoned() => None,
+    };
     let code = match result {
-        Ok(Ok(())) => {
+        None => {
+            running.abort();
             worker.leave();
             exit_code::SUCCESS
         }
-        Ok(Err(text)) => {
+        Some(Ok(Ok(()))) => {
+            worker.leave();
+            exit_code::SUCCESS
+        }
+        Some(Ok(Err(text))) => {
             worker.tell(&ToMaster::Failed(bounded(text)));
             exit_code::FAILED
         }
-        Err(error) if error.is_panic() => {
+        Some(Err(error)) if error.is_panic() => {
             worker.tell(&ToMaster::Failed(bounded(format!("panicked: {error}"))));
             exit_code::PANICKED
         }
         // The task was cancelled: the runtime is being torn down around us.
-        Err(_) => exit_code::FAILED,
+        Some(Err(_)) => exit_code::FAILED,
     };
     worker.enter(FlightPhase::Ending);
     worker.inner.shutdown.start();
@@ -101,6 +110,10 @@ pub(crate) fn attach(contract: &'static Contract, orphan_grace: Duration) -> Res
         protocol: PROTOCOL,
         pid: std::process::id(),
     });
+    if contract.ready == Readiness::Online {
+        // Nothing that its future does makes it any readier.
+        worker.stands_by();
+    }
     heartbeat::begin(&worker);
     Ok(worker)
 }
@@ -157,6 +170,7 @@ async fn receive(worker: &Worker, inbox: &mpsc::Sender<Message>, incoming: Incom
     } = incoming;
     match frame {
         ToWorker::Stop { lame_duck_ms, .. } => worker.wind_down(Duration::from_millis(lame_duck_ms)),
+        ToWorker::Activate(activation) => worker.activate(activation, fds).await,
         ToWorker::Bound { id, answer } => {
             if let Some(key) = worker.inner.listeners.bound(id, answer, fds.pop()) {
                 worker.tell(&ToMaster::Release { key });

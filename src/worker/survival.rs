@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
 
 use crate::model::ListenKey;
 use crate::sys::journal::journal;
@@ -38,14 +38,23 @@ impl Listener {
             return None;
         };
         let worker = self.worker();
-        let mut declared = worker.inner.contract.listeners.iter();
-        let place = declared.position(|listener| listener.survives && listener.name == *name)?;
+        let contract = worker.inner.contract;
+        let here = contract.listeners.iter().map(|it| (&it.name, it.survives));
+        let awaited = contract.standby.iter().flatten().map(|it| (&it.name, it.survives));
+        let place = here.chain(awaited).position(|it| it == (name, true))?;
         if let Err(err) = peek::probe() {
             tracing::warn!(%err, text = name, "requests cannot be kept in this kernel (Linux 6.9 can): only unread ones are saved");
             return None;
         }
         // Those that are accepted inherit it.
-        let buffer = getsockopt(self.socket(), sockopt::RcvBuf).ok()?;
+        let buffer = match self.socket() {
+            Some(socket) => getsockopt(socket, sockopt::RcvBuf).ok()?,
+            // It comes with the slot, and nobody has set anything on it.
+            None => {
+                let like_it = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok()?;
+                getsockopt(&like_it, sockopt::RcvBuf).ok()?
+            }
+        };
         let others = Siblings {
             worker: worker.clone(),
             key: self.key().clone(),

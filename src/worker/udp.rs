@@ -16,7 +16,7 @@ use crate::socket::bind::Claim;
 use crate::socket::typed;
 use crate::socket::udp::bind_udp;
 use crate::worker::context::Worker;
-use crate::worker::listener::{Lease, Listener};
+use crate::worker::listener::{Lease, Listener, no_slot};
 use crate::worker::shutdown::Shutdown;
 
 /// A bound UDP socket of this worker: everything that [`tokio::net::UdpSocket`] can do, and an end with the worker's.
@@ -123,6 +123,8 @@ impl Worker {
 impl UdpSocket {
     fn of_master(listener: Listener) -> Result<Self, ListenError> {
         let (worker, lease, address, fd) = listener.into_parts();
+        let fd = fd.or_else(|| lease.socket_if_here());
+        let fd = fd.ok_or_else(|| no_slot(&address))?;
         let socket = typed::into_udp_socket(fd).map_err(|wrong| ListenError {
             address: address.to_string(),
             errno: None,

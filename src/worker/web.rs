@@ -81,6 +81,7 @@ impl Listener {
         B: MessageBody + 'static,
     {
         let books = Books {
+            local: self.address().socket_addr(),
             counters: self.worker().counters().clone(),
             recorder: self.worker().inner.recorder,
             survival: self.survival(options.repeatable),

@@ -68,6 +68,7 @@ mod setup;
 mod signals;
 mod spawn_failures;
 mod specs;
+mod standby;
 mod stop_orders;
 mod storms;
 mod survival;
@@ -151,6 +152,7 @@ fn main() -> ExitCode {
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,
+        standby::SCENARIOS,
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,

@@ -95,7 +95,9 @@ fn course(snapshot: &ClusterSnapshot, spec: &SpecName) -> Option<ScaleReason> {
 }
 
 fn of_spec<'a>(snapshot: &'a ClusterSnapshot, spec: &'a SpecName) -> impl Iterator<Item = &'a WorkerSnapshot> {
-    snapshot.workers.iter().filter(move |worker| worker.slot.spec == *spec)
+    // Who stands by serves nobody, and says nothing about the load.
+    let serves = move |worker: &&WorkerSnapshot| worker.slot.spec == *spec && !worker.standby;
+    snapshot.workers.iter().filter(serves)
 }
 
 fn is_able(worker: &WorkerSnapshot) -> bool {

@@ -108,7 +108,12 @@ pub(super) fn exposition(families: Vec<Family>) -> String {
 
 /// The labels that name a slot.
 pub(super) fn slot_labels(slot: &Slot) -> Labels {
-    labels([("spec", slot.spec.as_str()), ("slot", &slot.index.to_string())])
+    let index = if slot.is_standby() {
+        "standby".to_owned()
+    } else {
+        slot.index.to_string()
+    };
+    labels([("spec", slot.spec.as_str()), ("slot", &index)])
 }
 
 pub(super) fn labels<const N: usize>(labels: [(&str, &str); N]) -> Labels {

@@ -95,7 +95,7 @@ impl WorkerRecord {
             online: span(times.created, times.online),
             listening: span(times.online, times.listening),
             ready: span(times.listening.or(times.online).or(times.created), times.ready),
-            total: span(times.created, times.ready),
+            total: span(times.promoted.or(times.created), times.ready),
         }
     }
 
@@ -107,6 +107,8 @@ impl WorkerRecord {
         self.requests = view.stats.requests;
         self.errors = view.stats.errors;
         self.restarts = view.restarts;
+        // A worker that stood by has come to one.
+        self.slot.clone_from(&view.slot);
         self.last_heartbeat = view.last_heartbeat;
         self.exit = exit.or(self.exit.take());
         let now = view.times.created.unwrap_or_default().since_start() + view.uptime;
@@ -132,6 +134,11 @@ impl WorkerRecord {
         let step = match kind {
             EventKind::Fork => &mut times.created,
             EventKind::Online => &mut times.online,
+            EventKind::Standby => &mut times.standby,
+            EventKind::Promoted => {
+                self.slot = info.slot.clone();
+                &mut times.promoted
+            }
             EventKind::Listening(_) => &mut times.listening,
             EventKind::Ready => &mut times.ready,
             EventKind::Exiting => &mut times.exiting,
@@ -262,13 +269,15 @@ impl Book {
         let times = &entry.record.times;
         let is_booting = times.ready.is_none() && entry.record.state < WorkerState::Exiting;
         let until = match &entry.link {
+            // One that stands by is not late, and starts anew when it gets a slot.
+            Some(link) if is_booting && link.is_standby() => return None,
             Some(link) if is_booting => {
                 let view = link.snapshot();
                 Mono::new(view.times.created?.since_start() + view.uptime)
             }
             _ => times.ready?,
         };
-        let took = until.since(times.created?);
+        let took = until.since(times.promoted.or(times.created)?);
         entry.is_warned = took >= limit;
         entry.is_warned.then(|| (entry.record.clone(), took))
     }

@@ -137,6 +137,14 @@ impl<C> Board<C> {
         self.seats.insert(worker, seat);
     }
 
+    /// It has this slot now.
+    pub(super) fn promoted(&mut self, worker: WorkerId, slot: Slot, probation: Duration) {
+        if let Some(seat) = self.seats.get_mut(&worker) {
+            seat.slot = slot;
+            seat.probation = probation;
+        }
+    }
+
     /// It takes connections of `key`.
     pub(super) fn accepts(&mut self, worker: WorkerId, key: &ListenKey, now: Mono) {
         if let Some(seat) = self.seats.get_mut(&worker)
@@ -462,8 +470,8 @@ impl<C> Seat<C> {
 
     /// Does it take up what it is sent, so that it may be sent more?
     fn is_prompt(&self, now: Mono) -> bool {
-        let oldest = self.on_their_way.values().next();
-        self.on_their_way.len() < self.window && oldest.is_none_or(|oldest| now.since(oldest.sent) <= LATE)
+        let is_late = |oldest: &OnItsWay<C>| now.since(oldest.sent) > LATE;
+        self.on_their_way.len() < self.window && !self.on_their_way.values().next().is_some_and(is_late)
     }
 
     fn candidate(&self, worker: WorkerId, key: &ListenKey, now: Mono) -> Candidate {

@@ -121,7 +121,7 @@ impl Desk {
                 self.tally.lost.add(dropped.len());
             }
             Order::Born(born) => {
-                let (worker, slot, probation) = (born.link.id, born.link.slot.clone(), born.probation);
+                let (worker, slot, probation) = (born.link.id, born.link.slot().clone(), born.probation);
                 match Line::open(self, born) {
                     Ok(line) => {
                         self.lines.borrow_mut().insert(worker, line);
@@ -132,6 +132,11 @@ impl Desk {
                     }
                 }
             }
+            Order::Promoted {
+                worker,
+                slot,
+                probation,
+            } => self.books.borrow_mut().promoted(worker, slot, probation),
             Order::Accepts { worker, key } => self.books.borrow_mut().accepts(worker, &key, now),
             Order::GaveBack { worker, key } => self.books.borrow_mut().gave_back(worker, &key),
             Order::Leaves { worker } => self.books.borrow_mut().leaves(worker),

@@ -110,7 +110,7 @@ impl Dispatch {
                 let is_same = |known: &Order| matches!(known, Order::Accepts { worker: of, key: on } if (of, on) == (worker, key));
                 self.known.retain(|known| !is_same(known));
             }
-            Order::Born(_) | Order::Leaves { .. } | Order::Stopping => self.known.push(order),
+            Order::Born(_) | Order::Promoted { .. } | Order::Leaves { .. } | Order::Stopping => self.known.push(order),
             Order::Accepts { worker, key } => {
                 let is_same = |known: &Order| matches!(known, Order::Accepts { worker: of, key: on } if (of, on) == (worker, key));
                 if !self.known.iter().any(is_same) {

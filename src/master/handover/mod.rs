@@ -29,7 +29,7 @@ pub(crate) use dispatch::{Attachment, Dispatch, Means};
 pub(crate) use tally::Tally;
 
 use crate::master::Link;
-use crate::model::{ListenKey, WorkerId};
+use crate::model::{ListenKey, Slot, WorkerId};
 use crate::policy::ListenerPolicy;
 
 /// What the supervisor tells the dispatcher.
@@ -45,6 +45,12 @@ pub(crate) enum Order {
     Close { key: ListenKey },
     /// A worker was started.
     Born(Born),
+    /// It stood by, and has a slot now.
+    Promoted {
+        worker: WorkerId,
+        slot: Slot,
+        probation: Duration,
+    },
     /// It accepts on a listener.
     Accepts { worker: WorkerId, key: ListenKey },
     /// It has given a listener back.
@@ -64,7 +70,8 @@ impl Order {
     fn worker(&self) -> Option<WorkerId> {
         match self {
             Self::Born(born) => Some(born.link.id),
-            Self::Accepts { worker, .. }
+            Self::Promoted { worker, .. }
+            | Self::Accepts { worker, .. }
             | Self::GaveBack { worker, .. }
             | Self::Leaves { worker }
             | Self::Died { worker, .. } => Some(*worker),

@@ -9,11 +9,13 @@ use actix::prelude::*;
 
 use super::{ClusterSupervisor, Hand};
 use crate::config::Terms;
+use crate::ipc::Activation;
 use crate::master::birth::Birth;
-use crate::master::worker_actor::{Newborn, WorkerActor};
+use crate::master::messages::WorkerOrder;
+use crate::master::worker_actor::{Newborn, WorkerActor, whole_millis};
 use crate::model::{
-    Exit, Generation, ListenError, ListenKey, Program, Slot, SpawnFailure, SpawnStep, SpecName, WorkerId, WorkerInfo,
-    WorkerState,
+    Exit, Generation, ListenError, ListenKey, Program, Signal, Slot, SpawnFailure, SpawnStep, SpecName, WorkerError,
+    WorkerId, WorkerInfo, WorkerState,
 };
 use crate::process::Zygote;
 use crate::supervision::Input;
@@ -61,6 +63,37 @@ impl ClusterSupervisor {
         }
     }
 
+    /// Gives a standby the slot that it was promoted to, with the sockets of the slot. If they are not to be had it ends,
+    /// and the slot is up to the rules of restarts, as if it could not have been started.
+    pub(super) fn promote(&mut self, id: WorkerId, slot: Slot, restarts: u32, ctx: &mut Context<Self>) {
+        let Some(hand) = self.workers.get(&id) else { return };
+        hand.link.promote(slot.clone(), restarts);
+        let probation = self.machine.probation_of(id);
+        self.listening.promoted(id, slot.clone(), probation);
+        let terms = self.config.terms(self.spec_settings.get(&slot.spec));
+        match self.listening.hand_out_declared(&slot, |name| terms.include(name)) {
+            Ok(handouts) => {
+                let (listeners, fds) = handouts.into_iter().map(|(name, handout)| (name, handout.fd)).unzip();
+                let activation = Activation {
+                    slot,
+                    restarts,
+                    probation_ms: whole_millis(probation),
+                    listeners,
+                };
+                self.order(id, WorkerOrder::Activate(activation, fds), ctx);
+            }
+            Err(error) => {
+                let error = WorkerError::Listen {
+                    address: error.address,
+                    errno: error.errno,
+                    detail: error.detail,
+                };
+                self.turns.add(Input::WorkerFailed { id, error });
+                self.order(id, WorkerOrder::Kill(Signal::KILL, None), ctx);
+            }
+        }
+    }
+
     fn deliver(
         &mut self,
         id: WorkerId,
@@ -70,12 +103,20 @@ impl ClusterSupervisor {
     ) -> Result<Newborn, SpawnFailure> {
         let spec = self.spec_settings.get(&slot.spec);
         let terms = self.config.terms(spec);
-        let handouts = self.listening.hand_out_declared(&slot, |name| terms.include(name));
-        let listeners = handouts.map_err(|error| SpawnFailure {
-            step: SpawnStep::Listeners,
-            errno: error.errno,
-            detail: error.to_string(),
-        })?;
+        let awaits = slot
+            .is_standby()
+            .then(|| self.listening.declared_places(|name| terms.include(name)));
+        let listeners = if awaits.is_some() {
+            // It has no slot, so there are no sockets for it.
+            Vec::new()
+        } else {
+            let handouts = self.listening.hand_out_declared(&slot, |name| terms.include(name));
+            handouts.map_err(|error| SpawnFailure {
+                step: SpawnStep::Listeners,
+                errno: error.errno,
+                detail: error.to_string(),
+            })?
+        };
         let env = self.slot_env.get(&slot).map_or(&[][..], Vec::as_slice);
         let mut settings = spec.map_or_else(|| self.settings.clone(), |spec| spec.settings(&self.settings));
         if let Some(path) = self.images.exec_of(generation, &slot.spec) {
@@ -98,6 +139,7 @@ impl ClusterSupervisor {
             restarts,
             listeners,
             zygote,
+            awaits,
         };
         birth.deliver()
     }

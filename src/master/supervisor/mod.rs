@@ -164,6 +164,11 @@ impl ClusterSupervisor {
                 let input = self.spawn(id, slot, generation, restarts, ctx);
                 self.turns.add(input);
             }
+            Action::SpawnStandby { id, spec, generation } => {
+                let input = self.spawn(id, Slot::standby(spec), generation, 0, ctx);
+                self.turns.add(input);
+            }
+            Action::Promote { id, slot, restarts } => self.promote(id, slot, restarts, ctx),
             Action::Stop { id, policy } => self.order(id, WorkerOrder::Stop(policy), ctx),
             Action::Publish { worker, kind } => self.publish(worker, kind),
             Action::SlotAdded { request, slot } => {
@@ -294,7 +299,9 @@ impl ClusterSupervisor {
                 cwd,
                 options,
             } => {
-                let answered = if self.gets(&link.slot, &key) {
+                let answered = if link.slot().is_standby() {
+                    Listening::put_off(&link, request, &key)
+                } else if self.gets(link.slot(), &key) {
                     self.listening.answer(&link, request, &key, cwd.as_deref(), &options)
                 } else {
                     Listening::refuse(&link, request, &key)
@@ -309,7 +316,9 @@ impl ClusterSupervisor {
                 }
             }
             // Who may not have the socket may not adopt its siblings either.
-            Report::Accepts { key, adopts } if self.gets(&link.slot, &key) => {
+            // Whoever has no slot has nothing to accept on, whatever it says.
+            Report::Accepts { .. } | Report::GaveBack(_) if link.slot().is_standby() => {}
+            Report::Accepts { key, adopts } if self.gets(link.slot(), &key) => {
                 link.accepts(&key);
                 self.listening.accepts(&link, &key, adopts);
             }
@@ -328,6 +337,7 @@ impl ClusterSupervisor {
         match news.fact {
             Fact::Online => self.step(Input::WorkerOnline { id }, ctx),
             Fact::Listening(address) => self.step(Input::WorkerListening { id, address }, ctx),
+            Fact::StandsBy => self.step(Input::WorkerStandsBy { id }, ctx),
             Fact::Ready => self.step(Input::WorkerReady { id }, ctx),
             Fact::Exiting => {
                 self.listening.leaves(id);
@@ -339,7 +349,7 @@ impl ClusterSupervisor {
                 self.listening.died(id, is_suspect(&exit));
                 self.directory.depart(id);
                 if self.shutdown_began.is_some() {
-                    let slot = link.slot.clone();
+                    let slot = link.slot().clone();
                     self.report.workers.push(WorkerEnd {
                         id,
                         slot,

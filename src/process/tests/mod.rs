@@ -45,6 +45,7 @@ pub(super) fn contract() -> Contract {
         listeners: Vec::new(),
         recorder: None,
         keeper: false,
+        standby: None,
         restarts: 4,
         heartbeat: None,
         grace: Duration::from_secs(30),

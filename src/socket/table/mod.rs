@@ -48,6 +48,15 @@ pub(crate) struct Handout {
     pub(crate) survives: bool,
 }
 
+/// What is known of a listener without a share in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) address: BoundAddress,
+    pub(crate) scheduling: Scheduling,
+    /// As in a [`Handout`].
+    pub(crate) survives: bool,
+}
+
 /// The listeners of the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct ListenerTable {
@@ -130,6 +139,15 @@ impl ListenerTable {
             self.listeners.insert(key, listener);
         }
         Ok(handout)
+    }
+
+    /// What is known of a listener, if there is one.
+    pub(crate) fn place(&self, key: &ListenKey) -> Option<Place> {
+        self.listeners.get(key).map(|listener| Place {
+            address: listener.address.clone(),
+            scheduling: listener.scheduling,
+            survives: listener.options.survive_kill,
+        })
     }
 
     /// Ends the share of `slot`; true if it was the last one and the listener is closed. Declared ones stay.

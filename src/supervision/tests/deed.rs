@@ -88,11 +88,12 @@ pub(super) enum Alteration {
     Shutdown(ShutdownPolicy),
     MaxAge(Option<Duration>),
     MaxRequests(u64),
+    Standby(u32),
 }
 
 impl Alteration {
     fn any(dice: &mut Dice) -> Self {
-        match dice.below(7) {
+        match dice.below(8) {
             0 => Self::Count(dice.number(4)),
             1 => Self::Restart(dice.of([RestartType::Permanent, RestartType::Transient, RestartType::Temporary])),
             2 => Self::Limit(RestartLimit::new(dice.number(5), SECOND * (1 + dice.number(20)))),
@@ -103,7 +104,8 @@ impl Alteration {
                 ShutdownPolicy::Grace(3 * SECOND),
             ])),
             5 => Self::MaxAge(dice.of([None, Some(4 * SECOND)])),
-            _ => Self::MaxRequests(dice.of([0, 50])),
+            6 => Self::MaxRequests(dice.of([0, 50])),
+            _ => Self::Standby(dice.number(3)),
         }
     }
 
@@ -116,6 +118,7 @@ impl Alteration {
             Self::Shutdown(policy) => spec.shutdown = policy,
             Self::MaxAge(age) => spec.max_age = age,
             Self::MaxRequests(requests) => spec.max_requests = requests,
+            Self::Standby(workers) => spec.standby = workers,
         }
     }
 }

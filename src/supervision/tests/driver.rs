@@ -112,6 +112,8 @@ impl Cluster {
             words.push(match action {
                 Action::SlotAdded { slot, .. } => format!("added {slot}"),
                 Action::Spawn { id, slot, .. } => format!("spawn {id} {slot}"),
+                Action::SpawnStandby { id, spec, .. } => format!("spawn {id} {spec}.standby"),
+                Action::Promote { id, slot, .. } => format!("promote {id} {slot}"),
                 Action::Stop {
                     id,
                     policy: ShutdownPolicy::Brutal,

@@ -95,6 +95,7 @@ impl World {
             self.run_until(self.now + 3 * SECOND);
         }
         self.comes_to_rest();
+        self.judge.standbys_are_there(&self.machine);
     }
 
     fn end(&mut self) {

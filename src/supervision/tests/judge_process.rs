@@ -63,6 +63,8 @@ pub(super) struct Life {
     config: LifecycleConfig,
     way: Way,
     is_online: bool,
+    /// It has no slot, which alone could make it ready.
+    is_held: bool,
     is_ready: bool,
     /// Did it announce its end?
     has_left: bool,
@@ -202,6 +204,13 @@ impl Life {
         match input {
             LifeInput::Online => self.is_online = true,
             LifeInput::Listening(_) | LifeInput::Ready => {}
+            // From here on it has all the time there is; with its slot it has another.
+            LifeInput::StandsBy => self.boot_limit = None,
+            LifeInput::Activated => {
+                self.is_held = false;
+                self.boot_limit = Some(now + self.config.boot);
+                self.ready_by = now + self.config.boot + self.config.more_time;
+            }
             LifeInput::MoreTime(time) => {
                 let asked = (now + *time).min(self.ready_by);
                 self.boot_limit = self.boot_limit.map(|at| at.max(asked));
@@ -241,7 +250,8 @@ impl Life {
             LifeInput::Exited(_) => self.is_reaped = true,
         }
         let is_ready = match input {
-            LifeInput::Online => rule == ReadyWhen::Online,
+            LifeInput::Online => rule == ReadyWhen::Online && !self.is_held,
+            LifeInput::Activated => matches!(rule, ReadyWhen::Spawned | ReadyWhen::Online),
             LifeInput::Listening(_) => rule == ReadyWhen::Listening,
             LifeInput::Ready => true,
             _ => false,
@@ -272,11 +282,12 @@ impl Life {
 
 impl Judge {
     pub(super) fn born(&mut self, id: WorkerId, config: LifecycleConfig, now: Mono) {
-        let is_ready = config.ready_when == ReadyWhen::Spawned;
+        let is_ready = config.ready_when == ReadyWhen::Spawned && !config.is_standby;
         let life = Life {
             config,
             way: Way::Up,
             is_online: false,
+            is_held: config.is_standby,
             is_ready,
             has_left: false,
             is_expired: false,
@@ -380,6 +391,7 @@ impl Judge {
         let state = report.state;
         let is_true = match &report.fact {
             Fact::Online => state == State::Online,
+            Fact::StandsBy => state == State::Online,
             Fact::Listening(_) => state == State::Listening,
             Fact::Ready => matches!(state, State::Created | State::Online | State::Listening),
             Fact::Exiting => state == State::Exiting,

@@ -16,7 +16,12 @@ impl Judge {
     }
 
     pub(super) fn is_living(&self, id: WorkerId) -> bool {
-        self.alive.contains(&id) && !self.workers[&id].is_unkillable
+        self.is_there(id) && !self.workers[&id].is_unkillable
+    }
+
+    /// Has it a process, with a slot or without?
+    pub(super) fn is_there(&self, id: WorkerId) -> bool {
+        self.alive.contains(&id) || self.standing.contains(&id)
     }
 
     pub(super) fn occupants(&self, slot: &Slot) -> Vec<WorkerId> {
@@ -46,6 +51,12 @@ impl Judge {
         assert!(id > self.last_id, "I-04: id {id} after {}", self.last_id);
         self.last_id = id;
         self.may_run(&slot.spec, generation, id);
+        self.nobody_stands_by_for(id, slot, generation);
+        self.enters(id, slot, generation, now);
+    }
+
+    /// A worker comes to a slot, from wherever.
+    pub(super) fn enters(&mut self, id: WorkerId, slot: &Slot, generation: Generation, now: Mono) {
         if let Some(group) = self.group.as_ref().filter(|group| group.specs.contains(&slot.spec)) {
             let left: Vec<_> = group.victims.iter().filter(|id| self.is_living(**id)).collect();
             assert!(
@@ -63,21 +74,14 @@ impl Judge {
         let early = place.not_before.take().is_some_and(|at| now < at) && place.occupants.is_empty();
         assert!(!early || is_reloaded, "I-14: {slot} is filled before its delay is over");
         place.occupants.push(id);
+        // Who stood by may be older than who is there.
+        place.occupants.sort_unstable();
         assert!(place.occupants.len() <= 2, "I-01: {:?} in {slot}", place.occupants);
         self.alive.insert(id);
         self.turn.spawned.push(id);
         let seen = Seen {
-            slot: slot.clone(),
-            generation,
-            spawned_at: now,
-            steps: Vec::new(),
-            ready_at: None,
-            stops: Vec::new(),
-            is_unkillable: false,
-            is_left_over: false,
-            is_undone: false,
             is_for_recycling,
-            why: Default::default(),
+            ..Seen::new(slot.clone(), generation, now)
         };
         self.workers.insert(id, seen);
         self.canary_spawned(generation);
@@ -100,7 +104,7 @@ impl Judge {
     }
 
     pub(super) fn stopped(&mut self, id: WorkerId, policy: ShutdownPolicy, now: Mono) {
-        assert!(self.alive.contains(&id), "I-09: worker {id} is stopped, and it is dead");
+        assert!(self.is_there(id), "I-09: worker {id} is stopped, and it is dead");
         let slot = self.workers[&id].slot.clone();
         let wanted = if self.at_once {
             ShutdownPolicy::Brutal
@@ -113,7 +117,11 @@ impl Judge {
             stops.is_empty() || (stops.len() == 1 && self.at_once),
             "I-35: {id} was stopped by {stops:?} before"
         );
-        if self.workers[&id].stops.is_empty() {
+        if self.standing.contains(&id) {
+            if self.workers[&id].stops.is_empty() {
+                self.turn.dismissed.push(id);
+            }
+        } else if self.workers[&id].stops.is_empty() {
             self.has_reason_to_stop(id, &slot);
             self.may_be_relieved(id, now);
             self.stops_in_order(id, &slot);
@@ -125,7 +133,9 @@ impl Judge {
             }
         }
         self.workers.get_mut(&id).expect("checked").stops.push(policy);
-        self.turn.stopped.push(id);
+        if self.alive.contains(&id) {
+            self.turn.stopped.push(id);
+        }
     }
 
     /// I-15: nobody is stopped for nothing.
@@ -169,6 +179,9 @@ impl Judge {
             if let Some(slot) = self.names.remove(place) {
                 self.view.remove(&slot);
                 let occupants = self.places.remove(&slot).unwrap_or_default().occupants;
+                if !comes_back(&slot) {
+                    self.forked.remove(&slot);
+                }
                 assert!(
                     occupants.is_empty() || comes_back(&slot),
                     "I-08: {slot} is forgotten with {occupants:?}"
@@ -277,7 +290,7 @@ impl Judge {
     /// I-12: at the end nobody lives but who is named, and the outcome is the true one.
     pub(super) fn finished(&mut self, outcome: &Outcome) {
         same!(self.finished, None, "I-12: one end");
-        let left: Vec<WorkerId> = self.alive.iter().copied().collect();
+        let left: Vec<WorkerId> = self.alive.union(&self.standing).copied().collect();
         let living: Vec<&WorkerId> = left.iter().filter(|id| self.is_living(**id)).collect();
         assert!(living.is_empty(), "I-12: {living:?} live after the end");
         match outcome {

@@ -120,7 +120,8 @@ impl World {
     /// News about somebody; none about who is there, since that would be no rumour.
     fn rumour(&self, number: u64, rumour: Rumour) -> Option<Input> {
         let id = WorkerId::new(number);
-        let is_there = self.machine.roster.find(id).is_some();
+        let stands_by = self.machine.standbys.iter().any(|standby| standby.worker.id == id);
+        let is_there = stands_by || self.machine.roster.find(id).is_some();
         (!is_there).then(|| match rumour {
             Rumour::Forked => Input::WorkerForked { id },
             Rumour::Online => Input::WorkerOnline { id },

@@ -20,6 +20,7 @@ mod judge_reload;
 mod judge_restarts;
 mod judge_slots;
 mod judge_specs;
+mod judge_standby;
 mod lame_duck;
 mod many;
 mod meddle;
@@ -37,6 +38,7 @@ mod settings;
 mod shrink;
 mod simulate;
 mod specs;
+mod standby;
 mod totality;
 mod trace;
 mod world;
@@ -66,6 +68,7 @@ fn limits() -> LifecycleConfig {
         boot: 2 * SECOND,
         more_time: 3 * SECOND,
         ask: SECOND,
+        is_standby: false,
         shutdown: ShutdownPolicy::Grace(5 * SECOND),
         lame_duck: Duration::ZERO,
     }

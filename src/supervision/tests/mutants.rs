@@ -21,10 +21,13 @@ pub(super) struct Border {
     actions: VecDeque<Action>,
     outputs: VecDeque<(WorkerId, Output)>,
     alive: BTreeMap<WorkerId, Slot>,
+    /// Who was started to stand by, and of which generation.
+    standbys: BTreeMap<WorkerId, Generation>,
     policies: BTreeMap<SpecName, ShutdownPolicy>,
     stopped: BTreeSet<WorkerId>,
     order: Vec<SpecName>,
     reloading: bool,
+    newest: Generation,
     is_stopping: bool,
     recycled: Option<WorkerId>,
     /// The last addition of a spec, and the one that was taken and whose workers come now.
@@ -39,10 +42,12 @@ impl Border {
             actions: VecDeque::new(),
             outputs: VecDeque::new(),
             alive: BTreeMap::new(),
+            standbys: BTreeMap::new(),
             policies: BTreeMap::new(),
             stopped: BTreeSet::new(),
             order: Vec::new(),
             reloading: false,
+            newest: Generation(0),
             is_stopping: false,
             recycled: None,
             added: None,
@@ -80,6 +85,8 @@ impl Border {
                     spec.shutdown = ShutdownPolicy::Grace(SECOND);
                 }
                 Mutant::EndsForAnybody => spec.significant = true,
+                Mutant::OneMoreStandsBy => spec.standby += 1,
+                Mutant::NobodyStandsBy => spec.standby = 0,
                 _ => {}
             }
         }
@@ -167,7 +174,10 @@ impl Border {
 
     fn note(&mut self, action: &Action) {
         match action {
-            Action::Spawn { id, slot, .. } => drop(self.alive.insert(*id, slot.clone())),
+            Action::Spawn { id, slot, .. } | Action::Promote { id, slot, .. } => {
+                drop(self.alive.insert(*id, slot.clone()));
+            }
+            Action::SpawnStandby { id, generation, .. } => drop(self.standbys.insert(*id, *generation)),
             Action::Stop { id, .. } => drop(self.stopped.insert(*id)),
             Action::Publish {
                 worker: Some(id),
@@ -180,9 +190,9 @@ impl Border {
                 kind: EventKind::Recycling(_),
             } => self.recycled = Some(*id),
             Action::Publish {
-                kind: EventKind::ReloadStarted { .. },
+                kind: EventKind::ReloadStarted { generation, .. },
                 ..
-            } => self.reloading = true,
+            } => (self.reloading, self.newest) = (true, *generation),
             Action::Publish {
                 kind: EventKind::ReloadFinished { .. },
                 ..
@@ -198,12 +208,22 @@ impl Border {
     fn pass(&mut self, mutant: Mutant, action: Action) {
         match action {
             Action::Spawn { .. } => self.pass_spawn(mutant, action),
+            Action::SpawnStandby { id, ref spec, .. } => {
+                let slot = Slot::new(spec.clone(), 0);
+                self.give(action);
+                if mutant == Mutant::PromotesTheBooting {
+                    self.give(Action::Promote { id, slot, restarts: 0 });
+                }
+            }
+            Action::Promote { id, slot, restarts } => self.pass_promotion(mutant, id, slot, restarts),
             Action::Stop { id, policy } => match mutant {
                 Mutant::StopsBrutally => self.give(Action::Stop {
                     id,
                     policy: ShutdownPolicy::Brutal,
                 }),
                 Mutant::ForgetsOne if self.is_stopping => {}
+                Mutant::ForgetsStandbys if self.is_stopping && self.stands_by(id) => {}
+                Mutant::KeepsStandbys if self.stands_by(id) && self.standbys[&id] < self.newest => {}
                 Mutant::StopsTwice => {
                     self.give(Action::Stop { id, policy });
                     self.give(Action::Stop { id, policy });
@@ -242,6 +262,28 @@ impl Border {
             },
             _ => self.give(action),
         }
+    }
+
+    /// Was it started to stand by, and has no slot yet?
+    fn stands_by(&self, id: WorkerId) -> bool {
+        self.standbys.contains_key(&id) && !self.alive.contains_key(&id)
+    }
+
+    fn pass_promotion(&mut self, mutant: Mutant, id: WorkerId, mut slot: Slot, restarts: u32) {
+        let action = match mutant {
+            Mutant::PromotesElsewhere => {
+                slot.index += 100;
+                Action::Promote { id, slot, restarts }
+            }
+            Mutant::StartsThoughOneStandsBy => Action::Spawn {
+                id: WorkerId::new(id.get() + 1_000),
+                slot,
+                generation: self.standbys[&id],
+                restarts,
+            },
+            _ => Action::Promote { id, slot, restarts },
+        };
+        self.give(action);
     }
 
     fn pass_spawn(&mut self, mutant: Mutant, action: Action) {
@@ -295,9 +337,11 @@ impl Border {
     fn pass_fact(&mut self, mutant: Mutant, id: WorkerId, kind: EventKind) {
         let (is_exit, is_fork) = (matches!(kind, EventKind::Exit(_)), matches!(kind, EventKind::Fork));
         let is_ready = matches!(kind, EventKind::Ready);
+        let stands_by = matches!(kind, EventKind::Standby);
         let action = Action::Publish { worker: Some(id), kind };
         let after = match mutant {
             Mutant::ExitUntold if is_exit => return,
+            Mutant::StandbyUntold if stands_by => return,
             Mutant::ExitToldTwice if is_exit => Some(action.clone()),
             Mutant::StopsTheDead if is_exit => Some(Action::Stop {
                 id,

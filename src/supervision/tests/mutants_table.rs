@@ -103,6 +103,14 @@ mutants! {
     RecyclesTheDead: "I-41", "a dead worker is recycled";
     RecyclesTwoAtOnce: "I-41", "two are recycled at once";
     RecyclesOldFirst: "I-41", "recycling stops the old worker first";
+    PromotesElsewhere: "I-08", "a standby comes to another slot than is kept";
+    PromotesTheBooting: "I-40", "a standby is promoted before it has booted";
+    StartsThoughOneStandsBy: "I-40", "a process is started though one stands by";
+    StandbyUntold: "I-03", "nobody hears that a standby has booted";
+    OneMoreStandsBy: "I-01", "one more stands by";
+    NobodyStandsBy: "I-37", "nobody is started to stand by";
+    ForgetsStandbys: "I-12", "standbys are forgotten in a shutdown";
+    KeepsStandbys: "I-19", "standbys of an old generation are kept";
     DeafToTime: "I-45", "no timer ever fires";
     ReadyUntold: "I-37", "a process's machine never tells that it is ready";
 }
@@ -135,6 +143,6 @@ fn mutants_are_all_caught() {
     for seed in 0..=last {
         assert_eq!(verdict(seed, None).err(), None, "seed {seed}");
     }
-    assert!(MUTANTS.len() >= 83);
+    assert!(MUTANTS.len() >= 91);
     assert!(escaped.is_empty(), "{escaped:#?}");
 }

@@ -47,6 +47,7 @@ fn names(life: &mut Lifecycle) -> Vec<&'static str> {
     });
     let name = |fact| match fact {
         Fact::Online => "online",
+        Fact::StandsBy => "standby",
         Fact::Listening(_) => "listening",
         Fact::Ready => "ready",
         Fact::Exiting => "exiting",

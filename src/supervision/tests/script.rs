@@ -43,12 +43,16 @@ pub(super) enum Script {
     HasNothingToDo,
     /// Asks for more time to boot, and needs less than that, as much, or more.
     AsksForTime,
+    /// A standby that ends in the instant in which it gets a slot.
+    EndsWhenPromoted,
+    /// A standby that does nothing with its slot.
+    IgnoresPromotion,
 }
 
 pub(super) use Script as S;
 
 impl Script {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Good,
         Self::Deaf,
         Self::Stubborn,
@@ -69,11 +73,13 @@ impl Script {
         Self::EndsWhenKilled,
         Self::HasNothingToDo,
         Self::AsksForTime,
+        Self::EndsWhenPromoted,
+        Self::IgnoresPromotion,
     ];
 
     fn any(dice: &mut Dice) -> Self {
         // Some that boot and live make longer histories than only faulty ones.
-        match dice.below(28) {
+        match dice.below(30) {
             0..=4 => Self::Good,
             5 => Self::CrashesAtBoot,
             6 => Self::CrashesLater,
@@ -115,6 +121,7 @@ pub(super) struct Birth {
     late: Duration,
     /// How long it goes on accepting when it is told to stop.
     lame_duck: Duration,
+    is_standby: bool,
 }
 
 impl Birth {
@@ -127,7 +134,12 @@ impl Birth {
         drain: Duration::from_millis(50),
         late: Duration::ZERO,
         lame_duck: Duration::ZERO,
+        is_standby: false,
     };
+
+    pub(super) const fn standing_by(self, is_standby: bool) -> Self {
+        Self { is_standby, ..self }
+    }
 
     /// The limits of its machine.
     pub(super) const fn config(&self) -> LifecycleConfig {
@@ -137,6 +149,7 @@ impl Birth {
             more_time: MORE_TIME,
             ask: Duration::from_millis(500),
             shutdown: ShutdownPolicy::Grace(GRACE),
+            is_standby: self.is_standby,
             lame_duck: self.lame_duck,
         }
     }
@@ -180,6 +193,7 @@ impl Birth {
                 Duration::ZERO
             },
             lame_duck: dice.of([Duration::ZERO, 300 * MS, SECOND]),
+            is_standby: false,
         }
     }
 }
@@ -226,7 +240,10 @@ impl World {
         if script == S::CrashesAtBoot {
             self.says(id, online / 2, code(1));
         }
-        if script != S::NeverReady {
+        if script != S::NeverReady && birth.is_standby {
+            self.says(id, online, LifeInput::Online);
+            self.says(id, listens, LifeInput::StandsBy);
+        } else if script != S::NeverReady {
             self.says(id, online, LifeInput::Online);
             self.says(id, listens, address());
             self.says(id, listens + 10 * MS, LifeInput::Ready);
@@ -234,6 +251,7 @@ impl World {
         match script {
             S::Good | S::Deaf | S::Stubborn | S::CrashesAtBoot | S::NeverReady | S::Undead | S::SpawnFails => {}
             S::BootsAtTheLimit | S::EndsWhenAsked | S::EndsWhenKilled => {}
+            S::EndsWhenPromoted | S::IgnoresPromotion => {}
             S::EndsWhenReady => self.says(id, online + 20 * MS, code(101)),
             S::CrashesLater => {
                 self.says(id, later, LifeInput::ChannelClosed);
@@ -262,6 +280,20 @@ impl World {
                         self.says(id, at, lie);
                     }
                 }
+            }
+        }
+    }
+
+    /// A standby has a slot.
+    pub(super) fn serve_slot(&mut self, id: WorkerId) {
+        let Some(process) = self.processes.get(&id) else { return };
+        let address = LifeInput::Listening(BoundAddress::tcp(([127, 0, 0, 1], 8080).into()));
+        match process.birth.script {
+            S::EndsWhenPromoted => self.says(id, Duration::ZERO, LifeInput::Exited(ExitStatus::Code(1))),
+            S::IgnoresPromotion => {}
+            _ => {
+                self.says(id, MS, address);
+                self.says(id, 2 * MS, LifeInput::Ready);
             }
         }
     }

@@ -27,6 +27,22 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    pub(super) fn new(slot: Slot, generation: Generation, spawned_at: Mono) -> Self {
+        Self {
+            slot,
+            generation,
+            spawned_at,
+            steps: Vec::new(),
+            ready_at: None,
+            stops: Vec::new(),
+            is_unkillable: false,
+            is_left_over: false,
+            is_undone: false,
+            is_for_recycling: false,
+            why: Why::default(),
+        }
+    }
+
     pub(super) fn has(&self, step: &str) -> bool {
         self.steps.contains(&step)
     }
@@ -49,6 +65,10 @@ pub(super) struct Turn {
     /// The event that this fact must become.
     pub(super) expected: Option<(WorkerId, &'static str)>,
     pub(super) spawned: Vec<WorkerId>,
+    /// Who was promoted, until that is told.
+    pub(super) promoted: Vec<WorkerId>,
+    /// Of those who stand by, who was stopped.
+    pub(super) dismissed: Vec<WorkerId>,
     pub(super) stopped: Vec<WorkerId>,
     pub(super) recycled: Vec<WorkerId>,
     /// Whose end was told, and must it be judged? `None` if that cannot be seen from outside.
@@ -89,6 +109,7 @@ impl Turn {
             In::Started
             | In::WorkerForked { .. }
             | In::WorkerOnline { .. }
+            | In::WorkerStandsBy { .. }
             | In::WorkerListening { .. }
             | In::WorkerReady { .. }
             | In::WorkerExiting { .. }

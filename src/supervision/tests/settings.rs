@@ -37,7 +37,7 @@ const OF_CLUSTER: [&str; 10] = [
     "a clock that runs for long",
     "recycle",
 ];
-const OF_SPEC: [&str; 9] = [
+const OF_SPEC: [&str; 11] = [
     "count",
     "restart",
     "limit",
@@ -47,6 +47,8 @@ const OF_SPEC: [&str; 9] = [
     "significant",
     "max_age",
     "max_requests",
+    "standby",
+    "standby_age",
 ];
 
 /// How many settings there are.
@@ -153,6 +155,8 @@ fn spec(plan: &Plan, index: usize) -> SpecConfig {
         significant: restart != RestartType::Permanent && dice(6).is_some_and(|mut dice| dice.once_in(3)),
         max_age: dice(7).and_then(|mut dice| dice.once_in(4).then_some(4 * SECOND)),
         max_requests: dice(8).map_or(0, |mut dice| dice.of([0, 0, 1, 100])),
+        standby: dice(9).map_or(0, |mut dice| dice.of([0, 1, 1, 2])),
+        standby_age: dice(10).and_then(|mut dice| dice.once_in(3).then_some(5 * SECOND)),
         ..SpecConfig::new(NAMES[index], dice(0).map_or(1, |mut dice| 1 + dice.number(4)))
     }
 }

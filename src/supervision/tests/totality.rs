@@ -34,6 +34,7 @@ fn every_input(ids: &[WorkerId], slots: &[Slot]) -> Vec<Input> {
         inputs.extend([
             Input::WorkerForked { id },
             Input::WorkerOnline { id },
+            Input::WorkerStandsBy { id },
             Input::WorkerListening {
                 id,
                 address: address.clone(),
@@ -132,7 +133,9 @@ fn ends(machine: &mut Supervision, now: Mono) -> bool {
             return true;
         }
         let slots = machine.slots();
-        let Some(id) = slots.iter().rev().find_map(|slot| slot.beside.or(slot.worker)) else {
+        let standby = machine.standbys.iter().next().map(|standby| standby.worker.id);
+        let in_slot = || slots.iter().rev().find_map(|slot| slot.beside.or(slot.worker));
+        let Some(id) = standby.or_else(in_slot) else {
             return false;
         };
         machine.handle(Input::WorkerForked { id }, now);
@@ -162,7 +165,8 @@ fn i_018_every_input_in_every_state_of_a_cluster() {
             let living = snapshots
                 .iter()
                 .flat_map(|slot| slot.worker.into_iter().chain(slot.beside));
-            let mut ids: Vec<WorkerId> = living.take(4).collect();
+            let standby = machine.standbys.iter().next().map(|standby| standby.worker.id);
+            let mut ids: Vec<WorkerId> = living.take(4).chain(standby).collect();
             ids.extend([WorkerId::new(1), WorkerId::new(9_999)]);
             for input in every_input(&ids, &slots[..slots.len().min(2)]) {
                 let (mut machine, now) = relive(&config, &told[..length]);
@@ -183,6 +187,8 @@ fn i_018_every_input_in_every_state_of_a_process() {
         LifeInput::Online,
         LifeInput::Listening(address),
         LifeInput::Ready,
+        LifeInput::StandsBy,
+        LifeInput::Activated,
         LifeInput::Leaving,
         LifeInput::Stats(WorkerStats::default()),
         LifeInput::ChannelClosed,
@@ -198,9 +204,10 @@ fn i_018_every_input_in_every_state_of_a_process() {
     ];
     // One more than the inputs stands for time that passes.
     let letters = inputs.len() + 1;
-    for word in 0..letters.pow(4) {
-        let mut life = Lifecycle::new(limits(), ms(0));
-        let (mut rest, mut now) = (word, ms(0));
+    for word in 0..2 * letters.pow(4) {
+        let is_standby = word % 2 == 0;
+        let mut life = Lifecycle::new(LifecycleConfig { is_standby, ..limits() }, ms(0));
+        let (mut rest, mut now) = (word / 2, ms(0));
         for _ in 0..4 {
             let (letter, left) = (rest % letters, rest / letters);
             rest = left;

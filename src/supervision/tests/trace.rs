@@ -23,6 +23,7 @@
 //! | I-30 at most `max_booting` boot | `judge_slots::room_is_kept` |
 //! | I-35 twice is once | `judge_slots::stopped`, `judge_process::ordered`, [`Judge::after_turn`], [`Judge::notice`] |
 //! | I-37, I-38 convergence and answers in bounded time | `history::comes_to_rest`, with [`Judge::settle_limit`] |
+//! | I-40 who stands by serves nobody; only who can is promoted, and whoever can is; F-183 | `judge_standby` |
 //! | I-41 recycling within its room, successor first | `judge_slots`, `judge_reload::may_be_relieved` |
 //! | I-42 the same seed, the same trace; I-16, I-17 what a clock and a pause may change | `metamorphic` |
 //! | I-45 no timer that is due again at once | `world::pass_time` |
@@ -33,7 +34,7 @@
 //!
 //! Not here, because the simulated world has no such thing: descriptors, memory, zombies and bytes (I-05, I-06, I-07, I-28 to
 //! I-33, I-36, I-43, I-44), connections (I-22 to I-24), subscribers (I-25, I-26); there is no upgrade (I-34), no autoscaler
-//! (I-39) and no standby (I-40) yet.
+//! (I-39).
 //!
 //! Known to be looser than the machine: a reload that turns back may have twice `max_unavailable` missing, because what it had
 //! stopped in place comes back beside the way back (I-20); after a request, a group or an end for good in a reload, ready
@@ -58,6 +59,10 @@ pub(super) struct Judge {
     pub(super) workers: BTreeMap<WorkerId, Seen>,
     /// Who has a process, or is about to.
     pub(super) alive: BTreeSet<WorkerId>,
+    /// The same without a slot.
+    pub(super) standing: BTreeSet<WorkerId>,
+    /// Slots that were forked, as long as they are kept.
+    pub(super) forked: BTreeSet<Slot>,
     pub(super) lives: BTreeMap<WorkerId, Life>,
     /// What a handle could read after the last turn.
     pub(super) view: BTreeMap<Slot, SlotSnapshot>,
@@ -108,6 +113,8 @@ impl Judge {
             config,
             workers: BTreeMap::new(),
             alive: BTreeSet::new(),
+            standing: BTreeSet::new(),
+            forked: BTreeSet::new(),
             lives: BTreeMap::new(),
             view: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -170,6 +177,7 @@ impl Judge {
         let (id, step) = match input {
             Input::WorkerForked { id } => (id, "fork"),
             Input::WorkerOnline { id } => (id, "online"),
+            Input::WorkerStandsBy { id } => (id, "standby"),
             Input::WorkerListening { id, .. } => (id, "listening"),
             Input::WorkerReady { id } => (id, "ready"),
             Input::WorkerExiting { id } => (id, "exiting"),
@@ -181,7 +189,15 @@ impl Judge {
         let is_forked = self.workers.get(id).is_some_and(|seen| seen.has("fork"));
         let (is_born, is_end) = (step == "fork", step == "exit");
         match (is_born, is_end, is_forked) {
-            _ if !self.alive.contains(id) || self.finished.is_some() => None,
+            _ if !self.is_there(*id) || self.finished.is_some() => None,
+            // Without a slot there is nothing to listen on, nor to be ready for; with one, nobody stands by.
+            _ if self.standing.contains(id) == matches!(step, "listening" | "ready")
+                && matches!(step, "listening" | "ready" | "standby") =>
+            {
+                None
+            }
+            _ if step == "standby" && (self.seen(*id).has("standby") || self.seen(*id).is_ending()) => None,
+            _ if step == "standby" && !self.seen(*id).is_wanted() => None,
             (true, _, true) | (false, false, false) => None,
             (false, true, false) => Some((*id, "error")),
             (true, _, false) | (false, _, true) => Some((*id, step)),
@@ -197,11 +213,16 @@ impl Judge {
             Action::Spawn {
                 id, slot, generation, ..
             } => self.spawned(*id, slot, *generation, now),
+            Action::SpawnStandby { id, spec, generation } => {
+                self.standby_spawned(*id, (spec, *generation), machine, now)
+            }
+            Action::Promote { id, slot, .. } => self.promoted(*id, slot, now),
             Action::Stop { id, policy } => self.stopped(*id, *policy, now),
             Action::Publish { worker: Some(id), kind } => self.fact(*id, kind, now),
             Action::Publish { worker: None, kind } => self.notice(kind, machine, now),
             Action::SlotAdded { slot, .. } => {
                 self.begins("a slot");
+                self.forked.insert(slot.clone());
                 self.places.entry(slot.clone()).or_default().asked = Some(AskedFor::Process);
             }
             Action::CanaryVerdict { request, .. } => self.verdict_asked(*request),
@@ -269,8 +290,13 @@ impl Judge {
     /// I-02 and I-03: what a worker goes through is told in order, and only what happened is told.
     fn fact(&mut self, id: WorkerId, kind: &EventKind, now: Mono) {
         let name = kind.name();
-        if let EventKind::Recycling(why) = kind {
-            return self.recycling(id, why, now);
+        let stands_by = self.standing.contains(&id);
+        match kind {
+            // Nobody is replaced by it but one who serves nobody.
+            EventKind::Recycling(_) if stands_by => return,
+            EventKind::Recycling(why) => return self.recycling(id, why, now),
+            EventKind::Promoted => return self.promotion_told(id),
+            _ => {}
         }
         let seen = self.workers.get_mut(&id).expect("I-03: an event is about a worker");
         let steps = &seen.steps;
@@ -279,9 +305,10 @@ impl Judge {
             && match kind {
                 EventKind::Fork => steps.is_empty(),
                 EventKind::Online => has("fork") && !has("online") && !has("exiting") && !has("disconnect"),
-                EventKind::Listening(_) => has("online") && !has("exiting") && !has("disconnect"),
+                EventKind::Standby => stands_by && has("online") && !has("standby"),
+                EventKind::Listening(_) => !stands_by && has("online") && !has("exiting") && !has("disconnect"),
                 // Ready at birth is one of the rules, so it may come before online.
-                EventKind::Ready => has("fork") && !has("ready") && !has("exiting") && !has("disconnect"),
+                EventKind::Ready => !stands_by && has("fork") && !has("ready") && !has("exiting") && !has("disconnect"),
                 EventKind::Exiting => has("fork") && !has("exiting") && !has("disconnect"),
                 EventKind::Disconnect => has("fork") && !has("disconnect"),
                 EventKind::Exit(_) => has("disconnect"),
@@ -296,6 +323,13 @@ impl Judge {
         seen.steps.push(name);
         seen.is_unkillable |= matches!(kind, EventKind::Error(WorkerError::Unkillable));
         let ends = seen.is_ending() || seen.is_unkillable || matches!(kind, EventKind::Exit(_));
+        if stands_by {
+            if matches!(kind, EventKind::Exit(_) | EventKind::Error(WorkerError::Spawn(_))) {
+                seen.steps.push("exit");
+                self.standby_ended(id);
+            }
+            return;
+        }
         if ends && !was_lost && seen.stops.is_empty() {
             self.lost += 1;
         }
@@ -367,6 +401,7 @@ impl Judge {
         self.view_changed(machine.take_changes());
         self.slots_after_turn(machine, now);
         self.nobody_is_ageless(machine);
+        self.standbys_after_turn(machine);
         self.specs_after_turn(machine);
         self.reload_after_turn(machine, now);
         if let Some((spec, to)) = &self.turn.scaled {
@@ -385,7 +420,7 @@ impl Judge {
     pub(super) fn balanced(&self, left_behind: &[WorkerId]) {
         let missing: Vec<_> = self
             .alive
-            .iter()
+            .union(&self.standing)
             .filter(|id| !left_behind.contains(id) && !self.workers[*id].steps.is_empty())
             .collect();
         assert!(missing.is_empty(), "I-02: {missing:?} never exited");
@@ -397,7 +432,8 @@ impl Judge {
         let last_fault = 22 * SECOND;
         // Each slot boots in 1.5 s, one after the other at worst; a reload does that twice if it fails, and before each
         // it may wait for a predecessor (7 s), a step (3 s), a pause and a probation.
-        let slots = u32::try_from(self.view.len()).expect("few slots");
+        let standbys: u32 = self.specs.values().map(|spec| spec.standby).sum();
+        let slots = u32::try_from(self.view.len()).expect("few slots") + standbys;
         let reloads = u32::from(self.reload.is_some()) + u32::from(!self.unanswered().is_empty());
         last_fault + slots * 1_500 * MS + reloads * (10 * SECOND + slots * 13 * SECOND)
     }

@@ -31,6 +31,8 @@ pub(super) enum Happening {
     Arrives(Input),
     /// An order reaches a process's machine.
     Ordered(WorkerId, ShutdownPolicy),
+    /// The slot of a standby reaches its machine.
+    Activated(WorkerId),
     Meddles(u32, Deed),
 }
 
@@ -39,7 +41,7 @@ impl Happening {
     const fn is_up_to_master(&self) -> bool {
         match self {
             Self::Says(..) => false,
-            Self::IsRead(_) | Self::Arrives(_) | Self::Ordered(..) => true,
+            Self::IsRead(_) | Self::Arrives(_) | Self::Ordered(..) | Self::Activated(_) => true,
             Self::Meddles(_, deed) => deed.is_up_to_master(),
         }
     }
@@ -248,6 +250,10 @@ impl World {
             }
             Happening::Says(id, what) => self.said(id, what),
             Happening::IsRead(id) => self.read(id),
+            Happening::Activated(id) => {
+                self.learn(id, &LifeInput::Activated);
+                self.serve_slot(id);
+            }
             Happening::Ordered(id, policy) => self.learn(id, &LifeInput::StopOrdered(policy)),
             Happening::Meddles(number, deed) => self.meddle(number, deed),
         }
@@ -295,7 +301,9 @@ impl World {
                 Trace::Summed(sum) => write!(sum, "{after:?} {action:?}").expect("a sum takes any text"),
             }
             match action {
-                Action::Spawn { id, generation, .. } => self.spawn(id, generation),
+                Action::Spawn { id, generation, .. } => self.spawn(id, generation, false),
+                Action::SpawnStandby { id, generation, .. } => self.spawn(id, generation, true),
+                Action::Promote { id, .. } => self.later(self.latency, Happening::Activated(id)),
                 Action::GenerationAdded { generation, .. } => {
                     let dice = self.plan.dice(Sort::Generation, generation.0);
                     let script = dice.and_then(|mut dice| Birth::script_of_generation(&mut dice));
@@ -346,6 +354,7 @@ impl World {
                     is_dead |= matches!(report.fact, Fact::Exited(_));
                     let input = match report.fact {
                         Fact::Online => Input::WorkerOnline { id },
+                        Fact::StandsBy => Input::WorkerStandsBy { id },
                         Fact::Listening(address) => Input::WorkerListening { id, address },
                         Fact::Ready => Input::WorkerReady { id },
                         Fact::Exiting => Input::WorkerExiting { id },
@@ -377,8 +386,8 @@ impl World {
         }
     }
 
-    fn spawn(&mut self, id: WorkerId, generation: Generation) {
-        let birth = self.next_birth(generation);
+    fn spawn(&mut self, id: WorkerId, generation: Generation, is_standby: bool) {
+        let birth = self.next_birth(generation).standing_by(is_standby);
         if self.is_faulty() {
             let script = Script::ALL.iter().position(|script| *script == birth.script);
             self.met |= 1 << script.expect("all are known");

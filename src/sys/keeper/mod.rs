@@ -12,6 +12,7 @@ mod saving;
 mod table;
 
 use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
@@ -36,6 +37,8 @@ pub(super) struct Plan<'a> {
     pub(super) handover: RawFd,
     /// The contract's listeners: their sockets, and whether their connections are to be saved.
     pub(super) listeners: &'a [(RawFd, bool)],
+    /// Of a worker that stands by, in their place: where those are that come with its slot.
+    pub(super) awaited: &'a [(Option<SocketAddr>, bool)],
 }
 
 /// What a keeper knows.
@@ -57,7 +60,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
         return Err(format!("{name}=1 forbids it"));
     }
     let errno = |what: &'static str| move |errno: Errno| format!("{what}: {}", errno_text(errno as i32));
-    let survivors = table::survivors(plan.listeners);
+    let survivors = table::survivors(plan.listeners, plan.awaited);
     let post = Post::new(plan.handover).map_err(errno("the hand-over socket"))?;
     let journal = Journal::map(descriptors_max()).map_err(|error| format!("mapping the journal: {error}"))?;
     let (pid, master) = (getpid(), getppid());

@@ -23,11 +23,13 @@ pub(super) struct Survivor {
 }
 
 /// The listeners of a contract whose connections are saved: TCP ones that are marked so.
-pub(super) fn survivors(listeners: &[(RawFd, bool)]) -> Vec<Survivor> {
-    let marked = (0..).zip(listeners).filter(|(_, (_, survives))| *survives);
+pub(super) fn survivors(listeners: &[(RawFd, bool)], awaited: &[(Option<SocketAddr>, bool)]) -> Vec<Survivor> {
+    let here = listeners.iter().map(|(fd, survives)| (local_address(*fd), *survives));
+    let all = here.chain(awaited.iter().copied());
+    let marked = (0..).zip(all).filter(|(_, (_, survives))| *survives);
     marked
-        .filter_map(|(listener, (fd, _))| {
-            let address = local_address(*fd)?;
+        .filter_map(|(listener, (address, _))| {
+            let address = address?;
             Some(Survivor { listener, address })
         })
         .collect()
@@ -157,12 +159,27 @@ mod tests {
         let unmarked = on("127.0.0.1:0");
         let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let fds = [&one, &unmarked, &other].map(|listener| listener.as_raw_fd());
-        let marked = survivors(&[
-            (fds[0], true),
-            (fds[1], false),
-            (fds[2], true),
-            (unix.as_raw_fd(), true),
-        ]);
+        let marked = survivors(
+            &[
+                (fds[0], true),
+                (fds[1], false),
+                (fds[2], true),
+                (unix.as_raw_fd(), true),
+            ],
+            &[],
+        );
+        let awaited = [&one, &unmarked, &other].map(|it| Some(it.local_addr().unwrap()));
+        let awaited = [
+            (awaited[0], true),
+            (awaited[1], false),
+            (awaited[2], true),
+            (None, true),
+        ];
+        assert_eq!(
+            survivors(&[], &awaited),
+            marked,
+            "a standby knows them before it has them"
+        );
         assert_eq!(marked.iter().map(|it| it.listener).collect::<Vec<_>>(), [0, 2]);
         for (listener, expected) in [(&one, Some(0)), (&unmarked, None), (&other, Some(2))] {
             let port = listener.local_addr().unwrap().port();

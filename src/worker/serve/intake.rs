@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -62,49 +62,34 @@ impl Intake {
     /// When `own` is no listening socket of a kind we serve. Outside of a runtime this panics, as every registration of
     /// a descriptor does.
     pub(crate) fn held(own: OwnedFd, shutdown: Shutdown, probation: Duration) -> io::Result<Self> {
-        let family = family(&own)?;
-        let own = Listener::adopt(own)?;
-        let local = own.local_addr();
-        let mut own = Socket::new(Source::Own, own);
-        if !probation.is_zero() {
-            own.is_on_probation = true;
-            own.pause = Some(Box::pin(tokio::time::sleep(probation)));
-        }
-        Ok(Self::of(Some(own), family, local, shutdown, None))
+        let intake = Self::awaiting(shutdown, || ());
+        intake.inner.on_wait.take();
+        intake.open(own, probation)?;
+        Ok(intake)
     }
 
     /// Takes no connections but those that are handed over, until `shutdown` and the master's word that none follows.
-    /// `own` only tells where the listener is bound.
+    /// `own` only tells of what kind they are.
     ///
     /// # Errors
     /// When `own` is no listening socket of a kind we serve.
     pub(crate) fn handed(own: &OwnedFd, shutdown: Shutdown, handover: Arc<Handover>) -> io::Result<Self> {
-        let local = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(own.as_raw_fd())?;
-        let ip4 = local.as_sockaddr_in().map(|it| std::net::SocketAddr::V4((*it).into()));
-        let ip6 = local.as_sockaddr_in6().map(|it| std::net::SocketAddr::V6((*it).into()));
-        let of = Self::of(None, family(own)?, ip4.or(ip6), shutdown, Some(handover));
-        Ok(of)
+        let intake = Self::awaiting(shutdown, || ());
+        intake.inner.on_wait.take();
+        intake.open_handed(own, handover)?;
+        Ok(intake)
     }
 
-    fn of(
-        own: Option<Socket>,
-        family: Family,
-        local: Option<std::net::SocketAddr>,
-        shutdown: Shutdown,
-        handover: Option<Arc<Handover>>,
-    ) -> Self {
+    /// Has no socket before it is [`open`](Self::open), and calls `on_wait` when somebody waits for its connections.
+    pub(crate) fn awaiting(shutdown: Shutdown, on_wait: impl FnOnce() + 'static) -> Self {
         let notice = shutdown.clone();
         let inner = Inner {
-            sockets: RefCell::new(own.into_iter().collect()),
+            sockets: RefCell::new(Vec::new()),
+            on_wait: Cell::new(Some(Box::new(on_wait))),
             given: RefCell::default(),
             is_watching: Cell::new(false),
-            family,
-            local,
-            last_given: RefCell::new(Box::pin(async move {
-                if let Some(handover) = handover {
-                    handover.ended().await;
-                }
-            })),
+            family: Cell::new(None),
+            last_given: RefCell::new(Box::pin(std::future::ready(()))),
             injected: RefCell::default(),
             next: Cell::new(0),
             pause: RefCell::new(None),
@@ -127,6 +112,37 @@ impl Intake {
         if !self.inner.is_watching.replace(true) {
             actix_rt::spawn(refuse_what_waits(Rc::downgrade(&self.inner)));
         }
+    }
+
+    /// Takes connections from `own` from now on, but leaves them to others for the time of `probation`.
+    ///
+    /// # Errors
+    /// When `own` is no listening socket of a kind we serve.
+    pub(crate) fn open(&self, own: OwnedFd, probation: Duration) -> io::Result<()> {
+        self.inner.family.set(Some(family(&own)?));
+        let own = Listener::adopt(own)?;
+        let mut own = Socket::new(Source::Own, own);
+        if !probation.is_zero() {
+            own.is_on_probation = true;
+            own.pause = Some(Box::pin(tokio::time::sleep(probation)));
+        }
+        self.inner.sockets.borrow_mut().insert(0, own);
+        if let Some(acceptor) = self.inner.acceptor.take() {
+            acceptor.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes what is handed over from now on; see [`handed`](Self::handed).
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_handed(&self, own: &OwnedFd, handover: Arc<Handover>) -> io::Result<()> {
+        self.inner.family.set(Some(family(own)?));
+        *self.inner.last_given.borrow_mut() = Box::pin(async move {
+            handover.ended().await;
+        });
+        Ok(())
     }
 
     /// A way to change the set from elsewhere.
@@ -173,12 +189,6 @@ impl Intake {
         sockets.len() < before
     }
 
-    /// Where the worker's own socket listens; `None` for a Unix path.
-    #[cfg(feature = "web")]
-    pub(crate) fn local_addr(&self) -> Option<std::net::SocketAddr> {
-        self.inner.local
-    }
-
     pub(crate) fn shutdown(&self) -> &Shutdown {
         &self.inner.shutdown
     }
@@ -199,11 +209,13 @@ struct Inner {
     given: RefCell<VecDeque<(Mono, Given)>>,
     /// Is there a task that refuses what is not taken in time?
     is_watching: Cell<bool>,
-    family: Family,
-    local: Option<std::net::SocketAddr>,
+    /// Of what kind its connections are; not known before it has a socket.
+    family: Cell<Option<Family>>,
     /// No connection is handed over any more.
     last_given: RefCell<Pin<Box<dyn Future<Output = ()>>>>,
     has_heard_end: Cell<bool>,
+    /// Called when the connections are waited for the first time, if there is no socket yet.
+    on_wait: Cell<Option<Box<dyn FnOnce()>>>,
     /// Whose turn it is.
     next: Cell<usize>,
     /// Set while the process is out of descriptors or memory.
@@ -217,6 +229,9 @@ struct Inner {
 impl Inner {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
         self.acceptor.replace(Some(cx.waker().clone()));
+        if let Some(on_wait) = self.on_wait.take() {
+            on_wait();
+        }
         let injected = || self.injected.borrow_mut().pop_front();
         if let Some(accepted) = self.next_given().or_else(injected) {
             return Poll::Ready(Some(accepted));
@@ -253,7 +268,9 @@ impl Inner {
                 fail,
                 receipt,
             } = given;
-            let (stream, peer) = match self.family.stream(fd) {
+            // Without a socket it has not said that it listens, and nobody knows of it.
+            let Some(family) = self.family.get() else { continue };
+            let (stream, peer) = match family.stream(fd) {
                 Ok(stream) => stream,
                 Err(err) => {
                     tracing::warn!(%err, "a connection that was handed over cannot be served here");
@@ -261,7 +278,7 @@ impl Inner {
                 }
             };
             // Of a Unix path nobody could tell later whether it was touched: there each one is acknowledged before it is served.
-            let is_last = self.family == Family::Unix || self.given.borrow().is_empty();
+            let is_last = family == Family::Unix || self.given.borrow().is_empty();
             return Some(Accepted {
                 stream,
                 peer,

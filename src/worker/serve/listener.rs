@@ -89,13 +89,6 @@ impl Listener {
         }
     }
 
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
     pub(super) fn into_std(self) -> Option<StdListener> {
         match self {
             Self::Tcp(listener) => listener.into_std().ok().map(StdListener::Tcp),

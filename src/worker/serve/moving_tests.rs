@@ -79,6 +79,7 @@ fn serve(name: &'static str, between: &Arc<Between>) -> Served {
     let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let others = Arc::clone(between);
     let books = Books {
+        local: Some(address),
         counters: Counters::default(),
         recorder: None,
         survival: Some(Survival::new(journal(), 0, is_idempotent, 1 << 17, others)),

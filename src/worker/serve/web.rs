@@ -77,9 +77,11 @@ pub enum ServeError {
     App,
 }
 
-/// Where it is written down what is served.
+/// Where it is written down what is served, and where it is served.
 #[derive(Debug)]
 pub(crate) struct Books {
+    /// Where the listener is bound; `None` for a Unix path.
+    pub(crate) local: Option<SocketAddr>,
     pub(crate) counters: Counters,
     pub(crate) recorder: Option<Recorder<'static>>,
     /// How the connections outlive this worker, if they do.
@@ -106,15 +108,15 @@ where
     S::Service: 'static,
     B: MessageBody + 'static,
 {
-    let local = intake.local_addr();
-    let config = app_config(local);
-    let app = map_config(app(), move |()| config.clone())
-        .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
     let Books {
+        local,
         counters,
         recorder,
         survival,
     } = books;
+    let config = app_config(local);
+    let app = map_config(app(), move |()| config.clone())
+        .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
     let app = apply_fn_factory(app, move |request: Request, app: &_| {
         let state = request.conn_data::<Rc<ConnState>>();
         // Without the query, which is where secrets are.

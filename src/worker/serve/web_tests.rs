@@ -108,6 +108,7 @@ fn serve_on(intake: Intake, address: SocketAddr, shutdown: Shutdown, options: Se
             )
     };
     let books = Books {
+        local: Some(address),
         counters: counters.clone(),
         recorder: None,
         survival: None,
