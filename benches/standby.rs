@@ -67,7 +67,15 @@ impl Measured {
     const fn last_event(&self) -> &'static str {
         match self.role {
             Role::Standby | Role::StandbyShared => "standby",
-            Role::PerWorker | Role::Shared | Role::Recorded | Role::Threads => "all_ready",
+            Role::PerWorker
+            | Role::Shared
+            | Role::RoundRobin
+            | Role::LeastConnections
+            | Role::TwoChoices
+            | Role::Sticky
+            | Role::Recorded
+            | Role::Zygote
+            | Role::Threads => "all_ready",
         }
     }
 

@@ -404,7 +404,10 @@ impl ClusterBuilder {
 
     /// Decides in the master whether the cluster is to run, before anything is bound or started: OTP's `init`, which may
     /// say `ignore`. A hook that fails or panics is [`RunError::BeforeStart`]. Never called in a worker. Default: it runs.
-    pub fn before_start<E: fmt::Display>(mut self, hook: impl FnOnce() -> Result<BeforeStart, E> + 'static) -> Self {
+    pub fn before_start<E: std::fmt::Display>(
+        mut self,
+        hook: impl FnOnce() -> Result<BeforeStart, E> + 'static,
+    ) -> Self {
         self.before_start = Some(Box::new(|| hook().map_err(|error| error.to_string())));
         self
     }

@@ -114,8 +114,15 @@ impl Endpoint {
     /// Waits for the next datagram. `None` when the peer is gone, and everything it sent was read. Dropping the future
     /// loses nothing.
     pub(crate) async fn recv<T: DeserializeOwned>(&self) -> Option<Packet<T>> {
+        self.recv_after(|| ()).await
+    }
+
+    /// [`recv`](Self::recv) that does `first` when there is something to take and nothing is taken yet: `first` may take
+    /// datagrams itself, which are all older than the one that is returned. May do it several times.
+    pub(crate) async fn recv_after<T: DeserializeOwned>(&self, first: impl Fn()) -> Option<Packet<T>> {
         loop {
             let mut ready = self.socket.readable().await.ok()?;
+            first();
             match self.try_recv() {
                 Ok(packet) => {
                     ready.retain_ready();

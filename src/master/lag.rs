@@ -29,19 +29,22 @@ fn begin(interval: Duration, now: Mono) -> Lag {
         late: Duration::ZERO,
         steady_since: now,
         pauses: 0,
+        paused: Duration::ZERO,
     }
 }
 
 /// The loop has come round. What is no pause yet cannot make a worker that beats look silent for longer than a judge
 /// has to grant anyway.
 fn turn(before: Lag, now: Mono) -> Lag {
-    let late = now.since(before.turned).saturating_sub(before.period);
+    let gap = now.since(before.turned);
+    let late = gap.saturating_sub(before.period);
     let paused = before.is_held_up(now);
     Lag {
         turned: now,
         late,
         steady_since: if paused { now } else { before.steady_since },
         pauses: before.pauses + u64::from(paused),
+        paused: before.paused.saturating_add(if paused { gap } else { Duration::ZERO }),
         ..before
     }
 }
@@ -64,7 +67,13 @@ mod tests {
         // A machine that slept for a day, on a clock that went on.
         let lag = turn(lag, ms(86_400_000));
         assert_eq!((lag.steady_since, lag.pauses), (ms(86_400_000), 1));
+        assert_eq!(lag.paused, Duration::from_millis(86_400_000 - 240));
         let lag = turn(lag, ms(86_400_105));
         assert_eq!((lag.steady_since, lag.late), (ms(86_400_000), Duration::from_millis(5)));
+        assert_eq!(
+            lag.paused,
+            Duration::from_millis(86_400_000 - 240),
+            "being late is no pause"
+        );
     }
 }

@@ -86,11 +86,14 @@ pub struct Lag {
     #[serde(rename = "late_ms", with = "json::millis")]
     pub late: Duration,
     /// Since when it has not been held up: the master's start, or the end of its last pause (it was stopped, the machine
-    /// slept, or it got no time). What a worker did not say before that is nothing to judge it by.
+    /// slept, or it got no time).
     #[serde(rename = "steady_since_ms")]
     pub steady_since: Mono,
     /// Pauses since the master's start.
     pub pauses: u64,
+    /// How long they lasted, together. Only this much is taken off a silence: a pause excuses itself, and no more.
+    #[serde(default, rename = "paused_ms", with = "json::millis")]
+    pub paused: Duration,
 }
 
 impl Lag {
@@ -135,6 +138,7 @@ mod tests {
             late: Duration::from_millis(5),
             steady_since: ms(0),
             pauses: 0,
+            paused: Duration::ZERO,
         };
         assert_eq!(lag.at(ms(1_050)), Duration::from_millis(5));
         assert_eq!(lag.at(ms(1_400)), Duration::from_millis(300));

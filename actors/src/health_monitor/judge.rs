@@ -26,6 +26,13 @@ struct Case {
     missed_at: Option<Mono>,
     /// When it was excused last.
     excused: Option<Mono>,
+    /// The last beat that was seen, and how long the master's pauses had lasted before it.
+    beat: Option<Mono>,
+    paused_before: Duration,
+    /// How long they had lasted at the last look.
+    paused: Duration,
+    /// When the last pause was over, and how long it was.
+    pause: (Mono, Duration),
     /// What was done about it, and when.
     done: HealthAction,
     done_at: Mono,
@@ -81,8 +88,10 @@ pub(super) enum Finding {
 
 /// What a look at the facts says, before it is counted.
 enum Sight {
-    /// Nobody can tell: the master could not read, or a debugger holds it.
+    /// A debugger holds it: its time begins anew afterwards.
     Excused,
+    /// Nobody can tell: the master could not read, or has not caught up yet.
+    Unread,
     Well,
     /// Worth telling, and nothing more.
     Odd(UnhealthyReason, Duration),
@@ -118,12 +127,16 @@ impl Ward {
         let treated = self.treated(now).filter(|other| *other != id).count();
         let may_act = treated < self.config.max_at_once;
         let case = self.cases.entry(id).or_default();
+        let is_as_before = !case.note_pauses(facts.last_beat, lag);
         match sight(&self.config, case, facts, lag, now) {
             Sight::Excused => {
                 case.excused = Some(now);
                 case.misses = 0;
                 Finding::Nothing
             }
+            Sight::Unread => Finding::Nothing,
+            // Excused for a while, and not heard again: what was counted stays counted.
+            Sight::Well if is_as_before && case.is_counted(facts.phase) => Finding::Nothing,
             Sight::Well => {
                 case.misses = 0;
                 case.told.take().map_or(Finding::Nothing, |_| Finding::Recovered)
@@ -177,10 +190,59 @@ impl Ward {
     }
 }
 
+impl Case {
+    /// Keeps apart what the master missed before the worker's last beat and after it; true if the beat is a new one.
+    ///
+    /// When the beat is first seen, a pause may have followed it already: as much as happened since the last look, and no
+    /// longer than from the beat to the end of the last pause.
+    fn note_pauses(&mut self, beat: Option<Mono>, lag: Lag) -> bool {
+        let is_new = self.beat != beat;
+        if is_new {
+            let since_look = lag.paused.saturating_sub(self.paused);
+            let since_beat = beat.map_or(Duration::ZERO, |beat| lag.steady_since.since(beat));
+            self.beat = beat;
+            self.paused_before = lag.paused.saturating_sub(since_look.min(since_beat));
+        }
+        if lag.paused > self.paused {
+            self.pause = (lag.steady_since, lag.paused.saturating_sub(self.paused));
+            self.paused = lag.paused;
+        }
+        is_new
+    }
+
+    /// Silence was held against it in this phase.
+    fn is_counted(&self, phase: Phase) -> bool {
+        let (Phase::Boot(since) | Phase::Serving(since) | Phase::Draining(since)) = phase;
+        let is_silence = matches!(
+            self.told,
+            Some(UnhealthyReason::Hang | UnhealthyReason::Boot | UnhealthyReason::Drain)
+        );
+        is_silence && self.misses > 0 && self.missed_at.is_some_and(|at| at >= since)
+    }
+
+    /// From when on silence counts that began at `heard`: the master's pauses are taken off it, and nothing else. Never more
+    /// than if it had begun after the last of them.
+    fn excused_by_pauses(&self, heard: Mono, lag: Lag) -> Mono {
+        let paused = lag.paused.saturating_sub(self.paused_before);
+        heard.max((heard + paused).min(lag.steady_since))
+    }
+
+    /// May the worker's word from the last pause still lie unread? Reading is given as long as the pause was, up to the limit;
+    /// but not to one who was silent for so long, beside all pauses, that a punctual master would have ended it long ago.
+    fn is_catching_up(&self, silent: Duration, limit: Duration, check: Duration, now: Mono) -> bool {
+        let patience = limit.saturating_mul(2).saturating_add(check.saturating_mul(3));
+        let (ended, length) = self.pause;
+        silent <= patience && !length.is_zero() && now <= ended + length.min(limit)
+    }
+}
+
 fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono) -> Sight {
-    // The supervising loop has not come round: what the worker said may lie unread.
-    if lag.is_held_up(now) || facts.is_traced {
+    if facts.is_traced {
         return Sight::Excused;
+    }
+    // The supervising loop has not come round: what the worker said may lie unread.
+    if lag.is_held_up(now) {
+        return Sight::Unread;
     }
     // A program that does not use the library never beats.
     let Some(beat) = facts.last_beat else {
@@ -191,14 +253,17 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
         Phase::Serving(since) => (UnhealthyReason::Hang, Some(config.stale_after), since),
         Phase::Draining(since) => (UnhealthyReason::Drain, config.drain, since),
     };
-    let excuses = [Some(since), Some(lag.steady_since), case.excused];
-    let heard = excuses.into_iter().flatten().fold(beat, Mono::max);
+    let heard = beat.max(since).max(case.excused.unwrap_or(beat));
+    let heard = case.excused_by_pauses(heard, lag);
     let silent = now.since(heard);
     if let Some(limit) = limit {
         let granted = facts
             .more_time_until
             .map(|until| until.min(heard + limit + config.extension));
         let due = granted.map_or(heard + limit, |granted| granted.max(heard + limit));
+        if now > due && case.is_catching_up(silent, limit, config.check, now) {
+            return Sight::Unread;
+        }
         if now > due {
             return Sight::Over(reason, silent);
         }

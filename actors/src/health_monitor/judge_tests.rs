@@ -16,11 +16,18 @@ fn id(id: u64) -> WorkerId {
     WorkerId::new(id)
 }
 
-/// A master that came round at `turned`, and was never held up since `steady_since`. Made from text, as a snapshot is.
+/// A master that came round at `turned`, and stood still all the time until `steady_since`.
 fn lag(turned: Mono, steady_since: Mono) -> Lag {
+    paused(turned, steady_since, steady_since.since_start())
+}
+
+/// A master that came round at `turned`, whose pauses lasted so long, the last of them until `steady_since`. Made from text, as a
+/// snapshot is.
+fn paused(turned: Mono, steady_since: Mono, paused: Duration) -> Lag {
     let ms = |mono: Mono| mono.since_start().as_millis() as f64;
     let text = serde_json::json!({
         "period_ms": 1000.0, "tolerance_ms": 1500.0, "turned_ms": ms(turned), "late_ms": 0.0, "steady_since_ms": ms(steady_since), "pauses": 0,
+        "paused_ms": paused.as_millis() as f64,
     });
     serde_json::from_value(text).unwrap()
 }
@@ -310,6 +317,64 @@ fn checks_that_were_held_up_and_come_in_a_burst_are_one() {
     }
 }
 
+#[test]
+fn a_master_that_is_late_again_and_again_finds_a_hang_after_the_limit_and_what_it_was_late() {
+    // It hangs at 0 and never beats again; the master stands still for 3 of every 6 s, and looks in between.
+    let mut ward = Ward::new(HealthConfig::new());
+    let late = |now: u64| paused(at(now), at(now), Duration::from_secs(now / 2));
+    let mut killed = None;
+    for now in (6..600).step_by(6) {
+        // While it stands still, nobody is judged; that takes back nothing of what was counted.
+        let stands = lag(at(now - 3), at(0));
+        assert_eq!(
+            ward.look(id(1), &serving(at(0)), stands, Occasion::Check, at(now)),
+            Finding::Nothing
+        );
+        let found = verdict(ward.look(id(1), &serving(at(0)), late(now), Occasion::Check, at(now)));
+        if found.is_some_and(|found| found.2 == HealthAction::Kill) {
+            killed = Some(now);
+            break;
+        }
+    }
+    // Twice the limit and three checks beside the pauses, which are half of the time, and three looks.
+    let killed = killed.expect("it is killed");
+    assert!((30..=90).contains(&killed), "{killed}");
+}
+
+#[test]
+fn a_pause_before_the_last_beat_excuses_nothing_after_it() {
+    let mut ward = Ward::new(HealthConfig::new());
+    let steady = |now: u64| paused(at(now), at(500), Duration::from_secs(490));
+    assert_eq!(
+        ward.look(id(1), &serving(at(501)), steady(505), Occasion::Check, at(505)),
+        Finding::Nothing
+    );
+    // A short pause, and the end of the silence's limit moves by that.
+    let again = |now: u64| paused(at(now), at(510), Duration::from_secs(493));
+    assert_eq!(
+        ward.look(id(1), &serving(at(501)), again(514), Occasion::Check, at(514)),
+        Finding::Nothing
+    );
+    let found = verdict(ward.look(id(1), &serving(at(501)), again(515), Occasion::Check, at(515)));
+    assert_eq!(found, Some((UnhealthyReason::Hang, 1, HealthAction::Tell)));
+}
+
+#[test]
+fn what_was_missed_before_a_pause_stays_counted_until_it_beats() {
+    let mut ward = Ward::new(HealthConfig::new());
+    for now in [15, 20] {
+        assert!(verdict(check(&mut ward, &serving(at(0)), at(now))).is_some());
+    }
+    let after = |now: u64| paused(at(now), at(60), Duration::from_secs(39));
+    assert_eq!(
+        ward.look(id(1), &serving(at(0)), after(60), Occasion::Check, at(60)),
+        Finding::Nothing
+    );
+    assert_eq!(ward.unwell().count(), 1, "it has not spoken");
+    let beats = ward.look(id(1), &serving(at(59)), after(61), Occasion::Check, at(61));
+    assert_eq!(beats, Finding::Recovered);
+}
+
 /// Any time below `most`, in milliseconds; the same row in every run.
 fn below(most: u64, seed: &mut u64) -> u64 {
     *seed = seed
@@ -325,7 +390,7 @@ fn world(mut seed: u64, pauses: bool, hangs_at: u64, end: u64) -> Option<u64> {
     let seed = &mut seed;
     let mut ward = Ward::new(HealthConfig::new());
     let (mut beats_at, mut sent, mut read) = (below(3_000, seed), None, 0);
-    let (mut turns_at, mut turned, mut steady_since) = (1_000, 0, 0);
+    let (mut turns_at, mut turned, mut steady_since, mut lost) = (1_000, 0, 0, 0);
     let (mut checks_at, mut reads_at, mut stands_until) = (below(5_000, seed), 0, 0);
     for now in 0..end {
         if now == beats_at && now < hangs_at {
@@ -350,8 +415,10 @@ fn world(mut seed: u64, pauses: bool, hangs_at: u64, end: u64) -> Option<u64> {
             reads_at = now + below(20, seed);
         }
         if now >= turns_at {
-            let late = (now - turned).saturating_sub(1_000);
-            steady_since = if late > 1_500 { now } else { steady_since };
+            let gap = now - turned;
+            if gap > 2_500 {
+                (steady_since, lost) = (now, lost + gap);
+            }
             (turned, turns_at) = (now, now + 1_000);
         }
         if now >= checks_at {
@@ -361,7 +428,7 @@ fn world(mut seed: u64, pauses: bool, hangs_at: u64, end: u64) -> Option<u64> {
             let finding = ward.look(
                 id(1),
                 &facts,
-                lag(ms(turned), ms(steady_since)),
+                paused(ms(turned), ms(steady_since), Duration::from_millis(lost)),
                 Occasion::Check,
                 ms(now),
             );

@@ -26,8 +26,8 @@ use crate::kernel::thread;
 ///
 /// A worker that is silent for too long is counted a miss at every check, is told of in an `Unhealthy` event, and after
 /// enough misses is replaced or killed, as the [`HealthConfig`] says; its exit then has the reason `Hang`, with the loop's
-/// name. It is not blamed for silence that the master could not have heard: nothing before the end of the master's last
-/// pause counts. Programs that never beat, because they do not use the library, are left alone.
+/// name. It is not blamed for silence that the master could not have heard: the master's pauses
+/// are taken off it, and what came meanwhile is read first. Many pauses delay a verdict, and do not prevent it. Programs that never beat, because they do not use the library, are left alone.
 ///
 /// ```no_run
 /// use actix_cluster::{Cluster, Worker};

@@ -484,10 +484,9 @@ impl<C> Seat<C> {
     }
 }
 
-/// Connections on their way to one worker that takes them up promptly, so that sending and acknowledging are done for many
-/// at once: 7 microseconds of the master for each connection, where it is 18 if there is one at a time. A worker begins with
-/// one, gets one more for each that it acknowledges, and has to begin anew when it was late: one that is busy is not buried
-/// under what others could serve at once.
+/// Connections on their way to a worker that takes them up promptly: sending and acknowledging many at once costs the master 7
+/// microseconds for each, where one at a time costs 18. A worker begins with one, gets one more for each that it acknowledges, and
+/// begins anew when it was late: one that is busy is not buried under what others could serve.
 pub(super) const WINDOW: usize = 64;
 /// An acknowledgement that takes longer is late.
 const LATE: Duration = Duration::from_millis(10);

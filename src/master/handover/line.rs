@@ -257,12 +257,15 @@ impl Line {
             return;
         }
         let After {
+            is_suspect,
             cookies,
             unjudged,
             saved,
             lost,
             ..
         } = self.after.take();
+        // It stays dead: whatever should still come is dealt with as it comes, and not kept for a death to be told.
+        self.after.borrow_mut().is_suspect = is_suspect;
         // Before all others again, in the old order.
         for (key, waiting) in unjudged.into_iter().rev() {
             let has_come = waiting
@@ -321,11 +324,11 @@ async fn listen(desk: Rc<Desk>, line: Rc<Line>) {
         if line.after.borrow().is_suspect.is_some() {
             desk.room_for_orphans().await;
         }
-        let Some(packet) = line.endpoint.recv().await else {
+        // What the supervisor told before this was said comes first, and before this is taken: a death that is told has all
+        // that is in the socket heard and judged, and what were in our hands then would come too late.
+        let Some(packet) = line.endpoint.recv_after(|| desk.obey()).await else {
             break;
         };
-        // What the supervisor told before this was said comes first.
-        desk.obey();
         line.hear(&desk, packet);
         for _ in 0..TURN_MAX {
             let Ok(packet) = line.endpoint.try_recv() else { break };

@@ -14,6 +14,8 @@ mod desk;
 mod dispatch;
 mod door;
 mod line;
+#[cfg(test)]
+mod line_tests;
 mod orphans;
 mod tally;
 

@@ -33,6 +33,8 @@ pub(crate) const fn default_scheduling(address: &ListenAddr) -> Scheduling {
     }
 }
 
+pub(crate) use place::Place;
+
 /// What a worker gets.
 #[derive(Debug)]
 pub(crate) struct Handout {
@@ -45,15 +47,6 @@ pub(crate) struct Handout {
     /// `PerWorker`: the socket is the slot's own, and [`super::serving`] has to know of it.
     pub(crate) scheduling: Scheduling,
     /// Its connections are to outlive the worker.
-    pub(crate) survives: bool,
-}
-
-/// What is known of a listener without a share in it.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) address: BoundAddress,
-    pub(crate) scheduling: Scheduling,
-    /// As in a [`Handout`].
     pub(crate) survives: bool,
 }
 
@@ -139,15 +132,6 @@ impl ListenerTable {
             self.listeners.insert(key, listener);
         }
         Ok(handout)
-    }
-
-    /// What is known of a listener, if there is one.
-    pub(crate) fn place(&self, key: &ListenKey) -> Option<Place> {
-        self.listeners.get(key).map(|listener| Place {
-            address: listener.address.clone(),
-            scheduling: listener.scheduling,
-            survives: listener.options.survive_kill,
-        })
     }
 
     /// Ends the share of `slot`; true if it was the last one and the listener is closed. Declared ones stay.
@@ -497,6 +481,7 @@ fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenErro
 #[cfg(test)]
 mod tests;
 
+mod place;
 mod udp_shares;
 #[cfg(test)]
 mod udp_tests;
