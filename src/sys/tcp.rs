@@ -16,12 +16,15 @@ use crate::model::rescue::Counted;
 /// `ENOTCONN` when the server's side is closed already, or the connection is broken; `ENOTSUP` where the kernel does not
 /// count (a filter, or a system that only looks like Linux); else what the kernel says.
 pub(crate) fn counted(socket: BorrowedFd<'_>) -> io::Result<Counted> {
-    // Three calls are no one moment: bytes may arrive, or be acknowledged, between them. Until nothing moved.
+    // Several calls are no one moment: bytes may arrive, or be acknowledged, between them. Until nothing moved. `TCP_INFO`
+    // itself is none either (the kernel reads the state before it locks the socket), so that the client's end could be in its
+    // counters and not in its state: twice the same is one moment.
     for _ in 0..TRIES {
+        let earlier = Info::of(socket)?;
         let before = (queued(socket, libc::FIONREAD)?, queued(socket, libc::TIOCOUTQ)?);
         let info = Info::of(socket)?;
         let after = (queued(socket, libc::FIONREAD)?, queued(socket, libc::TIOCOUTQ)?);
-        if before != after {
+        if before != after || earlier != info {
             continue;
         }
         let is_ended = match info.state {
@@ -82,6 +85,7 @@ pub(super) fn reset(socket: BorrowedFd<'_>) {
 }
 
 /// The state and the two long counters of `struct tcp_info`; libc's own definition ends before them.
+#[derive(PartialEq, Eq)]
 struct Info {
     state: u8,
     acknowledged: u64,
@@ -182,6 +186,23 @@ mod tests {
         wait(&server);
         (expected.waiting, expected.consumed, expected.is_ended) = (0, 10, true);
         assert_eq!(of(&server), expected);
+    }
+
+    #[test]
+    fn the_end_of_the_client_counts_nothing_at_whatever_moment_it_comes() {
+        for _ in 0..1000 {
+            let (client, server) = pair();
+            std::thread::scope(|scope| {
+                scope.spawn(|| client.shutdown(Shutdown::Write).unwrap());
+                loop {
+                    let now = of(&server);
+                    assert_eq!(now.consumed, 0);
+                    if now.is_ended {
+                        break;
+                    }
+                }
+            });
+        }
     }
 
     #[test]
