@@ -310,7 +310,9 @@ impl ClusterSupervisor {
             }
             // Who may not have the socket may not adopt its siblings either.
             Report::Accepts { key, adopts } if self.gets(&link.slot, &key) => {
-                link.accepts(&key);
+                if link.accepts(&key) {
+                    self.listening.takes(link.id, &key);
+                }
                 self.listening.accepts(&link, &key, adopts);
             }
             Report::Accepts { .. } => {}
