@@ -229,12 +229,15 @@ impl Link {
         self.change().more_time_until = Some(clock::now() + time);
     }
 
-    pub(crate) fn accepts(&self, key: &ListenKey) {
+    /// Is that news? It is not, beyond as many listeners as are kept.
+    pub(crate) fn accepts(&self, key: &ListenKey) -> bool {
         let mut view = self.change();
         // A worker may make listeners up without end.
-        if view.accepting.len() < ADDRESSES_MAX && !view.accepting.contains(key) {
+        let is_news = view.accepting.len() < ADDRESSES_MAX && !view.accepting.contains(key);
+        if is_news {
             view.accepting.push(key.clone());
         }
+        is_news
     }
 
     pub(crate) fn gave_back(&self, key: &ListenKey) {
@@ -492,6 +495,13 @@ mod tests {
                 });
             }
         }
+        let key = |n: usize| ListenKey::Named(n.to_string());
+        let news = (0..2 * ADDRESSES_MAX).filter(|n| link.accepts(&key(*n)));
+        assert_eq!(news.count(), ADDRESSES_MAX, "and the dispatcher hears of no more");
+        assert!(!link.accepts(&key(0)), "told already");
+        link.gave_back(&key(0));
+        assert!(link.accepts(&key(0)));
+
         let shown = link.view().addresses.clone();
         assert_eq!(shown.len(), ADDRESSES_MAX);
         assert_eq!(shown[1], BoundAddress::unix("/1"));

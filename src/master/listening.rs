@@ -229,10 +229,15 @@ impl Listening {
         });
     }
 
-    /// A worker accepts on `key`.
+    /// A worker accepts on `key`, which is news: the dispatcher keeps what it is told, and a worker may make listeners up
+    /// without end.
+    pub(crate) fn takes(&mut self, worker: WorkerId, key: &ListenKey) {
+        let key = key.clone();
+        self.dispatch.tell(Dispatching::Accepts { worker, key });
+    }
+
+    /// A worker accepts on `key`, perhaps as before.
     pub(crate) fn accepts(&mut self, link: &Link, key: &ListenKey, adopts: bool) {
-        let (worker, on) = (link.id, key.clone());
-        self.dispatch.tell(Dispatching::Accepts { worker, key: on });
         if self.per_worker.contains(key) {
             let orders = self.serving.worker_listening(key, link.slot(), link.id, adopts);
             self.carry_out(orders);

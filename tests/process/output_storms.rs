@@ -86,7 +86,10 @@ fn printed(master: &Master, worker: u64) -> bool {
 }
 
 async fn prints_a_lot(worker: Worker) {
-    actix_rt::task::spawn_blocking(|| print(16)).await.expect("it prints");
+    // The readiness of the third ends the account, so nothing may come after it that it would give way to.
+    if worker.id().get() < 3 {
+        actix_rt::task::spawn_blocking(|| print(16)).await.expect("it prints");
+    }
     probe::idle(&worker).await;
 }
 

@@ -35,15 +35,38 @@ pub fn main(suites: &[&'static [Scenario]]) -> ExitCode {
         return scenario.map_or(ExitCode::from(2), |scenario| (scenario.app)());
     }
     let trial = |scenario: Scenario| {
-        Trial::test(scenario.name, move || {
+        let trial = Trial::test(scenario.name, move || {
             let mut master = Master::start(scenario.name);
             (scenario.check)(&mut master);
             master.finish();
             Ok(())
-        })
+        });
+        trial.with_ignored_flag(is_about_keepers(scenario.name) && !has_keepers())
     };
     libtest_mimic::run(&Arguments::from_args(), scenarios().map(trial).collect()).exit_code()
 }
+
+/// Whether workers can have keepers: without pidfds, or where they are forbidden, none can be had.
+#[must_use]
+pub fn has_keepers() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some();
+    !is_set("ACTIX_CLUSTER_NO_PIDFD") && !is_set("ACTIX_CLUSTER_NO_KEEPER")
+}
+
+/// Whether the scenario looks at what a keeper does. Those that hold without one as well run everywhere.
+fn is_about_keepers(name: &str) -> bool {
+    let is_about = name.starts_with("keeper_") || name.starts_with("survival_");
+    is_about && !WITHOUT_KEEPERS.contains(&name)
+}
+
+const WITHOUT_KEEPERS: &[&str] = &[
+    "keeper_a_killed_master_takes_workers_and_keepers_along_at_any_instant",
+    "keeper_is_not_made_where_no_listener_asks_for_it",
+    "keeper_where_none_can_be_had_it_is_told_once_and_the_workers_serve",
+    "survival_a_client_that_is_gone_costs_nothing",
+    "survival_another_protocol_ends_with_its_worker",
+    "survival_half_an_answer_ends_the_connection",
+];
 
 fn log_level() -> tracing_subscriber::filter::LevelFilter {
     tracing_subscriber::filter::LevelFilter::DEBUG

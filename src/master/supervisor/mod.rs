@@ -319,7 +319,9 @@ impl ClusterSupervisor {
             // Whoever has no slot has nothing to accept on, whatever it says.
             Report::Accepts { .. } | Report::GaveBack(_) if link.slot().is_standby() => {}
             Report::Accepts { key, adopts } if self.gets(link.slot(), &key) => {
-                link.accepts(&key);
+                if link.accepts(&key) {
+                    self.listening.takes(link.id, &key);
+                }
                 self.listening.accepts(&link, &key, adopts);
             }
             Report::Accepts { .. } => {}
