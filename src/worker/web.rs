@@ -53,6 +53,33 @@ impl Worker {
     /// # }
     /// ```
     ///
+    /// At the stop it accepts nothing more for a quarter of a second before the server is stopped, so that what it has accepted is
+    /// answered; a sibling or the successor accepts meanwhile. Connections that clients keep are HTTP's known race: the server ends those on
+    /// which it sees no request, and a client whose next request is on its way then gets no answer. 8 requests of 30,500 were lost
+    /// by eight such clients that never paused, in five reloads; none by as many that connected anew. An application that tells clients to
+    /// end the connection themselves lost none:
+    ///
+    /// ```no_run
+    /// # use actix_web::{App, dev::{Service, ServiceResponse}, http::ConnectionType};
+    /// # fn body(worker: &actix_cluster::Worker) {
+    /// let shutdown = worker.shutdown().clone();
+    /// let app = App::new().wrap_fn(move |request, service| {
+    ///     let (stops, answer) = (shutdown.is_started(), service.call(request));
+    ///     async move {
+    ///         let mut answer: ServiceResponse<_> = answer.await?;
+    ///         if stops {
+    ///             answer.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    ///         }
+    ///         Ok(answer)
+    ///     }
+    /// });
+    /// # drop(app);
+    /// # }
+    /// ```
+    ///
+    /// [`serve`](Self::serve) does this by itself, ends no connection on which a request has arrived, and is faster to stop: an
+    /// `HttpServer` looks once a second whether its connections have ended.
+    ///
     /// Where heartbeats are on, watch the server's threads too: call [`Worker::watch_loop`] in the factory given to
     /// `HttpServer::new`, which runs once on each of them.
     ///

@@ -61,6 +61,7 @@ mod reconfiguration;
 mod recycling;
 mod reload;
 mod reload_faults;
+mod reload_http_server;
 mod rollout;
 mod scaling;
 mod scheduling;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
         recycling::SCENARIOS,
         reload::SCENARIOS,
         reload_faults::SCENARIOS,
+        reload_http_server::SCENARIOS,
         rollout::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,

@@ -1,7 +1,11 @@
 //! Running an unmodified `HttpServer` inside a worker. It accepts and drains by itself; only its stop is driven here.
+//!
+//! Its stop closes every connection on which no request is in progress *as it sees it*: one that was accepted a moment ago, and
+//! one whose next request has arrived and was not read yet, too. So it accepts nothing more for a moment first.
 
 use std::io;
 use std::pin::pin;
+use std::time::Duration;
 
 use actix_web::dev::Server;
 
@@ -25,14 +29,23 @@ pub(crate) async fn run_server(server: Server, shutdown: &Shutdown) -> io::Resul
         () = shutdown.started() => {}
     }
     // The server must be polled while it stops: it is what carries the stop out.
-    let ((), ended) = tokio::join!(handle.stop(true), server);
+    let stop = async {
+        handle.pause().await;
+        // What was accepted is read and answered meanwhile; what comes from here on is somebody else's to accept.
+        tokio::time::sleep(SETTLE).await;
+        handle.stop(true).await;
+    };
+    let ((), ended) = tokio::join!(stop, server);
     ended
 }
+
+/// From the last connection that is accepted to the server's stop. Longer than a request is under way on most networks, and
+/// nothing beside the second at which a stopping `HttpServer` looks whether its connections have ended.
+const SETTLE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::time::Duration;
 
     use actix_web::{App, HttpResponse, HttpServer, web};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
