@@ -15,7 +15,7 @@ use crate::config::{Config, Terms};
 use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
-use crate::master::handover::Attachment;
+use crate::master::handover::{Attachment, Listed};
 use crate::master::printed::Printed;
 use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
@@ -43,6 +43,8 @@ pub(crate) struct Birth<'a> {
     /// Is the program a cluster itself?
     pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
+    /// Why a keeper would do no good, if so.
+    pub(crate) uncounted: Option<&'a str>,
     /// Who makes the process, if it is not executed.
     pub(crate) zygote: Option<&'a mut Zygote>,
 }
@@ -131,17 +133,25 @@ impl Birth<'_> {
     }
 
     fn attachment(&self, socket: OwnedFd) -> Attachment {
-        let names = self.listeners.iter().map(|(name, _)| ListenKey::Named(name.clone()));
+        let listed = self.listeners.iter().map(|(name, handout)| Listed {
+            key: ListenKey::Named(name.clone()),
+            max_runs: handout.max_runs,
+        });
         Attachment {
             socket,
-            listeners: names.collect(),
+            listeners: listed.collect(),
             probation: self.probation,
             has_keeper: self.has_keeper(),
+            unkept: self.uncounted.filter(|_| self.wants_keeper()).map(str::to_owned),
         }
     }
 
     /// A nested master serves nobody itself: its workers have keepers of their own.
     fn has_keeper(&self) -> bool {
+        self.uncounted.is_none() && self.wants_keeper()
+    }
+
+    fn wants_keeper(&self) -> bool {
         !self.cluster && self.listeners.iter().any(|(_, handout)| handout.survives)
     }
 

@@ -62,6 +62,7 @@ mod recycling;
 mod reload;
 mod reload_faults;
 mod rollout;
+mod runs;
 mod scaling;
 mod scheduling;
 mod setup;
@@ -145,6 +146,7 @@ fn main() -> ExitCode {
         reload::SCENARIOS,
         reload_faults::SCENARIOS,
         rollout::SCENARIOS,
+        runs::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,

@@ -97,6 +97,7 @@ impl ClusterSupervisor {
             generation,
             restarts,
             listeners,
+            uncounted: self.listening.uncounted(),
             zygote,
         };
         birth.deliver()

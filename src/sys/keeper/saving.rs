@@ -103,7 +103,6 @@ enum Disposal {
 fn dispose(client: &Found) -> Disposal {
     let socket = borrow(client.fd);
     let Ok(counted) = tcp::counted(socket) else {
-        eprintln!("UNCOUNTED {:?} {:?}", tcp::counted(socket), client.noted);
         // Closed by the server, broken, or not to be judged.
         return Disposal::Ended;
     };
@@ -130,7 +129,6 @@ fn dispose(client: &Found) -> Disposal {
             Disposal::Ended
         }
         Verdict::Break => {
-            eprintln!("BREAK {counted:?} {:?}", client.noted);
             break_off(client);
             let Counted { waiting, .. } = counted;
             let owed = client.noted.is_some_and(|noted| noted.marks.is_begun()) || waiting > 0;
