@@ -3,7 +3,7 @@
 //! Every combination of {new connections, keep-alive}, handlers of {0, 1, 5, 50} ms, {Shared, PerWorker, RoundRobin} and a
 //! kill every {50, 200} ms; then other signals, POST, an unmodified `HttpServer`, and the same without keepers.
 //! `ACTIX_CLUSTER_BENCH_SECONDS` is the time of one cell (default 2; 30 with `ACTIX_CLUSTER_SOAK=1`),
-//! `ACTIX_CLUSTER_BENCH_PARTS` a list of `cells,signals,post,unmodified,without,nobody` (default: all; `nobody` needs root).
+//! `ACTIX_CLUSTER_BENCH_PARTS` a list of `cells,twice,signals,post,unmodified,without,nobody` (default: all; `nobody` needs root).
 //!
 //! Ends with an error if a cell that is to lose nothing lost something, or a POST ran twice.
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 /// Did every cell keep its promise?
 fn measure() -> Result<bool, Failure> {
     let parts = std::env::var("ACTIX_CLUSTER_BENCH_PARTS")
-        .unwrap_or_else(|_| "cells,signals,post,unmodified,without,nobody".to_owned());
+        .unwrap_or_else(|_| "cells,twice,signals,post,unmodified,without,nobody".to_owned());
     let (mut kept, mut kills) = (true, 0);
     println!("{HEAD}");
     for part in parts.split(',') {
@@ -60,6 +60,8 @@ enum Promise {
     Nothing,
     /// No failure, but requests that may not run twice may be refused; none ran twice.
     Refusals,
+    /// No failure and nothing run more than twice, but requests may be refused.
+    Twice,
     /// Whatever: it is measured.
     Any,
 }
@@ -70,6 +72,7 @@ impl Promise {
         match self {
             Self::Nothing => asked.failures() == 0 && asked.refused == 0,
             Self::Refusals => asked.failures() == 0 && twice + more == 0,
+            Self::Twice => asked.failures() == 0 && *more == 0,
             Self::Any => true,
         }
     }
@@ -90,6 +93,20 @@ fn cells(part: &str) -> Result<Vec<(Promise, Storm)>, Failure> {
                             storm.every = Duration::from_millis(every);
                             cells.push((Promise::Nothing, storm));
                         }
+                    }
+                }
+            }
+        }
+        "twice" => {
+            for connection in [Connection::New, Connection::KeepAlive] {
+                for scheduling in [Scheduling::Shared, Scheduling::PerWorker, Scheduling::RoundRobin] {
+                    for every in [50, 200] {
+                        let mut storm = usual.clone();
+                        storm.connection = connection;
+                        (storm.plan.handler_ms, storm.plan.scheduling) = (50, scheduling);
+                        storm.plan.max_runs = Some(2);
+                        storm.every = Duration::from_millis(every);
+                        cells.push((Promise::Twice, storm));
                     }
                 }
             }
@@ -160,6 +177,7 @@ fn usual() -> Storm {
         plan: Plan {
             scheduling: Scheduling::PerWorker,
             survive: true,
+            max_runs: None,
             handler_ms: 1,
             kind: Kind::Own,
             workers: 3,

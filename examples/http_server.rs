@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// Let connections die with the worker that is killed; default: on TCP others serve them on (`survive_kill`).
     #[arg(long)]
     no_survive_kill: bool,
+    /// Answer a request 502 instead of beginning it once more, whatever its workers died of; default: only deaths that may
+    /// be its doing count, and it is begun twice at most.
+    #[arg(long, value_name = "N", conflicts_with = "no_survive_kill", value_parser = clap::value_parser!(u8).range(1..))]
+    max_runs: Option<u8>,
     /// Who accepts: the cluster's own loop, or an unmodified actix-web server.
     #[arg(long, default_value = "own")]
     server: Server,
@@ -208,6 +212,7 @@ impl Args {
         // Elsewhere it is refused: the kernel does not count the bytes of a Unix socket.
         let is_tcp = matches!(self.listen, ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. });
         options.survive_kill = is_tcp && !self.no_survive_kill;
+        options.max_runs = self.max_runs;
         options.scheduling = self.scheduling.map(|spread| match spread {
             Spread::Shared => Scheduling::Shared,
             Spread::PerWorker => Scheduling::PerWorker,

@@ -15,7 +15,7 @@ use crate::config::{Config, Terms};
 use crate::handover;
 use crate::ipc::{Calls, Channel, Limits, Outbox, PROTOCOL};
 use crate::master::Link;
-use crate::master::handover::Attachment;
+use crate::master::handover::{Attachment, Listed};
 use crate::master::printed::Printed;
 use crate::master::worker_actor::{Newborn, whole_millis};
 use crate::model::{Generation, ListenKey, OutputStream, Settings, Signal, Slot, SpawnFailure, SpawnStep, WorkerId};
@@ -44,6 +44,8 @@ pub(crate) struct Birth<'a> {
     /// Is the program a cluster itself?
     pub(crate) cluster: bool,
     pub(crate) listeners: Vec<(String, Handout)>,
+    /// Why a keeper would do no good, if so.
+    pub(crate) uncounted: Option<&'a str>,
     /// Who makes the process, if it is not executed.
     pub(crate) zygote: Option<&'a mut Zygote>,
     /// Of a standby: the listeners that it gets with its slot, and where they are.
@@ -135,19 +137,27 @@ impl Birth<'_> {
     }
 
     fn attachment(&self, socket: OwnedFd) -> Attachment {
-        let here = self.listeners.iter().map(|(name, _)| name);
-        let awaited = self.awaits.iter().flatten().map(|(name, _)| name);
-        let names = here.chain(awaited).map(|name| ListenKey::Named(name.clone()));
+        let here = self.listeners.iter().map(|(name, handout)| (name, handout.max_runs));
+        let awaited = self.awaits.iter().flatten().map(|(name, place)| (name, place.max_runs));
+        let listed = here.chain(awaited).map(|(name, max_runs)| Listed {
+            key: ListenKey::Named(name.clone()),
+            max_runs,
+        });
         Attachment {
             socket,
-            listeners: names.collect(),
+            listeners: listed.collect(),
             probation: self.probation,
             has_keeper: self.has_keeper(),
+            unkept: self.uncounted.filter(|_| self.wants_keeper()).map(str::to_owned),
         }
     }
 
     /// A nested master serves nobody itself: its workers have keepers of their own.
     fn has_keeper(&self) -> bool {
+        self.uncounted.is_none() && self.wants_keeper()
+    }
+
+    fn wants_keeper(&self) -> bool {
         let here = self.listeners.iter().any(|(_, handout)| handout.survives);
         !self.cluster && (here || self.awaits.iter().flatten().any(|(_, place)| place.survives))
     }

@@ -15,6 +15,8 @@ use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptio
 use crate::policy::{ListenerPolicy, policy_of};
 use crate::socket::serving::{Order, Serving};
 use crate::socket::table::{Handout, ListenerTable, Place};
+use crate::sys::counting::{self, Counting};
+use crate::sys::peek;
 
 /// Every listening socket of the cluster.
 #[derive(Debug, Default)]
@@ -38,6 +40,31 @@ pub(crate) struct Listening {
     /// Listeners on which the master accepts.
     doors: HashSet<ListenKey>,
     seed: u64,
+    /// Why connections do not survive their workers although they are to, if this kernel cannot tell how far they came.
+    uncounted: Option<String>,
+    is_probed: bool,
+}
+
+/// Can this kernel not tell how far a connection came? Then a keeper would only guess.
+fn uncounted() -> Option<String> {
+    if let Err(err) = peek::probe() {
+        tracing::warn!(%err, "requests cannot be kept in this kernel (Linux 6.9 can): of a killed worker's connections only unread ones are saved");
+    }
+    match counting::probe() {
+        Counting::Exact => None,
+        Counting::Wrong(why) => {
+            let why = format!("this kernel does not count the bytes of TCP connections: {why}");
+            tracing::warn!(
+                err = why,
+                "connections do not survive their workers, nobody could tell how far they came"
+            );
+            Some(why)
+        }
+        Counting::Unknown(why) => {
+            tracing::debug!(%why, "whether this kernel counts the bytes of TCP connections was not found out");
+            None
+        }
+    }
 }
 
 impl Listening {
@@ -59,9 +86,18 @@ impl Listening {
     ) -> Result<BoundAddress, ListenError> {
         let bound = self.table.declare(name, address, &self.settled(address, options))?;
         self.names.push(name.to_owned());
+        // Once, before the first worker.
+        if options.survive_kill && !std::mem::replace(&mut self.is_probed, true) {
+            self.uncounted = uncounted();
+        }
         let policy = policy.map(|policy| (ListenKey::Named(name.to_owned()), Arc::clone(policy)));
         self.policies.extend(policy);
         Ok(bound)
+    }
+
+    /// Why no worker gets a keeper, if none would do any good.
+    pub(crate) fn uncounted(&self) -> Option<&str> {
+        self.uncounted.as_deref()
     }
 
     /// The cluster begins: connections of declared listeners are accepted where the master does so. `seed` is for policies

@@ -155,7 +155,8 @@ pub enum EventKind {
         listener: String,
         /// Its method and path, without the query; empty if it was no longer to be had.
         line: String,
-        /// How many workers it may have killed, this one included.
+        /// How many workers it may have killed, this one included; where the listener has
+        /// [`max_runs`](crate::ListenOptions::max_runs), how often it had begun in one that died of whatever.
         strikes: u8,
         /// Why.
         why: Refusal,
@@ -230,6 +231,9 @@ pub enum Refusal {
     /// It may have been the death of as many workers as a request is given to.
     #[error("workers died of it")]
     TooManyDeaths,
+    /// It had begun as often as a request of its listener may ([`max_runs`](crate::ListenOptions::max_runs)).
+    #[error("it has begun as often as it may (max_runs)")]
+    TooManyRuns,
     /// It had begun, and may not be begun twice: its method is not idempotent.
     #[error("it may have been carried out, and may not be repeated")]
     NotRepeatable,

@@ -242,6 +242,16 @@ pub struct ListenOptions {
     /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
     /// gets such a listener has a second, sleeping process beside it, the *keeper*.
     pub survive_kill: bool,
+    /// How often a request is begun in all, whatever its workers died of, before its client is answered 502. With
+    /// [`survive_kill`](Self::survive_kill) only; at least 1. Default (`None`): only deaths that may be the request's doing
+    /// count, and the second of them is the last; a worker that is killed from outside (`SIGKILL`, `SIGTERM`…) counts
+    /// nothing, so that a request may begin any number of times, until somebody lives long enough to answer it.
+    ///
+    /// `Some(n)` takes the place of that rule: each death counts in which the request had begun. `Some(2)` bounds what its
+    /// handlers may do twice, and costs clients a 502 where two kills in a row hit the same request; `Some(1)` repeats
+    /// nothing; with `Some(5)` a request that kills its workers kills five. A request counts as begun from when its whole
+    /// head is about to be given to the server, so it may have run less often than it is counted, and never more often.
+    pub max_runs: Option<u8>,
 }
 
 impl ListenOptions {
@@ -264,6 +274,7 @@ impl Default for ListenOptions {
             recv_buffer_len: None,
             send_buffer_len: None,
             survive_kill: false,
+            max_runs: None,
         }
     }
 }

@@ -50,6 +50,8 @@ struct World {
 struct Case {
     requests: [Request; 2],
     arrival: Arrival,
+    /// How often a request may begin; every death counts.
+    max_runs: Option<u8>,
 }
 
 impl Case {
@@ -117,6 +119,8 @@ impl Case {
             self.receive(&mut world);
             let ran_twice = |(request, runs): (&Request, &u32)| !request.is_repeatable && *runs > 1;
             assert!(!self.requests.iter().zip(&world.runs).any(ran_twice), "{world:?}");
+            let bound = self.max_runs.map_or(u32::MAX, u32::from);
+            assert!(world.runs.iter().all(|runs| *runs <= bound), "{world:?}");
             if kills > 0 {
                 let seen = format!(
                     "{:?} {:?} killed after {place} of {script:?}",
@@ -180,6 +184,15 @@ impl Case {
             Verdict::Again => {
                 let next = at().expect(&seen);
                 assert!(self.requests[next].is_repeatable, "{seen}");
+                assert!(
+                    u32::from(strikes) + 1 >= world.runs[next],
+                    "a run is not counted: {seen}"
+                );
+                // What the dispatcher decides: it answers 502, and what it is told stands in no journal.
+                if self.max_runs.is_some_and(|max| strikes + 1 >= max) {
+                    assert!(!std::mem::replace(&mut world.told[next], true), "{seen}");
+                    return 0;
+                }
                 self.explore(&world, next, strikes + 1, kills)
             }
             Verdict::Unanswered => {
@@ -232,11 +245,38 @@ fn wherever_a_worker_is_killed_no_request_is_lost_or_run_twice_that_may_not() {
         let case = Case {
             requests: [request(0, 11), request(4, 17)],
             arrival: if bit(8) { Arrival::All } else { Arrival::AfterAnswer },
+            max_runs: None,
         };
         let world = World::default();
         judged += case.explore(&world, 0, 0, 2);
     }
     assert!(judged > 90_000, "{judged} verdicts are too few to say anything");
+}
+
+/// Kills before the taker has noted what it was told, and kills that hit a request that has not begun again, are among
+/// them: no chain of four deaths makes a request begin more often than it may.
+#[test]
+fn wherever_workers_are_killed_one_after_the_other_no_request_begins_more_often_than_it_may() {
+    for max_runs in 1..=3 {
+        let mut judged = 0;
+        for bits in 0..1 << 3 {
+            let bit = |at: u32| bits & (1 << at) != 0;
+            let request = |is_last, len| Request {
+                len,
+                is_repeatable: true,
+                writes: if bit(0) { &[5, 9] } else { &[30] },
+                is_short: false,
+                is_last,
+            };
+            let case = Case {
+                requests: [request(false, 11), request(bit(1), 17)],
+                arrival: if bit(2) { Arrival::All } else { Arrival::AfterAnswer },
+                max_runs: Some(max_runs),
+            };
+            judged += case.explore(&World::default(), 0, 0, 4);
+        }
+        assert!(judged > 50_000, "{judged} verdicts are too few to say anything");
+    }
 }
 
 #[test]

@@ -11,10 +11,12 @@ pub(crate) struct Orphan {
     pub(crate) has_begun: bool,
     /// That request may be begun a second time.
     pub(crate) is_repeatable: bool,
-    /// How many workers the request may have killed before.
+    /// The deaths that were counted against the request before.
     pub(crate) strikes: u8,
     /// This worker may have died of it.
     pub(crate) is_suspect: bool,
+    /// How often a request of its listener may begin, if every death counts and not only those that it may have caused.
+    pub(crate) max_runs: Option<u8>,
 }
 
 /// What becomes of it.
@@ -33,18 +35,20 @@ pub(crate) const fn fate(orphan: Orphan) -> Fate {
             strikes: orphan.strikes,
         };
     }
-    let strikes = orphan.strikes.saturating_add(orphan.is_suspect as u8);
+    // One count serves both rules: a listener has one of them, and for as long as the cluster lives.
+    let (counts, limit, why) = match orphan.max_runs {
+        Some(max) => (true, max, Refusal::TooManyRuns),
+        None => (orphan.is_suspect, STRIKES_MAX, Refusal::TooManyDeaths),
+    };
+    let strikes = orphan.strikes.saturating_add(counts as u8);
     if !orphan.is_repeatable {
         return Fate::Refuse {
             strikes,
             why: Refusal::NotRepeatable,
         };
     }
-    if strikes >= STRIKES_MAX {
-        return Fate::Refuse {
-            strikes,
-            why: Refusal::TooManyDeaths,
-        };
+    if strikes >= limit {
+        return Fate::Refuse { strikes, why };
     }
     Fate::Serve { strikes }
 }
@@ -82,7 +86,43 @@ mod tests {
             is_repeatable,
             strikes,
             is_suspect,
+            max_runs: None,
         }
+    }
+
+    #[test]
+    fn where_runs_are_bounded_every_death_counts_whatever_it_was_of() {
+        let after = |max_runs, strikes, is_suspect| {
+            fate(Orphan {
+                max_runs: Some(max_runs),
+                ..orphan(true, true, strikes, is_suspect)
+            })
+        };
+        for is_suspect in [false, true] {
+            for max_runs in 1..=255 {
+                for before in 0..=255_u8 {
+                    let strikes = before.saturating_add(1);
+                    let wanted = if strikes < max_runs {
+                        Fate::Serve { strikes }
+                    } else {
+                        let why = Refusal::TooManyRuns;
+                        Fate::Refuse { strikes, why }
+                    };
+                    assert_eq!(after(max_runs, before, is_suspect), wanted, "{before} of {max_runs}");
+                }
+            }
+        }
+        let unbegun = Orphan {
+            max_runs: Some(1),
+            ..orphan(false, true, 1, true)
+        };
+        assert_eq!(fate(unbegun), Fate::Serve { strikes: 1 });
+        let unrepeatable = Orphan {
+            max_runs: Some(9),
+            ..orphan(true, false, 0, false)
+        };
+        let why = Refusal::NotRepeatable;
+        assert_eq!(fate(unrepeatable), Fate::Refuse { strikes: 1, why });
     }
 
     #[test]

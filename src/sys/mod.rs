@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "this is the one room that may; see ARCHITECTURE.md")]
 
 pub(crate) mod boot;
+pub(crate) mod counting;
 pub(crate) mod journal;
 mod keeper;
 pub(crate) mod peek;

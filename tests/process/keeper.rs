@@ -129,6 +129,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "keeper_where_the_kernel_does_not_count_there_is_none_and_it_is_told_once",
+        app: || hoarding(Scheduling::Shared).workers(3).main(),
+        check: |master| {
+            master.expect_ready();
+            expect_keepers(master, 3);
+            assert!(master.seen("error").is_empty());
+            let mut other = Master::start_with(master.name(), |command| {
+                command.env("ACTIX_CLUSTER_NO_COUNTING", "1");
+            });
+            other.expect_ready();
+            let error = other.expect_count("error", 1).swap_remove(0);
+            let text = error.data()["no_keeper"].as_str().expect("a reason").to_owned();
+            assert!(text.contains("does not count the bytes"), "{text}");
+            expect_keepers(&other, 0);
+            send(other.once(1, "fork").pid(), Signal::SIGKILL);
+            other.once(4, "ready");
+            assert_eq!(answer(&mut ask(&other)).parse::<u32>().map(|_| ()), Ok(()));
+            assert_eq!(other.seen("error").len(), 1, "once");
+            assert!(other.log().contains("connections do not survive their workers"));
+            other.finish();
+        },
+    },
+    Scenario {
         name: "keeper_hundreds_of_kills_leave_neither_zombies_nor_descriptors",
         app: || {
             let cluster = hoarding(Scheduling::PerWorker).workers(2);

@@ -63,6 +63,7 @@ mod reload;
 mod reload_faults;
 mod reload_http_server;
 mod rollout;
+mod runs;
 mod scaling;
 mod scheduling;
 mod setup;
@@ -148,6 +149,7 @@ fn main() -> ExitCode {
         reload_faults::SCENARIOS,
         reload_http_server::SCENARIOS,
         rollout::SCENARIOS,
+        runs::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,

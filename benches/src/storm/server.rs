@@ -22,6 +22,8 @@ pub struct Plan {
     pub scheduling: Scheduling,
     /// Do connections survive their worker?
     pub survive: bool,
+    /// How often a request may begin, if that is bounded.
+    pub max_runs: Option<u8>,
     /// How long each handler waits.
     pub handler_ms: u64,
     /// Who serves.
@@ -50,6 +52,7 @@ pub fn play() -> Option<ExitCode> {
     let mut options = ListenOptions::default();
     options.scheduling = Some(plan.scheduling);
     options.survive_kill = plan.survive;
+    options.max_runs = plan.max_runs;
     let builder = Cluster::builder()
         .workers(plan.workers)
         .listen_with("http", std::env::var(ADDRESS).unwrap_or_default(), options)

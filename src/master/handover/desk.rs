@@ -120,7 +120,10 @@ impl Desk {
                 let dropped = self.books.borrow_mut().close(&key);
                 self.tally.lost.add(dropped.len());
             }
-            Order::Born(born) => {
+            Order::Born(mut born) => {
+                if let Some(why) = born.unkept.take() {
+                    self.tell_unkept(&born.link, why);
+                }
                 let (worker, slot, probation) = (born.link.id, born.link.slot().clone(), born.probation);
                 match Line::open(self, born) {
                     Ok(line) => {

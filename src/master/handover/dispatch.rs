@@ -9,10 +9,9 @@ use std::time::Duration;
 use actix::Recipient;
 use tokio::sync::oneshot;
 
-use super::{Born, Dispatcher, Order, Tally};
+use super::{Born, Dispatcher, Listed, Order, Tally};
 use crate::master::Link;
 use crate::master::messages::Dispatched;
-use crate::model::ListenKey;
 
 /// What the dispatcher is started with.
 #[derive(Debug)]
@@ -29,11 +28,13 @@ pub(crate) struct Means {
 pub(crate) struct Attachment {
     pub(crate) socket: OwnedFd,
     /// The listeners of its contract, in their order.
-    pub(crate) listeners: Vec<ListenKey>,
+    pub(crate) listeners: Vec<Listed>,
     /// For so long after its `listening` it stands beside its predecessor.
     pub(crate) probation: Duration,
     /// Is there a keeper beside it?
     pub(crate) has_keeper: bool,
+    /// Why there is none although there should be.
+    pub(crate) unkept: Option<String>,
 }
 
 /// The dispatcher, running or not.
@@ -83,8 +84,11 @@ impl Dispatch {
             listeners,
             probation,
             has_keeper,
+            unkept,
         } = attachment;
-        if has_keeper && let Err(err) = self.need() {
+        if (has_keeper || unkept.is_some())
+            && let Err(err) = self.need()
+        {
             tracing::error!(worker = link.id.get(), %err, "no dispatcher: connections do not survive this worker");
         }
         self.tell(Order::Born(Born {
@@ -92,6 +96,7 @@ impl Dispatch {
             socket,
             listeners,
             probation,
+            unkept,
         }));
     }
 

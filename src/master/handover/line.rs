@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::desk::Desk;
 use super::orphans::Connection;
-use super::{Born, board::Waiting};
+use super::{Born, Listed, board::Waiting};
 use crate::clock;
 use crate::handover::{Endpoint, Packet, ToDispatcher};
 use crate::master::Link;
@@ -25,7 +25,7 @@ pub(super) struct Line {
     pub(super) link: Arc<Link>,
     pub(super) endpoint: Endpoint,
     /// The listeners of its contract, in their order.
-    listeners: Vec<ListenKey>,
+    listeners: Vec<Listed>,
     keeper: Cell<Keeper>,
     after: RefCell<After>,
 }
@@ -61,7 +61,7 @@ struct After {
 #[derive(Debug)]
 struct Rescued {
     connection: Connection,
-    key: ListenKey,
+    from: Listed,
     strikes: u8,
     has_begun: bool,
     is_repeatable: bool,
@@ -149,15 +149,15 @@ impl Line {
                 begun,
                 repeatable,
             } => {
-                let key = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at));
-                let (Some(fd), Some(key)) = (fd, key) else {
+                let from = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at));
+                let (Some(fd), Some(from)) = (fd, from) else {
                     self.after.borrow_mut().lost += 1;
                     desk.tally.lost.add(1);
                     return;
                 };
                 let rescued = Rescued {
                     connection: Connection::used(fd),
-                    key: key.clone(),
+                    from: from.clone(),
                     strikes,
                     has_begun: begun,
                     is_repeatable: repeatable,
@@ -201,7 +201,7 @@ impl Line {
     fn rescue(&self, desk: &Rc<Desk>, rescued: Rescued, is_suspect: bool) {
         let Rescued {
             connection,
-            key,
+            from: Listed { key, max_runs },
             strikes,
             has_begun,
             is_repeatable,
@@ -220,6 +220,7 @@ impl Line {
             is_repeatable,
             strikes,
             is_suspect,
+            max_runs,
         });
         let (strikes, fail) = match fate {
             // It was told so already, and the worker died before it told the client.

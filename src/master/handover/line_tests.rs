@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::board::Waiting;
 use super::desk::Desk;
 use super::orphans::Connection;
-use super::{Born, Order, Tally};
+use super::{Born, Listed, Order, Tally};
 use crate::clock;
 use crate::handover::{Endpoint, ToDispatcher, ToServer, pair};
 use crate::ipc::{Calls, Limits, Outbox};
@@ -59,7 +59,11 @@ fn desk() -> (Rc<Desk>, mpsc::Sender<Order>, Endpoint) {
     let born = Born {
         link: Arc::new(link),
         socket: ours,
-        listeners: vec![key()],
+        listeners: vec![Listed {
+            key: key(),
+            max_runs: None,
+        }],
+        unkept: None,
         probation: Duration::ZERO,
     };
     orders.send(Order::Born(born)).unwrap();

@@ -89,9 +89,19 @@ pub(crate) struct Born {
     /// The master's end of its hand-over socket.
     pub(crate) socket: OwnedFd,
     /// The listeners of its contract, in their order.
-    pub(crate) listeners: Vec<ListenKey>,
+    pub(crate) listeners: Vec<Listed>,
+    /// Why its connections do not survive it although they are to, as far as the master knows.
+    pub(crate) unkept: Option<String>,
     /// For so long after its `listening` it gets no connections.
     pub(crate) probation: Duration,
+}
+
+/// A listener of a worker's contract.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) key: ListenKey,
+    /// How often a request of it may begin, if that is bounded.
+    pub(crate) max_runs: Option<u8>,
 }
 
 /// The supervisor's hold of the thread. Dropping it ends the thread.

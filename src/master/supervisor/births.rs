@@ -138,6 +138,7 @@ impl ClusterSupervisor {
             generation,
             restarts,
             listeners,
+            uncounted: self.listening.uncounted(),
             zygote,
             awaits,
         };

@@ -48,6 +48,8 @@ pub(crate) struct Handout {
     pub(crate) scheduling: Scheduling,
     /// Its connections are to outlive the worker.
     pub(crate) survives: bool,
+    /// How often a request of it may begin, if that is bounded.
+    pub(crate) max_runs: Option<u8>,
 }
 
 /// The listeners of the cluster.
@@ -127,6 +129,7 @@ impl ListenerTable {
             address: listener.address.clone(),
             scheduling: listener.scheduling,
             survives: listener.options.survive_kill,
+            max_runs: listener.options.max_runs,
         };
         if let Some(listener) = fresh {
             self.listeners.insert(key, listener);
@@ -368,6 +371,12 @@ impl Listener {
             ListenAddr::UdpFd(number) => (adopt_udp(*number)?, None),
         };
         let BoundSocket { fd, address: bound } = bound;
+        if let Some(max) = options.max_runs
+            && (max == 0 || !options.survive_kill)
+        {
+            let detail = "max_runs bounds how often requests begin that survive their worker: it is at least 1, and goes with survive_kill";
+            return Err(refused(address, detail.to_owned()));
+        }
         if options.survive_kill && bound.socket_addr().is_none() {
             let detail = "connections survive their worker on TCP only, where the kernel counts their bytes; leave \
                           survive_kill out, or use a TCP address";

@@ -11,6 +11,8 @@ pub(crate) struct Place {
     pub(crate) scheduling: Scheduling,
     /// Its connections are to outlive the worker.
     pub(crate) survives: bool,
+    /// How often a request may begin.
+    pub(crate) max_runs: Option<u8>,
 }
 
 impl ListenerTable {
@@ -20,6 +22,7 @@ impl ListenerTable {
             address: listener.address.clone(),
             scheduling: listener.scheduling,
             survives: listener.options.survive_kill,
+            max_runs: listener.options.max_runs,
         })
     }
 }
