@@ -74,6 +74,7 @@ mod standby;
 mod stop_orders;
 mod storms;
 mod survival;
+mod survival_axum;
 mod survival_tokio;
 mod syscall_faults;
 mod systemd;
@@ -160,6 +161,7 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,
+        survival_axum::SCENARIOS,
         survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,
