@@ -51,6 +51,7 @@ impl Supervision {
         let key = self.next_spec;
         self.next_spec = SpecKey(key.0 + 1);
         self.by_name.insert(config.name.clone(), key);
+        self.standbys.want(key, config.standby);
         let free = SLOTS_MAX.saturating_sub(self.roster.len());
         let count = config.count.min(u32::try_from(free).unwrap_or(u32::MAX));
         let spec = Spec {

@@ -91,6 +91,7 @@ impl Supervision {
             let window = &mut self.roster.seat_mut(seat).window;
             window.retune(config.limit.max, config.limit.period);
         }
+        self.standbys.want(key, config.standby);
         if let Some(spec) = self.specs.get_mut(&key) {
             spec.window = retuned(spec.window.take(), config.intensity);
             spec.config = config;

@@ -5,7 +5,7 @@
 //! or waits for its turn, one at a time, and its ends are counted nowhere but in its own back-off, so that a program that
 //! boots no more harms those that serve neither by its restarts nor by the places it takes. Not here: the slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{EventKind, ExitReason, Generation, Mono, RecycleReason, WorkerError, WorkerId};
@@ -20,6 +20,8 @@ use super::{Action, Course, Input, Supervision};
 pub(super) struct Standbys {
     members: BTreeMap<WorkerId, Standby>,
     rests: BTreeMap<SpecKey, Rest>,
+    /// The specs that want some. Most want none, and there may be thousands of them.
+    wanting: BTreeSet<SpecKey>,
 }
 
 /// One process without a slot.
@@ -83,7 +85,17 @@ impl Standbys {
         self.rests.get(&spec).is_some_and(|rest| rest.until.is_some())
     }
 
+    /// So many of a spec are to stand by.
+    pub(super) fn want(&mut self, spec: SpecKey, count: u32) {
+        if count > 0 {
+            self.wanting.insert(spec);
+        } else {
+            self.wanting.remove(&spec);
+        }
+    }
+
     pub(super) fn forget_spec(&mut self, spec: SpecKey) {
+        self.wanting.remove(&spec);
         self.rests.remove(&spec);
     }
 
@@ -307,11 +319,9 @@ impl Supervision {
     /// Has everybody who is to stand by, and nobody else.
     pub(super) fn advance_standbys(&mut self, now: Mono) {
         self.standbys.time_passed(now);
-        let concerned = |(key, spec): (&SpecKey, &super::Spec)| {
-            let is_concerned = spec.config.standby > 0 || self.standbys.of(*key).next().is_some();
-            is_concerned.then_some(*key)
-        };
-        for spec in self.specs.iter().filter_map(concerned).collect::<Vec<_>>() {
+        let mut concerned = self.standbys.wanting.clone();
+        concerned.extend(self.standbys.iter().map(|standby| standby.spec));
+        for spec in concerned {
             for id in self.superfluous(spec) {
                 self.stop_standby(id, None);
             }

@@ -315,8 +315,7 @@ impl ClusterSupervisor {
                     self.step(Input::WorkerFailed { id, error }, ctx);
                 }
             }
-            // Who may not have the socket may not adopt its siblings either.
-            // Whoever has no slot has nothing to accept on, whatever it says.
+            // Who has no slot has nothing to accept on; who may not have the socket may not adopt its siblings either.
             Report::Accepts { .. } | Report::GaveBack(_) if link.slot().is_standby() => {}
             Report::Accepts { key, adopts } if self.gets(link.slot(), &key) => {
                 if link.accepts(&key) {
