@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use actix_cluster::Worker;
-use actix_cluster_tests::load::Load;
+use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::Master;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{limit, probe};
@@ -91,7 +91,7 @@ async fn announcing(worker: Worker) -> io::Result<()> {
 }
 
 async fn answer(generation: actix_cluster::Generation) -> String {
-    actix_rt::time::sleep(MOMENT).await;
+    load::busy(MOMENT).await;
     format!("{generation} {}", std::process::id())
 }
 

@@ -2,15 +2,13 @@
 //! kept connection nor in the midst of one.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, RestartDelay, RestartLimit, Worker};
 use actix_cluster_tests::http::Client;
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::scenario::Scenario;
-use actix_cluster_tests::{limit, probe};
+use actix_cluster_tests::{limit, load, probe};
 use axum::Router;
 use axum::routing::get;
 use nix::sys::signal::Signal;
@@ -80,13 +78,15 @@ fn cluster() -> ClusterBuilder {
 
 /// Tells when it begins a request, and answers when it is let.
 async fn slow(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
-    let turn = |axum::extract::Path(turn): axum::extract::Path<String>| async move {
-        let pid = std::process::id();
-        probe::say(&format!("begun {turn} {pid}"));
-        while !Path::new(&turn).exists() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    let held = worker.clone();
+    let turn = move |axum::extract::Path(turn): axum::extract::Path<String>| {
+        let held = held.clone();
+        async move {
+            let pid = std::process::id();
+            probe::say(&format!("begun {turn} {pid}"));
+            load::held(&held, &turn).await;
+            pid.to_string()
         }
-        pid.to_string()
     };
     axum_example::speak(&worker, Router::new().route("/{turn}", get(turn))).await
 }
