@@ -55,7 +55,8 @@ pub fn has_keepers() -> bool {
 
 /// Whether the scenario looks at what a keeper does. Those that hold without one as well run everywhere.
 fn is_about_keepers(name: &str) -> bool {
-    let is_about = name.starts_with("keeper_") || name.starts_with("survival_");
+    let families = ["keeper_", "survival_", "runs_", "the_example_of_chaos_"];
+    let is_about = families.iter().any(|family| name.starts_with(family));
     is_about && !WITHOUT_KEEPERS.contains(&name)
 }
 
