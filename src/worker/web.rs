@@ -17,7 +17,8 @@ use crate::worker::serve::web::{Books, ServeError, ServeOptions, serve_app};
 
 impl Worker {
     /// Serves an actix-web application on the declared listener `name`, until the worker is told to stop and the last
-    /// connection has ended: requests in progress are finished, idle keep-alive connections closed.
+    /// connection has ended: requests in progress are finished, idle keep-alive connections closed, or
+    /// given to other workers where they [survive kills](crate::ListenOptions::survive_kill).
     ///
     /// The application runs on this thread; the processes are the parallelism. `app` is called once.
     ///
