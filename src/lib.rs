@@ -200,7 +200,7 @@ pub use worker::{
     LoopWatch, Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
-pub use worker::{ServeError, ServeOptions};
+pub use worker::{AtLimit, ServeError, ServeOptions};
 // Errors, one for each moment at which somebody can act.
 pub use error::{BuildError, CommandError, LastFailure, RunError};
 pub use ipc::{CallError, PassError, SendError};

@@ -34,6 +34,6 @@ pub use serve::conn::{ConnectionGuard, Stream};
 pub use serve::http1_stream::Http1Stream;
 pub use serve::incoming::{Connection, Incoming, RemoteIncoming};
 #[cfg(feature = "web")]
-pub use serve::web::{ServeError, ServeOptions};
+pub use serve::web::{AtLimit, ServeError, ServeOptions};
 pub use shutdown::Shutdown;
 pub use udp::UdpSocket;

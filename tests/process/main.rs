@@ -27,6 +27,7 @@ mod groups;
 mod handles;
 mod handles_hostile;
 mod handover;
+mod handover_limits;
 mod handover_shares;
 mod health;
 mod health_limits;
@@ -114,6 +115,7 @@ fn main() -> ExitCode {
         handles::SCENARIOS,
         handles_hostile::SCENARIOS,
         handover::SCENARIOS,
+        handover_limits::SCENARIOS,
         handover_shares::SCENARIOS,
         health::SCENARIOS,
         health_limits::SCENARIOS,

@@ -41,9 +41,11 @@ pub struct ServeOptions {
     pub client_request_timeout: Duration,
     /// How long closing may take after the last response. Default 1 s; zero is no limit.
     pub client_disconnect_timeout: Duration,
-    /// Connections open at once; while reached, further ones wait in the kernel's queue. Default: no limit but that on
-    /// descriptors. Connections queued at the stop are served even beyond it.
+    /// Connections open at once, at least 1; what becomes of further ones is up to [`at_limit`](Self::at_limit). Default: no
+    /// limit but that on descriptors. Connections queued at the stop are served even beyond it.
     pub max_connections: Option<usize>,
+    /// What becomes of connections beyond [`max_connections`](Self::max_connections). Default: [`AtLimit::Leave`].
+    pub at_limit: AtLimit,
     /// May a request of this method, on this path (without its query), be carried out a second time? Asked where
     /// connections survive a kill ([`ListenOptions::survive_kill`](crate::ListenOptions)): a request that was begun by a
     /// worker that died is given to another one, or, if it may not be repeated, answered with 502. Default: the methods
@@ -53,6 +55,19 @@ pub struct ServeOptions {
     pub repeatable: fn(&str, &str) -> bool,
 }
 
+/// What a server with as many connections as it may have does with further ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtLimit {
+    /// Leaves them to others: they wait in the kernel's queue, or, where the master accepts, are passed on to a worker that has
+    /// room.
+    #[default]
+    Leave,
+    /// Takes each and closes it at once without a word, which counts as an error of this worker (Node's
+    /// `dropMaxConnection`): for clients that do better with a quick refusal than with a wait.
+    Close,
+}
+
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
@@ -60,6 +75,7 @@ impl Default for ServeOptions {
             client_request_timeout: HEAD_PATIENCE,
             client_disconnect_timeout: Duration::from_secs(1),
             max_connections: None,
+            at_limit: AtLimit::default(),
             repeatable: is_idempotent,
         }
     }
@@ -171,15 +187,23 @@ impl Accepting<'_> {
         let connections = Connections::default();
         let drain = Rc::new(Drain::default());
         loop {
-            if let Some(max) = self.options.max_connections {
+            let max = self.options.max_connections.map(|max| max.max(1));
+            if let (Some(max), AtLimit::Leave) = (max, self.options.at_limit) {
                 tokio::select! {
-                    () = connections.below(max.max(1)) => {}
+                    () = connections.below(max) => {}
                     () = self.intake.shutdown().started() => {}
                 }
             }
-            let Some(accepted) = self.intake.accept().await else {
+            let Some(mut accepted) = self.intake.accept().await else {
                 break;
             };
+            let is_full = max.is_some_and(|max| connections.count() >= max);
+            if is_full && self.options.at_limit == AtLimit::Close && !self.intake.shutdown().is_started() {
+                // Acknowledged first: unacknowledged, it would go to another worker.
+                drop(connections.open_passed(accepted.passed.as_mut()));
+                self.counters.error();
+                continue;
+            }
             let Some(accepted) = refuse::unless_refused(accepted, &connections) else {
                 continue;
             };
