@@ -13,11 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use super::beat::HeartbeatBody;
 use super::codec::{FrameError, RawFrame};
 use super::encode::{EncodeError, encode_frame};
-use crate::model::{
-    BoundAddress, Heartbeat, ListenError, ListenKey, ListenOptions, LoopBeat, Payload, Slot, WorkerStats,
-};
+use crate::model::{BoundAddress, Heartbeat, ListenError, ListenKey, ListenOptions, Payload, Slot, WorkerStats};
 
 /// The version both sides must speak.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -419,60 +418,9 @@ struct KeyBody<'a> {
     key: Cow<'a, ListenKey>,
 }
 
-/// Later additions have defaults: `{"n": 1}` alone is a heartbeat.
-#[derive(Serialize, Deserialize)]
-struct HeartbeatBody<'a> {
-    n: u64,
-    #[serde(default)]
-    active: u64,
-    #[serde(default)]
-    loops: Vec<LoopBody<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct LoopBody<'a> {
-    name: Cow<'a, str>,
-    #[serde(default)]
-    tid: u32,
-    #[serde(default)]
-    late_ms: u64,
-    #[serde(default, skip_serializing_if = "str::is_empty")]
-    doing: Cow<'a, str>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct MoreTimeBody {
     ms: u64,
-}
-
-impl HeartbeatBody<'_> {
-    fn is_bounded(&self) -> bool {
-        let fits = |it: &LoopBody<'_>| it.name.len() <= LoopBeat::NAME_MAX && it.doing.len() <= LoopBeat::DOING_MAX;
-        self.loops.len() <= Heartbeat::LOOPS_MAX && self.loops.iter().all(fits)
-    }
-}
-
-impl<'a> From<&'a Heartbeat> for HeartbeatBody<'a> {
-    fn from(beat: &'a Heartbeat) -> Self {
-        let loops = beat.loops.iter().map(|it| LoopBody {
-            name: Cow::Borrowed(&it.name),
-            tid: it.tid,
-            late_ms: u64::try_from(it.late.as_millis()).unwrap_or(u64::MAX),
-            doing: Cow::Borrowed(&it.doing),
-        });
-        Self {
-            n: beat.n,
-            active: beat.active,
-            loops: loops.collect(),
-        }
-    }
-}
-
-impl From<HeartbeatBody<'_>> for Heartbeat {
-    fn from(body: HeartbeatBody<'_>) -> Self {
-        let of = |it: LoopBody<'_>| LoopBeat::new(&it.name, it.tid, Duration::from_millis(it.late_ms), &it.doing);
-        Self::new(body.n, body.active, body.loops.into_iter().map(of).collect())
-    }
 }
 
 #[derive(Serialize, Deserialize)]

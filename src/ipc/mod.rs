@@ -4,6 +4,7 @@
 //! is not sent yet, [`Calls`] pairs answers with questions. Nothing here decides what a frame is *for*.
 
 mod activation;
+mod beat;
 mod calls;
 mod channel;
 mod codec;
