@@ -11,7 +11,9 @@ use serde_json::json;
 use super::super::encode::{EncodeError, encode_message};
 use super::super::frame::{BoundListener, FRAME_FDS_MAX, ToMaster, ToWorker};
 use super::*;
-use crate::model::{BoundAddress, Heartbeat, ListenAddr, ListenError, ListenKey, ListenOptions, Slot, WorkerStats};
+use crate::model::{
+    BoundAddress, Heartbeat, ListenAddr, ListenError, ListenKey, ListenOptions, Secret, Slot, WorkerStats,
+};
 
 type Decoded<T> = Result<Vec<Incoming<T>>, FrameError>;
 
@@ -101,6 +103,11 @@ fn every_frame_to_the_master() -> Vec<ToMaster> {
         },
         ToMaster::Stats(WorkerStats::default()),
         ToMaster::Failed("out of luck".into()),
+        ToMaster::Secret {
+            id: 4,
+            key: asked.clone(),
+            offered: Secret::new(&[0, 7, 255]).unwrap(),
+        },
         ToMaster::Release { key: asked },
         ToMaster::Heartbeat(Heartbeat::default()),
         ToMaster::MoreTime(Default::default()),

@@ -16,7 +16,9 @@ use super::activation::Activation;
 use super::beat::HeartbeatBody;
 use super::codec::{FrameError, RawFrame};
 use super::encode::{EncodeError, encode_frame};
-use crate::model::{BoundAddress, Heartbeat, ListenError, ListenKey, ListenOptions, Payload, Slot, WorkerStats};
+use crate::model::{
+    BoundAddress, Heartbeat, ListenError, ListenKey, ListenOptions, Payload, Secret, Slot, WorkerStats,
+};
 
 /// The version both sides must speak.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -59,6 +61,8 @@ pub(crate) enum ToMaster {
     },
     /// It closed this listener.
     Release { key: ListenKey },
+    /// What the workers of a listener are to share, if nobody has said so before; answered by `Reply` with what they do share.
+    Secret { id: u64, key: ListenKey, offered: Secret },
     /// Its loops turn.
     Heartbeat(Heartbeat),
     /// It will be silent for so long.
@@ -184,6 +188,11 @@ impl Wire for ToMaster {
             "release" => Self::Release {
                 key: raw.parse::<KeyBody<'_>>()?.key.into_owned(),
             },
+            "secret" => {
+                let SecretBody { key, offered } = raw.parse()?;
+                let (id, key, offered) = (raw.id()?, key.into_owned(), offered.into_owned());
+                Self::Secret { id, key, offered }
+            }
             "heartbeat" => {
                 let body: HeartbeatBody<'_> = raw.parse()?;
                 if !body.is_bounded() {
@@ -241,6 +250,7 @@ impl Wire for ToMaster {
                     key: Cow::Borrowed(key),
                 },
             ),
+            Self::Secret { id, key, offered } => put("secret", Some(*id), &SecretBody::new(key, offered)),
             Self::Heartbeat(beat) => put("heartbeat", None, &HeartbeatBody::from(beat)),
             Self::MoreTime(time) => {
                 let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -265,6 +275,7 @@ impl Wire for ToMaster {
             | Self::Failed(_)
             | Self::Bind { .. }
             | Self::Release { .. }
+            | Self::Secret { .. }
             | Self::Heartbeat(_)
             | Self::MoreTime(_) => 0..=0,
         }
@@ -416,6 +427,21 @@ struct BindBody<'a> {
 #[derive(Serialize, Deserialize)]
 struct KeyBody<'a> {
     key: Cow<'a, ListenKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SecretBody<'a> {
+    key: Cow<'a, ListenKey>,
+    offered: Cow<'a, Secret>,
+}
+
+impl<'a> SecretBody<'a> {
+    fn new(key: &'a ListenKey, offered: &'a Secret) -> Self {
+        Self {
+            key: Cow::Borrowed(key),
+            offered: Cow::Borrowed(offered),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -24,4 +24,4 @@ pub(crate) use codec::{Counters, Decoder};
 pub(crate) use frame::{ANNOUNCEMENT_MAX, BoundListener, Incoming, PROTOCOL, ToMaster, ToWorker};
 pub(crate) use outbox::{Limits, Outbox};
 pub use talk::{CallError, PassError, SendError};
-pub(crate) use talk::{CallReply, announce, call, call_with_fds, send, send_copy};
+pub(crate) use talk::{CallReply, announce, call, call_with_fds, send, send_copy, share_secret};

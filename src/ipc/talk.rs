@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::calls::{Calls, NoAnswer};
 use super::frame::{ANNOUNCEMENT_MAX, ToMaster, Wire};
 use super::outbox::{Outbox, PushError};
-use crate::model::{Message, Payload, PayloadError, ReplyError, ReplySink};
+use crate::model::{ListenKey, Message, Payload, PayloadError, ReplyError, ReplySink, Secret};
 
 /// A message could not be put on its way. The message is still the caller's; descriptors come back here.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +148,20 @@ pub(crate) async fn call<W: Wire, A: DeserializeOwned>(
     deadline: Duration,
 ) -> Result<A, CallError> {
     let payload = Payload::from_value(question)?;
-    Ok(ask::<W>(outbox, calls, payload, Vec::new(), deadline).await?.parse()?)
+    let question = |id| W::call(id, payload);
+    Ok(ask(outbox, calls, question, Vec::new(), deadline).await?.parse()?)
+}
+
+/// Offers what the workers of a listener are to share, and waits for what they do share.
+pub(crate) async fn share_secret(
+    outbox: &Outbox,
+    calls: &Calls,
+    key: ListenKey,
+    offered: Secret,
+    deadline: Duration,
+) -> Result<Vec<u8>, CallError> {
+    let frame = |id| ToMaster::Secret { id, key, offered };
+    Ok(ask(outbox, calls, frame, Vec::new(), deadline).await?.parse()?)
 }
 
 /// Asks a question with descriptors along and waits for its answer, which may bring some, too.
@@ -170,7 +183,7 @@ pub(crate) async fn call_with_fds<W: Wire>(
     };
     let copies: Result<Vec<OwnedFd>, SendError> = fds.iter().map(|fd| duplicate(fd.as_fd())).collect();
     let asked = match copies {
-        Ok(copies) => ask::<W>(outbox, calls, payload, copies, deadline).await,
+        Ok(copies) => ask(outbox, calls, |id| W::call(id, payload), copies, deadline).await,
         Err(error) => Err(error.into()),
     };
     asked.map_err(|error| match error {
@@ -190,7 +203,7 @@ pub(crate) async fn call_with_fds<W: Wire>(
 async fn ask<W: Wire>(
     outbox: &Outbox,
     calls: &Calls,
-    payload: Payload,
+    question: impl FnOnce(u64) -> W,
     fds: Vec<OwnedFd>,
     deadline: Duration,
 ) -> Result<Message, CallError> {
@@ -201,7 +214,7 @@ async fn ask<W: Wire>(
         NoAnswer::Full => CallError::TooMany,
     };
     let (id, ticket) = calls.open().map_err(failed)?;
-    outbox.push(&W::call(id, payload), fds).map_err(refused)?;
+    outbox.push(&question(id), fds).map_err(refused)?;
     ticket.wait(deadline).await.map_err(failed)
 }
 

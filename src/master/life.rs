@@ -164,6 +164,7 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
         | ToMaster::Announce(_)
         | ToMaster::Stats(_)
         | ToMaster::Release { .. }
+        | ToMaster::Secret { .. }
         // Of these only a few for each period become events.
         | ToMaster::Heartbeat(_)
         | ToMaster::MoreTime(_)

@@ -11,7 +11,10 @@ use std::time::Duration;
 use crate::ipc::{BoundListener, ToWorker};
 use crate::master::Link;
 use crate::master::handover::{Attachment, Dispatch, Means, Order as Dispatching};
-use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot, WorkerId};
+use crate::master::messages::Wish;
+use crate::model::{
+    BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Payload, Scheduling, Secret, Slot, WorkerId,
+};
 use crate::policy::{ListenerPolicy, policy_of};
 use crate::socket::serving::{Order, Serving};
 use crate::socket::table::{Handout, ListenerTable, Place};
@@ -39,6 +42,8 @@ pub(crate) struct Listening {
     policies: HashMap<ListenKey, ListenerPolicy>,
     /// Listeners on which the master accepts.
     doors: HashSet<ListenKey>,
+    /// What the workers of a listener share.
+    secrets: HashMap<ListenKey, Secret>,
     seed: u64,
     /// Why connections do not survive their workers although they are to, if this kernel cannot tell how far they came.
     uncounted: Option<String>,
@@ -152,19 +157,18 @@ impl Listening {
     }
 
     /// Answers a worker that asked for a listener.
-    pub(crate) fn answer(
-        &mut self,
-        link: &Link,
-        request: u64,
-        key: &ListenKey,
-        cwd: Option<&Path>,
-        options: &ListenOptions,
-    ) -> Result<(), ListenError> {
+    pub(crate) fn answer(&mut self, link: &Link, wish: &Wish) -> Result<(), ListenError> {
+        let Wish {
+            request,
+            key,
+            cwd,
+            options,
+        } = wish;
         let options = match key {
             ListenKey::Asked { address, .. } => self.settled(address, options),
             ListenKey::Named(_) => options.clone(),
         };
-        let (answer, fds, result) = match self.acquire(key, cwd, &options, link.slot()) {
+        let (answer, fds, result) = match self.acquire(key, cwd.as_deref(), &options, link.slot()) {
             Ok(handout) => {
                 let Handout {
                     key,
@@ -178,7 +182,7 @@ impl Listening {
             }
             Err(error) => (Err(error.clone()), Vec::new(), Err(error)),
         };
-        send(link, &ToWorker::Bound { id: request, answer }, fds);
+        send(link, &ToWorker::Bound { id: *request, answer }, fds);
         result
     }
 
@@ -233,27 +237,42 @@ impl Listening {
     }
 
     /// Answers a worker that asked for a listener which its spec does not get.
-    pub(crate) fn refuse(link: &Link, request: u64, key: &ListenKey) -> Result<(), ListenError> {
-        let error = ListenError {
-            address: key.to_string(),
-            errno: None,
-            detail: format!("the workers of spec {} do not get this listener", link.slot().spec),
-        };
-        let answer = Err(error.clone());
-        send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
-        Err(error)
+    pub(crate) fn refuse(link: &Link, wish: &Wish) -> Result<(), ListenError> {
+        Self::deny(link, wish, not_given(link))
     }
 
     /// Answers a worker that asked for a listener, and has no slot that it could be for.
-    pub(crate) fn put_off(link: &Link, request: u64, key: &ListenKey) -> Result<(), ListenError> {
+    pub(crate) fn put_off(link: &Link, wish: &Wish) -> Result<(), ListenError> {
+        let why = "this worker stands by and has no slot; ask again when it is activated";
+        Self::deny(link, wish, why.to_owned())
+    }
+
+    fn deny(link: &Link, wish: &Wish, detail: String) -> Result<(), ListenError> {
         let error = ListenError {
-            address: key.to_string(),
+            address: wish.key.to_string(),
             errno: None,
-            detail: "this worker stands by and has no slot; ask again when it is activated".to_owned(),
+            detail,
         };
         let answer = Err(error.clone());
-        send(link, &ToWorker::Bound { id: request, answer }, Vec::new());
+        let id = wish.request;
+        send(link, &ToWorker::Bound { id, answer }, Vec::new());
         Err(error)
+    }
+
+    /// Answers a worker that asked what the workers of `key` share. What is offered first is shared for as long as there is
+    /// the listener.
+    pub(crate) fn share_secret(&mut self, link: &Link, id: u64, key: ListenKey, offered: Secret, may_know: bool) {
+        let answer = if !may_know {
+            Err(not_given(link))
+        } else if self.table.scheduling(&key).is_none() {
+            Err(format!("there is no listener {key}"))
+        } else if !offered.is_bounded() {
+            Err(format!("a secret has 1 to {} bytes", Secret::LEN_MAX))
+        } else {
+            Ok(&*self.secrets.entry(key).or_insert(offered))
+        };
+        let answer = answer.map(|secret| Payload::from_value(secret).expect("bytes have a JSON form"));
+        send(link, &ToWorker::Reply { id, answer }, Vec::new());
     }
 
     /// A worker that stood by has this slot now.
@@ -348,6 +367,7 @@ impl Listening {
 
     fn closed(&mut self, key: &ListenKey) {
         self.per_worker.remove(key);
+        self.secrets.remove(key);
         if self.doors.remove(key) {
             self.dispatch.tell(Dispatching::Close { key: key.clone() });
         }
@@ -384,6 +404,10 @@ impl Listening {
             }
         }
     }
+}
+
+fn not_given(link: &Link) -> String {
+    format!("the workers of spec {} do not get this listener", link.slot().spec)
 }
 
 /// Sends a control frame. A worker whose channel is closed is ending, and needs no listeners.

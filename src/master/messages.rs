@@ -9,8 +9,8 @@ use actix::Message as ActixMessage;
 use crate::ipc::{Activation, Incoming, ToMaster};
 use crate::master::{Command, Link};
 use crate::model::{
-    ClusterEvent, EndCause, EventKind, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Signal,
-    WorkerId, WorkerStats,
+    ClusterEvent, EndCause, EventKind, Heartbeat, ListenKey, ListenOptions, Message, OutputStream, Payload, Secret,
+    Signal, WorkerId, WorkerStats,
 };
 use crate::policy::ShutdownPolicy;
 use crate::process::Reaped;
@@ -111,14 +111,26 @@ pub(crate) enum Report {
     /// Its future failed, in its own words.
     Failed(String),
     /// It wants a listener.
-    WantsListener {
+    WantsListener(Wish),
+    /// It asks for what the workers of a listener share, and offers something.
+    OffersSecret {
         request: u64,
         key: ListenKey,
-        cwd: Option<std::path::PathBuf>,
-        options: ListenOptions,
+        offered: Secret,
     },
     /// It accepts on a listener.
     Accepts { key: ListenKey, adopts: bool },
     /// It gave a listener back.
     GaveBack(ListenKey),
+}
+
+/// A listener that a worker asks for at run time.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    /// The number of the request, for the answer.
+    pub(crate) request: u64,
+    pub(crate) key: ListenKey,
+    /// Where the worker stands, for relative paths.
+    pub(crate) cwd: Option<std::path::PathBuf>,
+    pub(crate) options: ListenOptions,
 }

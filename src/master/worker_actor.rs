@@ -15,7 +15,7 @@ use crate::ipc::{ANNOUNCEMENT_MAX, CallReply, Channel, Incoming, Outbox, PROTOCO
 use crate::master::handover::Attachment;
 use crate::master::life::Life;
 use crate::master::liveness::{Liveness, Verdict};
-use crate::master::messages::{Frames, Happening, News, Report, Reports, WorkerOrder};
+use crate::master::messages::{Frames, Happening, News, Report, Reports, Wish, WorkerOrder};
 use crate::master::printed::Printed;
 use crate::master::vital::{self, vital};
 use crate::master::{ClusterSupervisor, Link, Subscribers};
@@ -235,13 +235,19 @@ impl WorkerActor {
             // A worker in another language may send as much as fits into a frame.
             ToMaster::Failed(text) => reports.push(Report::Failed(bounded(text))),
             ToMaster::Bind { id, key, cwd, options } => {
-                reports.push(Report::WantsListener {
+                let wish = Wish {
                     request: id,
                     key,
                     cwd,
                     options,
-                });
+                };
+                reports.push(Report::WantsListener(wish));
             }
+            ToMaster::Secret { id, key, offered } => reports.push(Report::OffersSecret {
+                request: id,
+                key,
+                offered,
+            }),
             ToMaster::Release { key } => reports.push(Report::GaveBack(key)),
             ToMaster::Heartbeat(heartbeat) => match self.liveness.hear(heartbeat.n, clock::now()) {
                 Verdict::Nothing => {}

@@ -18,6 +18,7 @@ mod message;
 mod reload;
 pub(crate) mod rescue;
 mod scheduling;
+mod secret;
 mod settings;
 mod signal;
 mod snapshot;
@@ -41,6 +42,7 @@ pub(crate) use message::ReplySink;
 pub use message::{Message, Payload, PayloadError, Reply, ReplyError};
 pub use reload::{RecycleReason, ReloadError, ReloadFailure};
 pub use scheduling::{Candidate, Client};
+pub(crate) use secret::Secret;
 pub use settings::{Program, Settings, SpawnMethod, StdioMode};
 pub use signal::Signal;
 pub use snapshot::{

@@ -49,6 +49,13 @@ impl Drop for Lease {
     }
 }
 
+impl Listener {
+    /// Whose share of which listener it is.
+    pub(super) const fn share(&self) -> (&Worker, &ListenKey) {
+        (&self.worker, &self.lease.key)
+    }
+}
+
 /// A request for a listener whose answer is waited for.
 struct Request {
     worker: Worker,

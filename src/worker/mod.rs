@@ -1,8 +1,9 @@
 //! The child's side: what runs inside a worker process.
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
-//! it notes for the time after its death, `listeners` and `listener` what it may
-//! accept on, `handover` the connections the master passes to it, `serve` how it serves, `standby` what a worker without a slot keeps for later, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
+//! it notes for the time after its death, `listeners` and `listener` what it may accept on, `handover` the connections the master
+//! passes to it, `serve` how it serves, `secret` what it shares with its siblings, `standby` what a worker without a slot keeps for
+//! later, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
 
 pub(crate) mod context;
 pub(crate) mod counters;
@@ -14,6 +15,7 @@ pub(crate) mod listener;
 mod listeners;
 mod proxy;
 mod runtime;
+mod secret;
 pub(crate) mod serve;
 pub(crate) mod shutdown;
 mod standby;

@@ -67,6 +67,7 @@ mod rollout;
 mod runs;
 mod scaling;
 mod scheduling;
+mod secrets;
 mod setup;
 mod signals;
 mod spawn_failures;
@@ -155,6 +156,7 @@ fn main() -> ExitCode {
         runs::SCENARIOS,
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
+        secrets::SCENARIOS,
         setup::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,

@@ -10,8 +10,10 @@ use actix::prelude::*;
 use super::{ClusterSupervisor, Hand};
 use crate::config::Terms;
 use crate::ipc::Activation;
+use crate::master::Link;
 use crate::master::birth::Birth;
-use crate::master::messages::WorkerOrder;
+use crate::master::listening::Listening;
+use crate::master::messages::{Wish, WorkerOrder};
 use crate::master::worker_actor::{Newborn, WorkerActor, whole_millis};
 use crate::model::{
     Exit, Generation, ListenError, ListenKey, Program, Signal, Slot, SpawnFailure, SpawnStep, SpecName, WorkerError,
@@ -156,6 +158,25 @@ impl ClusterSupervisor {
         match key {
             ListenKey::Named(name) => terms.include(name) || !self.config.declares(name),
             ListenKey::Asked { .. } => true,
+        }
+    }
+
+    /// A worker asked for a listener at run time: it gets it, or hears why not.
+    pub(super) fn answer_wish(&mut self, link: &Link, wish: &Wish, ctx: &mut Context<Self>) {
+        let answered = if link.slot().is_standby() {
+            Listening::put_off(link, wish)
+        } else if self.gets(link.slot(), &wish.key) {
+            self.listening.answer(link, wish)
+        } else {
+            Listening::refuse(link, wish)
+        };
+        if let Err(error) = answered {
+            let error = WorkerError::Listen {
+                address: error.address,
+                errno: error.errno,
+                detail: error.detail,
+            };
+            self.step(Input::WorkerFailed { id: link.id, error }, ctx);
         }
     }
 

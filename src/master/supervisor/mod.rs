@@ -293,27 +293,10 @@ impl ClusterSupervisor {
                     ctx,
                 );
             }
-            Report::WantsListener {
-                request,
-                key,
-                cwd,
-                options,
-            } => {
-                let answered = if link.slot().is_standby() {
-                    Listening::put_off(&link, request, &key)
-                } else if self.gets(link.slot(), &key) {
-                    self.listening.answer(&link, request, &key, cwd.as_deref(), &options)
-                } else {
-                    Listening::refuse(&link, request, &key)
-                };
-                if let Err(error) = answered {
-                    let error = WorkerError::Listen {
-                        address: error.address,
-                        errno: error.errno,
-                        detail: error.detail,
-                    };
-                    self.step(Input::WorkerFailed { id, error }, ctx);
-                }
+            Report::WantsListener(wish) => self.answer_wish(&link, &wish, ctx),
+            Report::OffersSecret { request, key, offered } => {
+                let may_know = self.gets(link.slot(), &key);
+                self.listening.share_secret(&link, request, key, offered, may_know);
             }
             // Who has no slot has nothing to accept on; who may not have the socket may not adopt its siblings either.
             Report::Accepts { .. } | Report::GaveBack(_) if link.slot().is_standby() => {}
