@@ -64,24 +64,34 @@ pub(crate) fn bind_tcp(address: SocketAddr, options: &ListenOptions, claim: Clai
 /// When the kernel refuses a step.
 pub(crate) fn prepare_tcp(address: SocketAddr, options: &ListenOptions, claim: Claim) -> Result<OwnedFd, ListenError> {
     let step = |step| move |errno| failed(&address, step, errno, way_out(errno));
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp).map_err(step("make a socket"))?;
+    let fd = unbound(address, SockType::Stream, SockProtocol::Tcp).map_err(step("make a socket"))?;
     // Connections of a former life in TIME_WAIT must not keep the port from its next one.
     setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(step("set SO_REUSEADDR"))?;
-    if address.is_ipv6() && (options.ipv6_only || address.ip().is_unspecified()) {
-        // Said in both directions: net.ipv6.bindv6only may have turned the kernel's default round.
-        setsockopt(&fd, sockopt::Ipv6V6Only, &options.ipv6_only).map_err(step("set IPV6_V6ONLY"))?;
-    }
+    choose_families(&fd, address, options).map_err(step("set IPV6_V6ONLY"))?;
     match claim {
         Claim::JoinGroup => setsockopt(&fd, sockopt::ReusePort, &true).map_err(step("set SO_REUSEPORT"))?,
         Claim::Alone | Claim::FirstOfGroup => {}
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).map_err(step("bind"))?;
     Ok(fd)
+}
+
+/// A socket that could have this address.
+pub(super) fn unbound(address: SocketAddr, kind: SockType, protocol: SockProtocol) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)
+}
+
+/// Takes IPv4 on an IPv6 address too, or leaves it to others.
+pub(super) fn choose_families(fd: &OwnedFd, address: SocketAddr, options: &ListenOptions) -> Result<(), Errno> {
+    if address.is_ipv6() && (options.ipv6_only || address.ip().is_unspecified()) {
+        // Said in both directions: net.ipv6.bindv6only may have turned the kernel's default round.
+        setsockopt(fd, sockopt::Ipv6V6Only, &options.ipv6_only)?;
+    }
+    Ok(())
 }
 
 /// Listens on a socket made by [`prepare_tcp`].
@@ -142,12 +152,19 @@ pub(crate) fn backlog(options: &ListenOptions) -> Backlog {
 fn way_out(errno: Errno) -> &'static str {
     match errno {
         Errno::EADDRINUSE => "stop the process that holds it (`ss -ltnp` shows which), or choose another port",
+        Errno::EAFNOSUPPORT => "this kernel runs without IPv6: use an IPv4 address, or \"*:port\" for either",
+        other => ip_way_out(other),
+    }
+}
+
+/// Out of what TCP and UDP addresses have in common.
+pub(super) fn ip_way_out(errno: Errno) -> &'static str {
+    match errno {
         Errno::EACCES => {
             "a port below net.ipv4.ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE: grant it, lower that \
              sysctl, or choose a higher port"
         }
         Errno::EADDRNOTAVAIL => "no interface of this machine has the address: see `ip address`",
-        Errno::EAFNOSUPPORT => "this kernel runs without IPv6: use an IPv4 address, or \"*:port\" for either",
         other => common_way_out(other),
     }
 }

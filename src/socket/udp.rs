@@ -6,12 +6,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{SockProtocol, SockType, SockaddrStorage, bind, setsockopt, sockopt};
 
-use super::bind::{BoundSocket, Claim, tcp_address};
-use super::{common_way_out, failed};
+use super::bind::{BoundSocket, Claim, choose_families, ip_way_out, tcp_address, unbound};
+use super::failed;
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenOptions};
 
 /// Binds `address`. Datagrams are queued from now on.
@@ -27,19 +25,11 @@ pub(crate) fn bind_udp(address: SocketAddr, options: &ListenOptions, claim: Clai
         let asked = &asked;
         move |errno| failed(asked, step, errno, way_out(errno))
     };
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(family, SockType::Datagram, flags, SockProtocol::Udp).map_err(step("make a socket"))?;
+    let fd = unbound(address, SockType::Datagram, SockProtocol::Udp).map_err(step("make a socket"))?;
     if options.reuse_address {
         setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(step("set SO_REUSEADDR"))?;
     }
-    if address.is_ipv6() && (options.ipv6_only || address.ip().is_unspecified()) {
-        // Said in both directions: net.ipv6.bindv6only may have turned the kernel's default round.
-        setsockopt(&fd, sockopt::Ipv6V6Only, &options.ipv6_only).map_err(step("set IPV6_V6ONLY"))?;
-    }
+    choose_families(&fd, address, options).map_err(step("set IPV6_V6ONLY"))?;
     if let Some(len) = options.recv_buffer_len {
         setsockopt(&fd, sockopt::RcvBuf, &(len as usize)).map_err(step("set SO_RCVBUF"))?;
     }
@@ -64,13 +54,8 @@ pub(crate) fn bind_udp(address: SocketAddr, options: &ListenOptions, claim: Clai
 fn way_out(errno: Errno) -> &'static str {
     match errno {
         Errno::EADDRINUSE => "stop the process that holds it (`ss -lunp` shows which), or choose another port",
-        Errno::EACCES => {
-            "a port below net.ipv4.ip_unprivileged_port_start needs CAP_NET_BIND_SERVICE: grant it, lower that \
-             sysctl, or choose a higher port"
-        }
-        Errno::EADDRNOTAVAIL => "no interface of this machine has the address: see `ip address`",
         Errno::EAFNOSUPPORT => "this kernel runs without IPv6: use an IPv4 address",
-        other => common_way_out(other),
+        other => ip_way_out(other),
     }
 }
 
