@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_cluster_benches::load::{self, Connection, Load, Outcome};
+use actix_cluster_benches::load::{self, Connection, Load};
 use actix_cluster_benches::server::{self, Events, Role, Server};
-use actix_cluster_benches::{Failure, median, number, percentile, proc};
+use actix_cluster_benches::{Failure, number, rounds};
 
 const ROLES: [Role; 6] = [
     Role::Shared,
@@ -88,16 +88,6 @@ fn ask_all(server: &Server, clients: usize) -> Result<BTreeMap<u32, usize>, Fail
     })
 }
 
-/// A server and what it did, round by round.
-struct Candidate {
-    role: Role,
-    server: Server,
-    outcomes: Vec<Outcome>,
-    requests: f64,
-    master_ticks: u64,
-    all_ticks: u64,
-}
-
 fn cost() -> Result<(), Failure> {
     let rounds = number("ACTIX_CLUSTER_BENCH_ROUNDS", 9);
     let time = Duration::from_secs(number("ACTIX_CLUSTER_BENCH_SECONDS", 1) as u64);
@@ -112,60 +102,18 @@ fn cost() -> Result<(), Failure> {
             time,
             connection,
         };
-        let mut candidates = Vec::new();
-        for role in COSTS {
-            let server = Server::start(role, 2, Events::Off)?;
-            // Warms caches and page tables; its figures are dropped.
-            load::run(server.address, order)?;
-            candidates.push(Candidate {
-                role,
-                server,
-                outcomes: Vec::new(),
-                requests: 0.0,
-                master_ticks: 0,
-                all_ticks: 0,
-            });
-        }
-        for _ in 0..rounds {
-            for candidate in &mut candidates {
-                let pid = candidate.server.pid();
-                let before = (proc::cpu_ticks_of(pid), candidate.server.cpu_ticks());
-                let outcome = load::run(candidate.server.address, order)?;
-                candidate.master_ticks += proc::cpu_ticks_of(pid) - before.0;
-                candidate.all_ticks += candidate.server.cpu_ticks() - before.1;
-                candidate.requests += outcome.rate * time.as_secs_f64();
-                candidate.outcomes.push(outcome);
-            }
-        }
+        let candidates = rounds::run(&COSTS, order, rounds, load::run)?;
         for candidate in &candidates {
-            print_row(candidate, &candidates[0], connection);
+            println!(
+                "| {} | {:.1} | {:.1} | {} |",
+                candidate.row(&candidates[0], connection),
+                candidate.cpu_micros(),
+                candidate.master_micros(),
+                candidate.latencies_and_errors(),
+            );
         }
     }
     Ok(())
-}
-
-fn print_row(candidate: &Candidate, base: &Candidate, connection: Connection) {
-    let outcomes = &candidate.outcomes;
-    let middle = |pick: fn(&Outcome) -> Duration| {
-        let mut samples: Vec<Duration> = outcomes.iter().map(pick).collect();
-        percentile(&mut samples, 50).as_micros()
-    };
-    let mut rates: Vec<f64> = outcomes.iter().map(|outcome| outcome.rate).collect();
-    // Of neighbours in time, so that what else the machine does cancels out.
-    let pairs = outcomes.iter().zip(&base.outcomes);
-    let mut ratios: Vec<f64> = pairs.map(|(own, base)| own.rate / base.rate).collect();
-    println!(
-        "| {} | {} | {:.0} | {:.2} | {:.1} | {:.1} | {} | {} | {} |",
-        candidate.role.name(),
-        connection.name(),
-        median(&mut rates),
-        median(&mut ratios),
-        candidate.all_ticks as f64 * 1e4 / candidate.requests,
-        candidate.master_ticks as f64 * 1e4 / candidate.requests,
-        middle(|outcome| outcome.p50),
-        middle(|outcome| outcome.p99),
-        outcomes.iter().map(|outcome| outcome.errors).sum::<u64>(),
-    );
 }
 
 const CONNECTIONS: usize = 1000;

@@ -4,6 +4,7 @@
 
 pub mod load;
 pub mod proc;
+pub mod rounds;
 pub mod server;
 pub mod storm;
 pub mod work;
