@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_survive_kill: bool,
     /// Answer a request 502 instead of beginning it once more, whatever its workers died of; default: only deaths that may
-    /// be its doing count, and it is begun twice at most.
+    /// be its doing count, and the second of them is the last.
     #[arg(long, value_name = "N", conflicts_with = "no_survive_kill", value_parser = clap::value_parser!(u8).range(1..))]
     max_runs: Option<u8>,
     /// Who accepts: the cluster's own loop, or an unmodified actix-web server.

@@ -77,7 +77,8 @@
 //!
 //! **Shutdown.**
 //! - An ordered stop takes no longer than the lame-duck time (none, unless you choose one) and the grace period allow: the
-//!   worker is asked, gets `SIGTERM` if it does not answer within a second, and `SIGKILL` at the end of its grace. Nothing is started any more once a shutdown began.
+//!   worker is asked, gets `SIGTERM` if it does not answer within a second, and `SIGKILL` at the end of its grace. Nothing is
+//!   started any more once a shutdown began.
 //! - Requests that were begun, and connections that waited in the worker's queue, are answered before it ends.
 //! - A declared listener lives as long as the cluster: while workers restart, clients wait in its queue and are not
 //!   refused.
@@ -103,7 +104,7 @@
 //! | the same, with a body that is chunked, or after `100 Continue` | the same; `100 Continue` may come twice |
 //! | the same, but the request is longer than 64 KiB or half of the socket's receive buffer, or the rest of one over 8 KiB pauses for 200 ms | gets 502, and the connection ends |
 //! | waits for the answer to a request that may not be repeated (`POST`, `PATCH`; you decide) | gets 502, and the connection ends: the request ran at most once |
-//! | waits for the answer to a request of which two workers have died | gets 502; an event names the request |
+//! | waits for the answer to a request that two workers may have died of (a kill from outside does not count; [`ListenOptions::max_runs`] counts those, too) | gets 502; an event names the request |
 //! | speaks HTTP/1.0, or asks for `HEAD` | the same as others; after the last answer the connection ends in order |
 //! | has sent several requests at once | gets the answers that are missing, in their order |
 //! | has got a part of its answer, because that took the server several writes | sees the connection break |
