@@ -12,8 +12,9 @@ use tokio::io::ReadBuf;
 ///
 /// # Errors
 /// `EOPNOTSUPP` for TCP before Linux 6.9; else what the kernel says.
-pub(crate) fn set_offset(socket: BorrowedFd<'_>, offset: Option<u16>) -> io::Result<()> {
-    let value: libc::c_int = offset.map_or(-1, libc::c_int::from);
+pub(crate) fn set_offset(socket: BorrowedFd<'_>, offset: Option<usize>) -> io::Result<()> {
+    let value = offset.map_or(Ok(-1), libc::c_int::try_from);
+    let value = value.map_err(|_| io::ErrorKind::InvalidInput)?;
     let len = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is short");
     // SAFETY: the kernel reads one int from the place it is given, of the length it is told.
     let result = unsafe {
@@ -42,6 +43,27 @@ pub(crate) fn probe() -> io::Result<()> {
         socket(AddressFamily::Inet6, SockType::Stream, flags, None)
     })?;
     set_offset(probe.as_fd(), Some(0))
+}
+
+/// The offset that [`set_offset`] has set, and all that has moved it since.
+#[cfg(test)]
+pub(crate) fn offset(socket: BorrowedFd<'_>) -> io::Result<Option<usize>> {
+    let mut value: libc::c_int = 0;
+    let mut len = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is short");
+    // SAFETY: the kernel writes one int to the place it is given, the size of which `len` says.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        return Ok(usize::try_from(value).ok());
+    }
+    Err(io::Error::last_os_error())
 }
 
 /// Copies bytes from the offset on into the free part of `buf`, as initialized but not yet filled; they stay in the

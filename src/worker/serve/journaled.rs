@@ -46,6 +46,8 @@ pub(super) struct Journaled {
     kept: usize,
     /// Bytes behind those that were peeked at and not given to the server.
     beyond: usize,
+    /// Was the kernel told from where to peek? Untold it looks from the first byte that is kept.
+    has_offset: bool,
     /// Bytes of this request are taken out as they are read.
     is_consuming: bool,
     /// How many workers the present request may have killed before.
@@ -75,13 +77,13 @@ impl Journaled {
     /// The stream itself where that is not possible: the kernel is too old, or the connection is broken.
     pub(super) fn new(stream: TcpStream, noting: &Noting, is_used: bool, strikes: u8) -> Result<Self, TcpStream> {
         let fd = stream.as_fd();
-        // A used one brings the offset of its last owner.
-        let counted = if peek::set_offset(fd, Some(0)).is_err() {
-            None
-        } else if is_used {
-            tcp::counted(fd).ok()
-        } else {
+        // A used one brings the offset of its last owner. A fresh one has none, and mostly needs none; see `peek_behind`.
+        let counted = if !is_used {
             Some(Default::default())
+        } else if peek::set_offset(fd, Some(0)).is_err() {
+            None
+        } else {
+            tcp::counted(fd).ok()
         };
         let entry = counted.and_then(|counted| {
             let journal = noting.journal;
@@ -94,8 +96,10 @@ impl Journaled {
             )
         });
         let (Some(counted), Some(entry)) = (counted, entry) else {
-            // Then nobody shall notice that it was tried. Where it cannot be taken back it was not possible either.
-            peek::set_offset(fd, None).ok();
+            if is_used {
+                // Then nobody shall notice that it was tried. Where it cannot be taken back it was not possible either.
+                peek::set_offset(fd, None).ok();
+            }
             return Err(stream);
         };
         Ok(Self {
@@ -107,6 +111,7 @@ impl Journaled {
             consumed: counted.consumed,
             kept: 0,
             beyond: 0,
+            has_offset: is_used,
             is_consuming: false,
             strikes,
             is_resumed: counted.consumed > 0,
@@ -249,7 +254,7 @@ impl Journaled {
         }
         self.entry.answered();
         self.strikes = 0;
-        if self.beyond > 0 && peek::set_offset(self.stream.as_fd(), Some(0)).is_err() {
+        if self.beyond > 0 && self.has_offset && peek::set_offset(self.stream.as_fd(), Some(0)).is_err() {
             self.give_up();
         }
         self.open_gate();
@@ -261,12 +266,12 @@ impl Journaled {
         }
         let len = if std::mem::take(&mut self.beyond) > 0 {
             // They are there, whatever the runtime knows: their event may have come with the bytes before them.
-            match peek::peek(self.stream.as_fd(), buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(poll_peek(&self.stream, cx, buf))?,
+            match peek_behind(&self.stream, self.kept, &mut self.has_offset, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_peek(cx, buf))?,
                 outcome => outcome?,
             }
         } else {
-            match poll_peek(&self.stream, cx, buf) {
+            match self.poll_peek(cx, buf) {
                 Poll::Ready(outcome) => outcome?,
                 Poll::Pending => {
                     self.poll_patience(cx);
@@ -281,11 +286,44 @@ impl Journaled {
         Poll::Ready(Ok(()))
     }
 
+    /// Peeks when there is something. As tokio does, takes fewer bytes than asked for as a sign that there are no more.
+    fn poll_peek(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        let Self {
+            stream,
+            kept,
+            has_offset,
+            ..
+        } = self;
+        // Bounded: each turn spends from the runtime's budget for this task.
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let free = buf.remaining();
+            let mut short = None;
+            // The readiness that is cleared is that of before the peek: what comes meanwhile is an event of its own.
+            let outcome = stream.try_io(Interest::READABLE, || {
+                let len = peek_behind(stream, *kept, has_offset, buf)?;
+                if 0 < len && len < free {
+                    short = Some(len);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Ok(len)
+            });
+            match outcome {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(len) = short {
+                        return Poll::Ready(Ok(len));
+                    }
+                }
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
     /// The server has its request; what is behind it is not its business yet, but the end of the stream is.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.beyond == 0 {
             let mut one = [0];
-            self.beyond = ready!(poll_peek(&self.stream, cx, &mut ReadBuf::new(&mut one)))?;
+            self.beyond = ready!(self.poll_peek(cx, &mut ReadBuf::new(&mut one)))?;
             if self.beyond == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -295,31 +333,16 @@ impl Journaled {
     }
 }
 
-/// Peeks when there is something. As tokio does, takes fewer bytes than asked for as a sign that there are no more.
-fn poll_peek(stream: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
-    // Bounded: each turn spends from the runtime's budget for this task.
-    loop {
-        ready!(stream.poll_read_ready(cx))?;
-        let free = buf.remaining();
-        let mut short = None;
-        // The readiness that is cleared is that of before the peek: what comes meanwhile is an event of its own.
-        let outcome = stream.try_io(Interest::READABLE, || {
-            let len = peek::peek(stream.as_fd(), buf)?;
-            if 0 < len && len < free {
-                short = Some(len);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(len)
-        });
-        match outcome {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(len) = short {
-                    return Poll::Ready(Ok(len));
-                }
-            }
-            outcome => return Poll::Ready(outcome),
-        }
+/// Peeks at what comes behind the bytes that are kept.
+///
+/// The kernel looks from the first byte unless it was told otherwise, which is right whenever none is kept. So a connection
+/// whose requests come whole, each after the answer before it, is never worth the call that tells it.
+fn peek_behind(stream: &TcpStream, kept: usize, has_offset: &mut bool, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    if kept > 0 && !*has_offset {
+        peek::set_offset(stream.as_fd(), Some(kept))?;
+        *has_offset = true;
     }
+    peek::peek(stream.as_fd(), buf)
 }
 
 impl AsFd for Journaled {

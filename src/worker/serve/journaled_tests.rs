@@ -466,3 +466,36 @@ async fn a_kept_request_that_closes_the_window_is_taken_out_after_a_while() {
     let client = within(sending).await.unwrap();
     assert_eq!(Pair { client, server }.verdict(), Verdict::Unanswered);
 }
+
+#[actix_rt::test]
+async fn only_a_request_in_pieces_costs_the_kernel_an_offset() {
+    let mut pair = pair().await;
+    for _ in 0..2 {
+        pair.send(GET).await;
+        assert_eq!(pair.read(GET.len()).await, GET);
+        pair.answer(OK).await;
+        pair.receive(OK).await;
+    }
+    // Two at once: the second is seen, and left until the first is answered.
+    pair.send(&[GET, GET].concat()).await;
+    for _ in 0..2 {
+        assert_eq!(pair.read(GET.len()).await, GET);
+        pair.answer(OK).await;
+        pair.receive(OK).await;
+    }
+    assert_eq!(peek::offset(pair.server.as_fd()).unwrap(), None);
+    let (first, rest) = GET.split_at(9);
+    pair.send(first).await;
+    assert_eq!(pair.read(first.len()).await, first);
+    pair.send(rest).await;
+    assert_eq!(pair.read(rest.len()).await, rest, "what was read is not read again");
+    assert_eq!(pair.verdict(), Verdict::Again);
+    assert_eq!(peek::offset(pair.server.as_fd()).unwrap(), Some(GET.len()));
+    pair.answer(OK).await;
+    assert_eq!(pair.verdict(), SERVE);
+    // From here on the kernel keeps count.
+    pair.send(&[GET, POST].concat()).await;
+    assert_eq!(pair.read(GET.len()).await, GET);
+    pair.answer(OK).await;
+    assert_eq!(pair.read(POST.len()).await, POST);
+}
