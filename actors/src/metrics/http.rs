@@ -17,15 +17,19 @@ use super::MetricsView;
 
 /// Serves until the thread ends.
 pub(super) async fn serve(listener: TcpListener, view: MetricsView) {
-    let open = Rc::new(Cell::new(0_usize));
+    serve_within(TIME_MAX, listener, view, &Rc::default()).await;
+}
+
+/// Each has so much time. `open` is how many are served.
+async fn serve_within(time: Duration, listener: TcpListener, view: MetricsView, open: &Rc<Cell<usize>>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) if open.get() < CONNECTIONS_MAX => {
-                let place = Place::take(&open);
+                let place = Place::take(open);
                 let view = view.clone();
                 actix::spawn(async move {
                     // Who is too slow, or gone, has itself to blame; there is nothing to tell it.
-                    drop(timeout(TIME_MAX, answer(stream, &view)).await);
+                    drop(timeout(time, answer(stream, &view)).await);
                     drop(place);
                 });
             }
@@ -164,8 +168,74 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use actix_cluster::testing::RecordingHandle;
+    use actix_cluster::{ClusterSnapshot, Slot, WorkerSnapshot, WorkerState};
+    use nix::sys::socket::setsockopt;
+    use nix::sys::socket::sockopt::{RcvBuf, SndBuf};
+    use tokio::net::TcpSocket;
+    use tokio::task::yield_now;
+
     use super::*;
     use crate::metrics::{Metrics, MetricsConfig};
+
+    /// An answer far too long for what the kernel keeps of it, and a server that says how many it serves.
+    fn long_answers(time: Duration) -> (std::net::SocketAddr, Rc<Cell<usize>>) {
+        let worker =
+            |slot| WorkerSnapshot::for_test(u64::from(slot) + 1, Slot::new("web", slot), WorkerState::Listening);
+        let (cluster, _recorder) = RecordingHandle::new(ClusterSnapshot::for_test((0..500).map(worker)));
+        let view = MetricsView::new(1);
+        view.begin(cluster);
+        let socket = TcpSocket::new_v4().unwrap();
+        // Those that are accepted have it from the one that listens.
+        setsockopt(&socket, SndBuf, &4096).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(64).unwrap();
+        let (address, open) = (listener.local_addr().unwrap(), Rc::default());
+        let count = Rc::clone(&open);
+        actix::spawn(async move { serve_within(time, listener, view, &count).await });
+        (address, open)
+    }
+
+    async fn asking(address: std::net::SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        setsockopt(&socket, RcvBuf, &4096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").await.unwrap();
+        stream
+    }
+
+    /// Everything up to the end: how long the body is, and how long it was to be.
+    async fn read(mut stream: TcpStream) -> (usize, usize) {
+        let mut answer = Vec::new();
+        // What was cut off may end with an error, too.
+        stream.read_to_end(&mut answer).await.ok();
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let promised = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        (body.len(), promised.unwrap().parse().unwrap())
+    }
+
+    #[actix_rt::test]
+    async fn who_never_reads_the_answer_is_cut_off_and_others_are_served_meanwhile() {
+        let (address, open) = long_answers(Duration::from_millis(500));
+        let mut stuck = Vec::new();
+        for _ in 1..CONNECTIONS_MAX {
+            stuck.push(asking(address).await);
+        }
+        let (got, promised) = read(asking(address).await).await;
+        assert_eq!(got, promised);
+        assert!(promised > 100_000, "{promised} bytes are no long answer");
+        let places_are_back = async {
+            while open.get() > 0 {
+                yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), places_are_back).await.unwrap();
+        for stream in stuck {
+            let (got, promised) = read(stream).await;
+            assert!(got < promised, "all {got} bytes found room: nothing was stuck");
+        }
+    }
 
     fn status(request: &str) -> String {
         let view = Metrics::new(MetricsConfig::new()).view();
