@@ -257,9 +257,14 @@ impl Link {
     }
 
     pub(crate) fn snapshot(&self) -> WorkerSnapshot {
-        let view = self.view().clone();
-        let until = view.times.exited.unwrap_or_else(clock::now);
-        WorkerSnapshot {
+        self.snapshot_at(clock::now())
+    }
+
+    /// One instant for all workers of a snapshot.
+    fn snapshot_at(&self, now: Mono) -> WorkerSnapshot {
+        let view = self.view();
+        let announced = view.announced.clone();
+        let mut shown = WorkerSnapshot {
             id: self.id,
             slot: self.slot().clone(),
             standby: self.slot().is_standby(),
@@ -268,20 +273,23 @@ impl Link {
             state: view.state,
             ready: view.ready,
             exited_after_disconnect: view.exited_after_disconnect,
-            uptime: view
-                .times
-                .created
-                .map_or_else(Default::default, |created| until.since(created)),
+            uptime: view.times.created.map_or_else(Default::default, |created| {
+                view.times.exited.unwrap_or(now).since(created)
+            }),
             times: view.times,
             restarts: self.restarts(),
             stats: view.stats,
-            addresses: view.addresses,
+            addresses: view.addresses.clone(),
             accepting: view.accepting.len(),
             last_heartbeat: view.last_heartbeat,
-            loops: view.loops,
+            loops: view.loops.clone(),
             more_time_until: view.more_time_until,
-            announced: view.announced.and_then(|announced| announced.parse().ok()),
-        }
+            announced: None,
+        };
+        drop(view);
+        // Parsed without the lock: it may be long.
+        shown.announced = announced.and_then(|announced| announced.parse().ok());
+        shown
     }
 }
 
@@ -398,13 +406,14 @@ impl Directory {
 
     pub(crate) fn snapshot(&self) -> ClusterSnapshot {
         let table = self.read();
-        let workers: Vec<WorkerSnapshot> = table.workers.values().map(|link| link.snapshot()).collect();
+        let now = clock::now();
+        let workers: Vec<WorkerSnapshot> = table.workers.values().map(|link| link.snapshot_at(now)).collect();
         ClusterSnapshot {
             master_pid: std::process::id(),
             phase: table.phase,
             counts: table.counts,
             reloading: table.reloading,
-            uptime: clock::now().since_start(),
+            uptime: now.since_start(),
             target: table.target,
             ready: workers.iter().filter(|worker| worker.ready).count(),
             lag: table.lag,

@@ -11,6 +11,7 @@ macro_rules! same {
 mod administration;
 mod auto_end;
 mod cluster;
+mod counted;
 mod deed;
 mod driver;
 mod hang;
