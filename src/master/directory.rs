@@ -263,12 +263,11 @@ impl Link {
     /// One instant for all workers of a snapshot.
     fn snapshot_at(&self, now: Mono) -> WorkerSnapshot {
         let view = self.view();
-        let place = self.place();
         let announced = view.announced.clone();
         let mut shown = WorkerSnapshot {
             id: self.id,
-            slot: place.slot.clone(),
-            standby: place.slot.is_standby(),
+            slot: self.slot().clone(),
+            standby: self.slot().is_standby(),
             generation: self.generation,
             pid: Some(self.pid),
             state: view.state,
@@ -278,7 +277,7 @@ impl Link {
                 view.times.exited.unwrap_or(now).since(created)
             }),
             times: view.times,
-            restarts: place.restarts,
+            restarts: self.restarts(),
             stats: view.stats,
             addresses: view.addresses.clone(),
             accepting: view.accepting.len(),
