@@ -26,11 +26,30 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "an_http_server_without_connections_stops_at_once",
+        app: || cluster().worker(plain).main(),
+        check: |master| {
+            let quickest = quickest_drain(master);
+            assert!(quickest < 250.0, "{quickest} ms");
+        },
+    },
+    Scenario {
         name: "a_reload_of_an_http_server_that_announces_its_end_loses_nothing",
         app: || cluster().worker(announcing).main(),
         check: |master| assert_eq!(reloads(master), 0),
     },
 ];
+
+/// The quickest, since others use the machine, too; each waited a quarter of a second when none looked for connections.
+fn quickest_drain(master: &mut Master) -> f64 {
+    master.expect_ready().expect("a listener is declared");
+    master.signal(Signal::SIGHUP);
+    let drains = (0..2).map(|_| {
+        let exit = master.expect("exit");
+        exit.0["data"]["drain"]["drained_in_ms"].as_f64().expect("it drained")
+    });
+    drains.fold(f64::MAX, f64::min)
+}
 
 fn reloads(master: &mut Master) -> usize {
     let port = master.expect_ready().expect("a listener is declared");

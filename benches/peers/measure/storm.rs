@@ -22,19 +22,21 @@ pub(super) fn take(target: &Target, effort: Effort, installed: &Installed) -> Re
     rest(WARM_UP);
     loader.take_seen();
     loader.next_phase();
-    let (begun, mut kills, mut fewest) = (now(), 0_u32, WORKERS);
+    let (begun, mut turns, mut kills, mut fewest) = (now(), 0_u32, 0_u32, WORKERS);
     while begun.elapsed() < effort.time {
-        rest(EVERY.saturating_sub(begun.elapsed().saturating_sub(EVERY * kills)));
+        rest(EVERY.saturating_sub(begun.elapsed().saturating_sub(EVERY * turns)));
         let alive = running.workers();
         fewest = fewest.min(alive.len());
         // One that serves: standbys would be wasted kills. The choice turns, so that each slot has its share.
         let seen = loader.take_seen();
         let serving: Vec<u32> = alive.iter().copied().filter(|pid| seen.contains(pid)).collect();
         let victims = if serving.is_empty() { &alive } else { &serving };
-        if let Some(victim) = victims.get(kills as usize % victims.len().max(1)) {
-            kill(pid(*victim), Signal::SIGKILL).ok();
+        let victim = victims.get(turns as usize % victims.len().max(1));
+        turns += 1;
+        // A storm in which nobody is found to be killed is none.
+        if victim.is_some_and(|victim| kill(pid(*victim), Signal::SIGKILL).is_ok()) {
+            kills += 1;
         }
-        kills += 1;
     }
     loader.next_phase();
     rest(AFTER);

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 
+use crate::clock;
+use crate::sys::quiet::quiet_for;
 use crate::worker::shutdown::Shutdown;
 
 /// Runs an actix-web `HttpServer` until it ends, or until the worker is told to stop and it has stopped gracefully.
@@ -32,16 +34,36 @@ pub(crate) async fn run_server(server: Server, shutdown: &Shutdown) -> io::Resul
     let stop = async {
         handle.pause().await;
         // What was accepted is read and answered meanwhile; what comes from here on is somebody else's to accept.
-        tokio::time::sleep(SETTLE).await;
+        settle().await;
         handle.stop(true).await;
     };
     let ((), ended) = tokio::join!(stop, server);
     ended
 }
 
-/// From the last connection that is accepted to the server's stop. Longer than a request is under way on most networks, and
-/// nothing beside the second at which a stopping `HttpServer` looks whether its connections have ended.
+/// Until nothing has begun and nothing has come on any connection for the time of [`SETTLE`], but no longer than that. Who
+/// connects for each request is gone at once; who keeps a connection in use is waited for, so that an application that
+/// announces the end can do so.
+async fn settle() {
+    let begun = clock::now();
+    loop {
+        // The server's thread may not have heard yet that it should pause: so it is asked later, never now.
+        let left = SETTLE.saturating_sub(clock::now().since(begun));
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(LOOK.min(left)).await;
+        if quiet_for().is_none_or(|quiet| quiet >= SETTLE) {
+            return;
+        }
+    }
+}
+
+/// How long a connection must be quiet before the server's stop may close it. Longer than a request is under way on most
+/// networks, and nothing beside the second at which a stopping `HttpServer` looks whether its connections have ended.
 const SETTLE: Duration = Duration::from_millis(250);
+/// The time between two looks. Many loops of a server's accepting thread.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
