@@ -241,6 +241,12 @@ pub struct ListenOptions {
     /// For declared TCP listeners; anywhere else it is refused. Unix paths have no counters in the kernel that would tell
     /// how far a connection came, and listeners asked for at run time are closed with their last slot. Each worker that
     /// gets such a listener has a second, sleeping process beside it, the *keeper*.
+    ///
+    /// The keeper shares the worker's descriptors, so a worker should not take descriptors of its own: with
+    /// `unshare(CLONE_FILES)` on a thread that accepts, or by executing another program in its place. Connections that it
+    /// accepts from then on end with it, as without a keeper. Those from before are still saved; but the keeper has them open,
+    /// so that their clients see an end only when the server shuts them down (as actix-cluster's own serving does), or the
+    /// worker ends.
     pub survive_kill: bool,
     /// How often a request is begun in all, whatever its workers died of, before its client is answered 502. With
     /// [`survive_kill`](Self::survive_kill) only; at least 1. Default (`None`): only deaths that may be the request's doing

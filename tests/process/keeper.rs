@@ -222,7 +222,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// A cluster whose first worker accepts and never reads; all others answer with their id.
-fn hoarding(scheduling: Scheduling) -> ClusterBuilder {
+pub(crate) fn hoarding(scheduling: Scheduling) -> ClusterBuilder {
     let mut options = ListenOptions::default();
     options.survive_kill = true;
     options.scheduling = Some(scheduling);
@@ -281,7 +281,7 @@ fn all_are_answered(master: &mut Master) {
     );
 }
 
-fn ask(master: &Master) -> TcpStream {
+pub(crate) fn ask(master: &Master) -> TcpStream {
     master.once(1, "listening");
     let port = master.port().expect("it listens");
     let mut client = TcpStream::connect(("127.0.0.1", port)).expect("the master listens");
@@ -292,14 +292,14 @@ fn ask(master: &Master) -> TcpStream {
     client
 }
 
-fn answer(client: &mut TcpStream) -> String {
+pub(crate) fn answer(client: &mut TcpStream) -> String {
     let mut answer = String::new();
     client.read_to_string(&mut answer).expect("an answer, and then the end");
     answer
 }
 
 /// Waits until the master has so many children that are keepers, none of them dead; all of different processes.
-fn expect_keepers(master: &Master, count: usize) -> Vec<Process> {
+pub(crate) fn expect_keepers(master: &Master, count: usize) -> Vec<Process> {
     master.once(1, "ready");
     let deadline = Deadline::after(limit(Duration::from_secs(10)));
     loop {

@@ -34,6 +34,8 @@ mod health_pauses;
 mod hostile_ends;
 mod identity;
 mod keeper;
+mod keeper_attacks;
+mod keeper_filters;
 mod lame_duck;
 mod lifecycle;
 mod listening;
@@ -74,7 +76,9 @@ mod standby;
 mod stop_orders;
 mod storms;
 mod survival;
+mod survival_attacks;
 mod survival_axum;
+mod survival_standby;
 mod survival_tokio;
 mod syscall_faults;
 mod systemd;
@@ -121,6 +125,8 @@ fn main() -> ExitCode {
         hostile_ends::SCENARIOS,
         identity::SCENARIOS,
         keeper::SCENARIOS,
+        keeper_attacks::SCENARIOS,
+        keeper_filters::SCENARIOS,
         lame_duck::SCENARIOS,
         lifecycle::SCENARIOS,
         listening::SCENARIOS,
@@ -161,7 +167,9 @@ fn main() -> ExitCode {
         stop_orders::SCENARIOS,
         storms::SCENARIOS,
         survival::SCENARIOS,
+        survival_attacks::SCENARIOS,
         survival_axum::SCENARIOS,
+        survival_standby::SCENARIOS,
         survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,
         systemd::SCENARIOS,

@@ -288,7 +288,7 @@ fn of(workers: u32) -> ExitCode {
     cluster.worker(serve).main()
 }
 
-async fn serve(worker: Worker) -> Result<(), ServeError> {
+pub(crate) async fn serve(worker: Worker) -> Result<(), ServeError> {
     let mut options = ServeOptions::default();
     options.keep_alive = limit(Duration::from_secs(60));
     options.repeatable = |method, path| method != "POST" || path == "/held/search";
@@ -388,16 +388,16 @@ fn killed_in(master: &mut Master, request: &str) -> (Client, u32) {
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
-struct Client(TcpStream);
+pub(crate) struct Client(pub(crate) TcpStream);
 
 impl Client {
-    fn of(master: &Master) -> Self {
+    pub(crate) fn of(master: &Master) -> Self {
         master.expect_count("all_ready", 1);
         let port = master.port().expect("a listener is declared");
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
@@ -408,11 +408,11 @@ impl Client {
         Self(stream)
     }
 
-    fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).expect("the server takes it");
     }
 
-    fn head(&mut self) -> String {
+    pub(crate) fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -425,7 +425,7 @@ impl Client {
     }
 
     /// The next answer, interim ones aside.
-    fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         let head = loop {
             let head = self.head();
             if !head.starts_with("HTTP/1.1 1") {
@@ -440,26 +440,26 @@ impl Client {
         Answer { status, head, body }
     }
 
-    fn answer_to(&mut self, request: &str) -> Answer {
+    pub(crate) fn answer_to(&mut self, request: &str) -> Answer {
         self.say(request);
         self.answer()
     }
 
-    fn pid(&mut self) -> u32 {
+    pub(crate) fn pid(&mut self) -> u32 {
         let answer = self.answer_to("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body.parse().expect("it answers with its process id")
     }
 
     /// Lets the handlers go on: the answer.
-    fn finished(&mut self, master: &Master) -> String {
+    pub(crate) fn finished(&mut self, master: &Master) -> String {
         std::fs::write(master.directory().join("gate"), "").expect("the directory is ours");
         let answer = self.answer();
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body
     }
 
-    fn rest(&mut self) -> (String, bool) {
+    pub(crate) fn rest(&mut self) -> (String, bool) {
         let mut rest = Vec::new();
         let is_orderly = match self.0.read_to_end(&mut rest) {
             Ok(_) => true,
@@ -469,7 +469,7 @@ impl Client {
         (String::from_utf8_lossy(&rest).into_owned(), is_orderly)
     }
 
-    fn ends_in_order(&mut self) -> bool {
+    pub(crate) fn ends_in_order(&mut self) -> bool {
         let (rest, is_orderly) = self.rest();
         rest.is_empty() && is_orderly
     }

@@ -15,6 +15,7 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -48,6 +49,8 @@ struct Keeper {
     post: Post,
     survivors: Vec<Survivor>,
     journal: Journal,
+    /// For a master that does not read, all in all.
+    patience: Duration,
 }
 
 /// Starts the keeper of this process. Only before `main`: there must be one thread.
@@ -61,6 +64,8 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
     }
     let errno = |what: &'static str| move |errno: Errno| format!("{what}: {}", errno_text(errno as i32));
     let survivors = table::survivors(plan.listeners, plan.awaited);
+    let patience = std::env::var(PATIENCE_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let patience = patience.map_or(PATIENCE, Duration::from_millis);
     let post = Post::new(plan.handover).map_err(errno("the hand-over socket"))?;
     let journal = Journal::map(descriptors_max()).map_err(|error| format!("mapping the journal: {error}"))?;
     let (pid, master) = (getpid(), getppid());
@@ -75,6 +80,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
             post,
             survivors,
             journal,
+            patience,
         };
         keeper.run(pid, master);
     }
@@ -93,9 +99,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<(), String> {
 
 /// Tells the master that this worker has no keeper, and why.
 pub(super) fn tell_missing(handover: RawFd, why: &str) {
-    if let Ok(post) = Post::new(handover) {
-        post.tell_missing(why);
-    }
+    Post::tell_missing(handover, why);
 }
 
 impl Keeper {
@@ -179,3 +183,8 @@ fn descriptors_max() -> usize {
 
 /// Programs that run where no keeper can be had are tested by either of these, on every kernel.
 const FORBIDDEN_BY: [&str; 2] = ["ACTIX_CLUSTER_NO_KEEPER", "ACTIX_CLUSTER_NO_PIDFD"];
+/// How long it waits for a master that does not read (stopped, or the machine is overwhelmed). What is not given to it by then
+/// is closed: its clients had better ask again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The same in milliseconds, for tests of what comes after it.
+const PATIENCE_VARIABLE: &str = "ACTIX_CLUSTER_KEEPER_PATIENCE_MS";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::table::cookie;
 use crate::clock;
@@ -48,9 +49,10 @@ impl Post {
         cookie(self.as_fd()) == Ok(self.cookie)
     }
 
-    pub(super) fn tell_missing(&self, why: &str) {
+    /// That there is no keeper, and why. From whoever has this number, which may be what could not be found out.
+    pub(super) fn tell_missing(number: RawFd, why: &str) {
         let text = serde_json::Value::from(why);
-        self.say(&format!(r#"{{"t":"unkept","m":{{"why":{text}}}}}"#), None);
+        Self { number, cookie: 0 }.say(&format!(r#"{{"t":"unkept","m":{{"why":{text}}}}}"#), None);
     }
 
     /// The first word: who this is, with a pidfd of it.
@@ -73,11 +75,17 @@ impl Post {
         self.send(&text, Some(socket), deadline)
     }
 
-    /// The last word.
+    /// The last word. There is room for it also where a master that does not read has left none for connections: what was
+    /// lost because of that would not be told otherwise.
     ///
     /// # Errors
-    /// The master is gone, or did not read until the deadline.
+    /// The master is gone; or the system allows no more room (`net.core.wmem_max`), and the master did not read until the
+    /// deadline.
     pub(super) fn done(&self, saved: u32, lost: u32, deadline: Mono) -> io::Result<()> {
+        if let Ok(room) = getsockopt(self, sockopt::SndBuf) {
+            // The kernel doubles what it is told. If it does not, there is as much room as there was.
+            setsockopt(self, sockopt::SndBuf, &room).ok();
+        }
         let text = format!(r#"{{"t":"done","m":{{"saved":{saved},"lost":{lost}}}}}"#);
         self.send(&text, None, deadline)
     }

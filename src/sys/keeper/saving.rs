@@ -32,6 +32,7 @@ pub(super) fn save(keeper: Keeper) {
         post,
         survivors,
         journal,
+        patience,
     } = keeper;
     // The number is of no use any more, whatever it means by now, unless a client has it; and there may be no other for
     // the list of what is open.
@@ -78,7 +79,7 @@ pub(super) fn save(keeper: Keeper) {
         }
         is_copy
     });
-    let deadline = clock::now() + SAVING;
+    let deadline = clock::now() + patience;
     let (mut saved, mut lost) = (0, 0);
     for client in &found {
         match dispose(client) {
@@ -169,7 +170,5 @@ fn throw_away(fd: RawFd, bytes: u64) {
     }
 }
 
-/// For a master that does not read, all in all.
-const SAVING: Duration = Duration::from_secs(10);
 /// The last word is one more.
 const LAST_WORD: Duration = Duration::from_secs(1);
