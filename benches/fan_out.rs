@@ -1,5 +1,5 @@
-//! Events from the sequencer to its subscribers: how many a second reach one, five, and five beside one that is stuck;
-//! next to plain actix recipients in the same run. What the workers' channels cost is in `ipc`.
+//! Events from the sequencer to its subscribers: how many a second reach one, two and five, alone and beside one that is
+//! stuck; next to plain actix recipients in the same run. What the workers' channels cost is in `ipc`.
 //!
 //! `cargo bench -p actix-cluster-benches --bench fan_out`.
 
@@ -29,7 +29,7 @@ fn main() -> Result<ExitCode, Failure> {
     System::new().block_on(async {
         let consumers = Arbiter::new();
         for stuck in [0, 1] {
-            for count in [1, 5] {
+            for count in [1, 2, 5] {
                 for fed in [Fed::Plain, Fed::Streams, Fed::Actors, Fed::ActorsFromElsewhere] {
                     if (stuck == 0 || fed != Fed::Plain) && is_wanted(fed) {
                         measure(&consumers.handle(), fed, count, stuck)?;

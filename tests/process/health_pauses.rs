@@ -67,8 +67,9 @@ fn the_master_is_stopped(master: &mut Master) {
         master.signal(Signal::SIGCONT);
         let_pass(any_time(limit(STALE), &mut chance));
     }
-    load.stop().is_flawless();
+    let served = load.stop();
     nobody_was_killed(master, &format!("{times} stops of the master"));
+    served.is_flawless();
 }
 
 fn workers_are_stopped(master: &mut Master) {
@@ -85,8 +86,9 @@ fn workers_are_stopped(master: &mut Master) {
         send(pid, Signal::SIGCONT);
         let_pass(any_time(limit(stuck::INTERVAL), &mut chance));
     }
-    load.stop().is_flawless();
+    let served = load.stop();
     nobody_was_killed(master, &format!("{times} stops of single workers"));
+    served.is_flawless();
 }
 
 fn starved(master: &mut Master) {
