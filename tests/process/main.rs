@@ -67,6 +67,7 @@ mod runs;
 mod scaling;
 mod scheduling;
 mod setup;
+mod shortage;
 mod signals;
 mod spawn_failures;
 mod specs;
@@ -154,6 +155,7 @@ fn main() -> ExitCode {
         scaling::SCENARIOS,
         scheduling::SCENARIOS,
         setup::SCENARIOS,
+        shortage::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,

@@ -277,7 +277,7 @@ fn one() -> ExitCode {
     of(1)
 }
 
-fn of(workers: u32) -> ExitCode {
+pub(crate) fn of(workers: u32) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(Scheduling::Shared);
     options.survive_kill = true;
@@ -367,7 +367,7 @@ fn alive(master: &Master) -> Vec<u32> {
 }
 
 /// Kills the worker with this process id: its successor's.
-fn kill(master: &Master, pid: u32) -> u32 {
+pub(crate) fn kill(master: &Master, pid: u32) -> u32 {
     let exits = master.seen("exit").len();
     send(pid, Signal::SIGKILL);
     let exit = master.expect_count("exit", exits + 1);
@@ -388,16 +388,16 @@ fn killed_in(master: &mut Master, request: &str) -> (Client, u32) {
 }
 
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
-struct Client(TcpStream);
+pub(crate) struct Client(TcpStream);
 
 impl Client {
-    fn of(master: &Master) -> Self {
+    pub(crate) fn of(master: &Master) -> Self {
         master.expect_count("all_ready", 1);
         let port = master.port().expect("a listener is declared");
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
@@ -408,7 +408,7 @@ impl Client {
         Self(stream)
     }
 
-    fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).expect("the server takes it");
     }
 
@@ -425,7 +425,7 @@ impl Client {
     }
 
     /// The next answer, interim ones aside.
-    fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         let head = loop {
             let head = self.head();
             if !head.starts_with("HTTP/1.1 1") {
@@ -445,7 +445,7 @@ impl Client {
         self.answer()
     }
 
-    fn pid(&mut self) -> u32 {
+    pub(crate) fn pid(&mut self) -> u32 {
         let answer = self.answer_to("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.body.parse().expect("it answers with its process id")

@@ -169,7 +169,8 @@ fn throw_away(fd: RawFd, bytes: u64) {
     }
 }
 
-/// For a master that does not read, all in all.
-const SAVING: Duration = Duration::from_secs(10);
+/// For a master that does not read, because it stands still or has no room for a descriptor, all in all: as long as a
+/// connection waits in the master for a worker.
+const SAVING: Duration = Duration::from_secs(30);
 /// The last word is one more.
 const LAST_WORD: Duration = Duration::from_secs(1);
