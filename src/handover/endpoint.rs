@@ -1,20 +1,26 @@
 //! One end of a hand-over socket: whole datagrams, at most one descriptor each, never waiting to send.
+//!
+//! The kernel throws a descriptor away for which the receiver has no number free. The worker's end can bear that: the master
+//! has kept its own, and hears that the connection was refused. The master's end cannot: with what comes there the sender
+//! gives up its last one. So that end looks first and takes a datagram only when it holds what came along; until then the
+//! datagram stays where it is, and all that is behind it.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::wire::DATAGRAM_MAX;
+use super::reserve::Reserve;
+use super::wire::{Claim, DATAGRAM_MAX, Words};
 use crate::sys::reactor::register;
-use crate::sys::scm::{self, ControlBuffer};
+use crate::sys::scm::{self, ControlBuffer, Received};
 
 /// A pair for a worker: the master's end and the worker's.
 ///
@@ -50,6 +56,8 @@ pub(crate) enum SendError {
 pub(crate) struct Endpoint {
     socket: AsyncFd<OwnedFd>,
     reading: Mutex<Reading>,
+    /// Of an end that loses no descriptor: what makes room for one.
+    reserve: Option<Arc<Reserve>>,
 }
 
 #[derive(Debug)]
@@ -59,9 +67,19 @@ struct Reading {
 }
 
 impl Endpoint {
-    /// Takes over one end. Needs a running runtime.
+    /// Takes over one end, which may lose a descriptor that it has no room for. Needs a running runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Self::with(socket, None)
+    }
+
+    /// Takes over an end that takes no datagram before it has room for what comes along. Needs a running runtime.
+    pub(crate) fn lossless(socket: OwnedFd, reserve: Arc<Reserve>) -> io::Result<Self> {
+        Self::with(socket, Some(reserve))
+    }
+
+    fn with(socket: OwnedFd, reserve: Option<Arc<Reserve>>) -> io::Result<Self> {
         Ok(Self {
+            reserve,
             socket: register(socket, Interest::READABLE)?,
             reading: Mutex::new(Reading {
                 bytes: BytesMut::with_capacity(DATAGRAM_MAX),
@@ -90,12 +108,16 @@ impl Endpoint {
     /// The next datagram, if one is there; without a wait.
     ///
     /// # Errors
-    /// `WouldBlock` if none is there, `UnexpectedEof` if the peer is gone and everything was read.
-    pub(crate) fn try_recv<T: DeserializeOwned>(&self) -> io::Result<Packet<T>> {
+    /// `WouldBlock` if none is there, `UnexpectedEof` if the peer is gone and everything was read, and [`is_short`] if one is
+    /// there for whose descriptor there is no room.
+    pub(crate) fn try_recv<T: Words>(&self) -> io::Result<Packet<T>> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let Reading { bytes, control } = &mut *reading;
         bytes.clear();
-        let mut attempt = || scm::recv(self.socket.as_fd(), bytes, DATAGRAM_MAX, control);
+        let mut attempt = || match &self.reserve {
+            None => scm::recv(self.socket.as_fd(), bytes, DATAGRAM_MAX, control),
+            Some(reserve) => self.recv_whole::<T>(reserve, bytes, control),
+        };
         let received = match attempt() {
             // The peer was closed with datagrams of ours unread. The kernel says so once, before it gives out what the peer
             // had sent to us.
@@ -111,15 +133,51 @@ impl Endpoint {
         })
     }
 
+    /// Looks at the next datagram until its descriptor has come, and takes it out then.
+    fn recv_whole<T: Words>(
+        &self,
+        reserve: &Reserve,
+        bytes: &mut BytesMut,
+        control: &mut ControlBuffer,
+    ) -> io::Result<Received> {
+        let socket = self.socket.as_fd();
+        let mut left = ATTEMPTS_MAX;
+        loop {
+            if reserve.is_lent() {
+                return Err(Errno::EMFILE.into());
+            }
+            bytes.clear();
+            let received = scm::peek(socket, bytes, DATAGRAM_MAX, control)?;
+            if received.len > 0 {
+                if received.truncated && received.fds.is_empty() {
+                    if socket.try_clone_to_owned().is_err() {
+                        let said = serde_json::from_slice::<T>(bytes).ok();
+                        if !reserve.make_room(said.map_or(Claim::Connection, |said| said.claim())) {
+                            return Err(Errno::EMFILE.into());
+                        }
+                        continue;
+                    }
+                    left -= 1;
+                    if left > 0 {
+                        continue;
+                    }
+                    // There is room, and still it does not come: somebody forbids this one, and will not stop to.
+                }
+                scm::skip_datagram(socket)?;
+            }
+            return Ok(received);
+        }
+    }
+
     /// Waits for the next datagram. `None` when the peer is gone, and everything it sent was read. Dropping the future
     /// loses nothing.
-    pub(crate) async fn recv<T: DeserializeOwned>(&self) -> Option<Packet<T>> {
+    pub(crate) async fn recv<T: Words>(&self) -> Option<Packet<T>> {
         self.recv_after(|| ()).await
     }
 
     /// [`recv`](Self::recv) that does `first` when there is something to take and nothing is taken yet: `first` may take
     /// datagrams itself, which are all older than the one that is returned. May do it several times.
-    pub(crate) async fn recv_after<T: DeserializeOwned>(&self, first: impl Fn()) -> Option<Packet<T>> {
+    pub(crate) async fn recv_after<T: Words>(&self, first: impl Fn()) -> Option<Packet<T>> {
         loop {
             let mut ready = self.socket.readable().await.ok()?;
             first();
@@ -129,11 +187,36 @@ impl Endpoint {
                     return Some(packet);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if is_short(&error) => {
+                    ready.retain_ready();
+                    self.wait_for_room().await;
+                }
                 Err(_) => return None,
             }
         }
     }
+
+    async fn wait_for_room(&self) {
+        let more = async {
+            match &self.reserve {
+                Some(reserve) => reserve.gained().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Nobody tells of a number that becomes free elsewhere in the process.
+        tokio::time::timeout(AGAIN, more).await.ok();
+    }
 }
+
+/// Is there a datagram whose descriptor cannot be taken, because this process has no number free for it?
+pub(crate) fn is_short(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EMFILE as i32)
+}
+
+/// How soon to look again for a free number.
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
+/// How often a descriptor is asked for that does not come although there is room: other threads may be faster a few times.
+const ATTEMPTS_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {

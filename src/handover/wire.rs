@@ -1,5 +1,6 @@
 //! What is said on the hand-over socket. A datagram is `{"t":"<kind>","m":{…}}` with none or one descriptor.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::ListenKey;
@@ -98,6 +99,41 @@ pub(crate) enum ToDispatcher {
         /// Connections it closed although their clients wait for an answer.
         lost: u32,
     },
+}
+
+/// What one side says.
+pub(crate) trait Words: DeserializeOwned {
+    /// Who claims the descriptor that comes along.
+    fn claim(&self) -> Claim {
+        Claim::Connection
+    }
+}
+
+/// For what a descriptor is wanted when there is hardly any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// A connection, which can wait where it is.
+    Connection,
+    /// The keeper of a new worker. Behind it wait the acknowledgements that make room.
+    Keeper,
+}
+
+impl Words for ToServer {}
+
+impl Words for ToDispatcher {
+    fn claim(&self) -> Claim {
+        match self {
+            Self::Keeper { .. } => Claim::Keeper,
+            Self::Took { .. }
+            | Self::Refused { .. }
+            | Self::Closed { .. }
+            | Self::Back { .. }
+            | Self::Leaves {}
+            | Self::Unkept { .. }
+            | Self::Rescued { .. }
+            | Self::Done { .. } => Claim::Connection,
+        }
+    }
 }
 
 const fn is_zero(n: &u32) -> bool {

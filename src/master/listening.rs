@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::handover::Reserve;
 use crate::ipc::{BoundListener, ToWorker};
 use crate::master::Link;
 use crate::master::handover::{Attachment, Dispatch, Means, Order as Dispatching};
@@ -146,6 +147,11 @@ impl Listening {
     pub(crate) fn declared_places(&self, gets: impl Fn(&str) -> bool) -> Vec<(String, Place)> {
         let place = |name: &String| Some((name.clone(), self.table.place(&ListenKey::Named(name.clone()))?));
         self.names.iter().filter(|name| gets(name)).filter_map(place).collect()
+    }
+
+    /// Descriptors that are kept for when there are no others.
+    pub(crate) fn reserve(&self) -> &Arc<Reserve> {
+        self.dispatch.reserve()
     }
 
     /// A worker exists: orders can reach it, and connections through `handover`.

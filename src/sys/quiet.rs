@@ -101,7 +101,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         let server = listener.accept().unwrap().0;
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert_eq!(quiet(server.as_fd()), Some(Duration::ZERO));
         assert_eq!(quiet(client.as_fd()), None);
         assert_eq!(quiet(listener.as_fd()), None);

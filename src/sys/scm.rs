@@ -95,6 +95,38 @@ pub(crate) fn recv(
     limit: usize,
     control: &mut ControlBuffer,
 ) -> io::Result<Received> {
+    receive(socket, buf, limit, control, 0)
+}
+
+/// As [`recv`], but what was looked at stays in the socket, descriptors included: those that are returned are copies. So
+/// one for which there is no room now is not lost.
+pub(crate) fn peek(
+    socket: BorrowedFd<'_>,
+    buf: &mut BytesMut,
+    limit: usize,
+    control: &mut ControlBuffer,
+) -> io::Result<Received> {
+    receive(socket, buf, limit, control, libc::MSG_PEEK)
+}
+
+/// Throws away the datagram that is next, with all that came along.
+pub(crate) fn skip_datagram(socket: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        // SAFETY: with a length of 0 the kernel writes nothing to the (null) place.
+        let len = unsafe { libc::recv(socket.as_raw_fd(), ptr::null_mut(), 0, libc::MSG_DONTWAIT) };
+        if check(len)?.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+fn receive(
+    socket: BorrowedFd<'_>,
+    buf: &mut BytesMut,
+    limit: usize,
+    control: &mut ControlBuffer,
+    how: libc::c_int,
+) -> io::Result<Received> {
     buf.reserve(limit);
     loop {
         let mut slice = libc::iovec {
@@ -112,7 +144,7 @@ pub(crate) fn recv(
             libc::recvmsg(
                 socket.as_raw_fd(),
                 &raw mut header,
-                libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+                how | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
             )
         };
         let Some(len) = check(len)? else { continue };

@@ -71,6 +71,7 @@ mod scaling;
 mod scheduling;
 mod secrets;
 mod setup;
+mod shortage;
 mod signals;
 mod spawn_failures;
 mod specs;
@@ -164,6 +165,7 @@ fn main() -> ExitCode {
         scheduling::SCENARIOS,
         secrets::SCENARIOS,
         setup::SCENARIOS,
+        shortage::SCENARIOS,
         signals::SCENARIOS,
         spawn_failures::SCENARIOS,
         specs::SCENARIOS,

@@ -277,7 +277,7 @@ fn one() -> ExitCode {
     of(1)
 }
 
-fn of(workers: u32) -> ExitCode {
+pub(crate) fn of(workers: u32) -> ExitCode {
     let mut options = ListenOptions::default();
     options.scheduling = Some(Scheduling::Shared);
     options.survive_kill = true;
@@ -367,7 +367,7 @@ fn alive(master: &Master) -> Vec<u32> {
 }
 
 /// Kills the worker with this process id: its successor's.
-fn kill(master: &Master, pid: u32) -> u32 {
+pub(crate) fn kill(master: &Master, pid: u32) -> u32 {
     let exits = master.seen("exit").len();
     send(pid, Signal::SIGKILL);
     let exit = master.expect_count("exit", exits + 1);

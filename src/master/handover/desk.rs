@@ -16,9 +16,9 @@ use super::line::Line;
 use super::orphans::Connection;
 use super::{Order, Tally};
 use crate::clock;
-use crate::handover::ToServer;
-use crate::handover::endpoint::SendError;
+use crate::handover::endpoint::{AGAIN, SendError};
 use crate::handover::wire::Take;
+use crate::handover::{Reserve, ToServer};
 use crate::master::Link;
 use crate::master::messages::Dispatched;
 use crate::model::{Client, EventKind, ListenKey, Mono, WorkerError, WorkerId};
@@ -44,6 +44,8 @@ pub(super) struct Desk {
     /// Why workers have none, as far as it was told.
     unkept: RefCell<BTreeSet<String>>,
     keeper_gone: Notify,
+    /// For connections that come back when there is no other descriptor.
+    pub(super) reserve: Arc<Reserve>,
     is_over: Cell<bool>,
 }
 
@@ -53,6 +55,7 @@ impl Desk {
         bell: Arc<Notify>,
         news: Recipient<Dispatched>,
         tally: Arc<Tally>,
+        reserve: Arc<Reserve>,
     ) -> Self {
         Self {
             orders,
@@ -68,6 +71,7 @@ impl Desk {
             keepers: RefCell::default(),
             unkept: RefCell::default(),
             keeper_gone: Notify::new(),
+            reserve,
             is_over: Cell::new(false),
         }
     }
@@ -171,9 +175,10 @@ impl Desk {
             }
         }
         let books = self.books.borrow();
+        let is_short = !self.reserve.is_whole() && !self.reserve.fill();
         for door in self.doors.borrow().iter() {
             let is_urgent = books.is_sweeping(&door.key, now);
-            if is_urgent || books.wants(&door.key, now) {
+            if is_urgent || (!is_short && books.wants(&door.key, now)) {
                 door.ring(is_urgent);
             }
         }
@@ -182,7 +187,8 @@ impl Desk {
         if waiting < ORPHANS_MAX {
             self.room.notify_waiters();
         }
-        let next = books.next_deadline(now);
+        let refill = is_short.then(|| now + AGAIN);
+        let next = books.next_deadline(now).into_iter().chain(refill).min();
         if self.armed.replace(next) != next {
             self.timer.notify_one();
         }
@@ -253,7 +259,8 @@ impl Desk {
     }
 
     pub(super) fn wants(&self, key: &ListenKey) -> bool {
-        self.books.borrow().wants(key, clock::now())
+        // While the reserve is used every free number belongs to others.
+        self.reserve.is_whole() && self.books.borrow().wants(key, clock::now())
     }
 
     pub(super) fn is_sweeping(&self, key: &ListenKey) -> bool {
@@ -292,7 +299,8 @@ impl Desk {
 
     /// Buries a keeper when it has ended. False if this is none.
     pub(super) fn watch_keeper(self: &Rc<Self>, worker: WorkerId, pid: u32, pidfd: OwnedFd) -> bool {
-        let keeper = match KeeperHandle::watch(pid, pidfd) {
+        // It is looked up in a file. Who is not known to have a keeper is judged without one.
+        let keeper = match self.reserve.step_aside(|| KeeperHandle::watch(pid, pidfd)) {
             Ok(keeper) => Rc::new(keeper),
             Err(err) => {
                 tracing::warn!(worker = worker.get(), pid, %err, "what a worker calls its keeper is none");
@@ -354,8 +362,6 @@ impl Desk {
     }
 }
 
-/// How soon a send that failed for want of something is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 /// Connections of the dead that wait; further ones are left to their keepers.
 const ORPHANS_MAX: usize = 256;
 /// Reasons for which workers have no keeper that are told.

@@ -10,6 +10,7 @@ use actix::Recipient;
 use tokio::sync::oneshot;
 
 use super::{Born, Dispatcher, Listed, Order, Tally};
+use crate::handover::Reserve;
 use crate::master::Link;
 use crate::master::messages::Dispatched;
 
@@ -44,6 +45,7 @@ pub(crate) struct Dispatch {
     running: Option<Dispatcher>,
     /// While it does not run: what it has to know when it starts, about the workers that live then.
     known: Vec<Order>,
+    reserve: Arc<Reserve>,
 }
 
 impl Dispatch {
@@ -63,7 +65,8 @@ impl Dispatch {
         let Some(means) = self.means.take() else {
             return Err(io::Error::other("the cluster is not running"));
         };
-        let started = match Dispatcher::start(means) {
+        self.reserve.fill();
+        let started = match Dispatcher::start(means, Arc::clone(&self.reserve)) {
             Ok(started) => started,
             Err((means, error)) => {
                 self.means = Some(means);
@@ -75,6 +78,11 @@ impl Dispatch {
         }
         self.running = Some(started);
         Ok(())
+    }
+
+    /// Descriptors that are kept for when there are no others, once it runs.
+    pub(crate) fn reserve(&self) -> &Arc<Reserve> {
+        &self.reserve
     }
 
     /// A worker exists.

@@ -13,6 +13,7 @@ use super::desk::Desk;
 use super::orphans::Connection;
 use super::{Born, Listed, board::Waiting};
 use crate::clock;
+use crate::handover::endpoint::is_short;
 use crate::handover::{Endpoint, Packet, ToDispatcher};
 use crate::master::Link;
 use crate::model::{EventKind, ListenKey, WorkerId, bounded};
@@ -28,6 +29,16 @@ pub(super) struct Line {
     listeners: Vec<Listed>,
     keeper: Cell<Keeper>,
     after: RefCell<After>,
+    /// What was told of it while something was in the socket that there was no descriptor for: it counts when that is read.
+    overdue: Cell<Overdue>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Overdue {
+    /// It is dead, and this is whether it may have died of a request.
+    death: Option<bool>,
+    /// Its keeper has ended.
+    is_keeper_gone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,26 +84,39 @@ impl Line {
         let line = Rc::new(Self {
             worker: born.link.id,
             link: born.link,
-            endpoint: Endpoint::new(born.socket)?,
+            endpoint: Endpoint::lossless(born.socket, Arc::clone(&desk.reserve))?,
             listeners: born.listeners,
             keeper: Cell::new(Keeper::None),
             after: RefCell::default(),
+            overdue: Cell::default(),
         });
         tokio::task::spawn_local(listen(Rc::clone(desk), Rc::clone(&line)));
         Ok(line)
     }
 
-    /// Takes what is in the socket now, without waiting.
-    pub(super) fn drain(&self, desk: &Rc<Desk>) {
+    /// Takes what is in the socket now, without waiting. False if something had to stay there for want of a descriptor.
+    pub(super) fn drain(&self, desk: &Rc<Desk>) -> bool {
         for _ in 0..DRAIN_MAX {
-            let Ok(packet) = self.endpoint.try_recv() else { return };
-            self.hear(desk, packet);
+            match self.endpoint.try_recv() {
+                Ok(packet) => self.hear(desk, packet),
+                Err(error) => return !is_short(&error),
+            }
         }
+        true
     }
 
     /// The process is dead.
     pub(super) fn died(&self, desk: &Rc<Desk>, is_suspect: bool) {
-        self.drain(desk);
+        // When its keeper has begun to send connections nothing of its own is left to be heard, and those wait for this.
+        let is_heard =
+            self.drain(desk) || (self.keeper.get() == Keeper::Watching && !self.after.borrow().early.is_empty());
+        if !is_heard {
+            let mut overdue = self.overdue.get();
+            overdue.death = Some(is_suspect);
+            self.overdue.set(overdue);
+            desk.books.borrow_mut().unreachable(self.worker);
+            return;
+        }
         let early = {
             let mut after = self.after.borrow_mut();
             after.is_suspect = Some(is_suspect);
@@ -292,7 +316,12 @@ impl Line {
 
     /// Its keeper has ended: after its work, which is in the socket then, or because it was killed.
     pub(super) fn keeper_ended(&self, desk: &Rc<Desk>) {
-        self.drain(desk);
+        if !self.drain(desk) {
+            let mut overdue = self.overdue.get();
+            overdue.is_keeper_gone = true;
+            self.overdue.set(overdue);
+            return;
+        }
         if self.keeper.get() == Keeper::Watching {
             self.keeper.set(Keeper::Lost);
             let why = "its keeper was killed; its next restart brings another".to_owned();
@@ -300,6 +329,17 @@ impl Line {
             if self.after.borrow().is_suspect.is_some() {
                 self.conclude(desk);
             }
+        }
+    }
+
+    /// What was told and could not be acted on counts now, unless there is still something to be heard before.
+    fn catch_up(&self, desk: &Rc<Desk>) {
+        let Overdue { death, is_keeper_gone } = self.overdue.take();
+        if let Some(is_suspect) = death {
+            self.died(desk, is_suspect);
+        }
+        if is_keeper_gone {
+            self.keeper_ended(desk);
         }
     }
 
@@ -335,10 +375,12 @@ async fn listen(desk: Rc<Desk>, line: Rc<Line>) {
             let Ok(packet) = line.endpoint.try_recv() else { break };
             line.hear(&desk, packet);
         }
+        line.catch_up(&desk);
         desk.settle();
         tokio::task::yield_now().await;
     }
     desk.obey();
+    line.catch_up(&desk);
     line.hung_up(&desk);
     desk.settle();
 }

@@ -52,6 +52,7 @@ fn desk() -> (Rc<Desk>, mpsc::Sender<Order>, Endpoint) {
         Arc::new(Notify::new()),
         news,
         Arc::new(Tally::default()),
+        Arc::default(),
     ));
     let (ours, theirs) = pair().unwrap();
     let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());

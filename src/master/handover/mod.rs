@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 pub(crate) use dispatch::{Attachment, Dispatch, Means};
 pub(crate) use tally::Tally;
 
+use crate::handover::Reserve;
 use crate::master::Link;
 use crate::model::{ListenKey, Slot, WorkerId};
 use crate::policy::ListenerPolicy;
@@ -117,7 +118,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When there can be no thread, or no descriptor for its runtime. Gives the means back.
-    fn start(means: Means) -> Result<Self, (Means, io::Error)> {
+    fn start(means: Means, reserve: Arc<Reserve>) -> Result<Self, (Means, io::Error)> {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return Err((means, error)),
@@ -132,7 +133,7 @@ impl Dispatcher {
             let Ok(means) = taken.recv() else { return };
             let Means { news, tally, ended } = means;
             let local = tokio::task::LocalSet::new();
-            let desk = Rc::new(desk::Desk::new(inbox, heard, news, tally));
+            let desk = Rc::new(desk::Desk::new(inbox, heard, news, tally, reserve));
             let serving = super::vital::vital("the dispatcher of connections", desk.run());
             local.block_on(&runtime, serving);
             // Whoever waited has gone.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use actix::prelude::*;
+use nix::errno::Errno;
 
 use super::{ClusterSupervisor, Hand};
 use crate::config::Terms;
@@ -38,7 +39,13 @@ impl ClusterSupervisor {
         ctx: &mut Context<Self>,
     ) -> Input {
         let program = self.next_program(&slot.spec);
-        let born = self.deliver(id, slot.clone(), generation, restarts);
+        let mut born = self.deliver(id, slot.clone(), generation, restarts);
+        let reserve = Arc::clone(self.listening.reserve());
+        // Lent until the end of this turn, so that what a newborn opens besides is had, too.
+        let loan = if is_short(&born) { reserve.lend() } else { None };
+        if loan.is_some() {
+            born = self.deliver(id, slot.clone(), generation, restarts);
+        }
         self.tend_zygotes(None, ctx);
         match born {
             Ok(mut newborn) => {
@@ -195,4 +202,10 @@ impl ClusterSupervisor {
         let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
         own.map_or_else(|| self.settings.exec.clone(), Program::Path)
     }
+}
+
+/// Did it fail because this process has no descriptor left?
+fn is_short(born: &Result<Newborn, SpawnFailure>) -> bool {
+    let failure = born.as_ref().err();
+    failure.is_some_and(|failure| failure.errno == Some(Errno::EMFILE as i32))
 }

@@ -183,8 +183,8 @@ fn descriptors_max() -> usize {
 
 /// Programs that run where no keeper can be had are tested by either of these, on every kernel.
 const FORBIDDEN_BY: [&str; 2] = ["ACTIX_CLUSTER_NO_KEEPER", "ACTIX_CLUSTER_NO_PIDFD"];
-/// How long it waits for a master that does not read (stopped, or the machine is overwhelmed). What is not given to it by then
-/// is closed: its clients had better ask again.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits for a master that stands still or has no room for a descriptor: as long as a connection waits in the
+/// master for a worker. What is not given to it by then is closed: its clients had better ask again.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The same in milliseconds, for tests of what comes after it.
 const PATIENCE_VARIABLE: &str = "ACTIX_CLUSTER_KEEPER_PATIENCE_MS";
