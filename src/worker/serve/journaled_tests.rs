@@ -493,7 +493,6 @@ async fn only_a_request_in_pieces_costs_the_kernel_an_offset() {
     assert_eq!(peek::offset(pair.server.as_fd()).unwrap(), Some(GET.len()));
     pair.answer(OK).await;
     assert_eq!(pair.verdict(), SERVE);
-    // From here on the kernel keeps count.
     pair.send(&[GET, POST].concat()).await;
     assert_eq!(pair.read(GET.len()).await, GET);
     pair.answer(OK).await;
