@@ -110,6 +110,7 @@
 //! | has got a part of its answer, because that took the server several writes | sees the connection break |
 //! | has its answer, but not yet read it | gets it whole |
 //! | got its answer before its body was read | keeps it; the connection ends |
+//! | has the last answer of a connection, sent more behind the request, and the kill falls into the very moment of closing | may see a reset in place of the answer's end |
 //! | speaks something else: TLS, HTTP/2, a WebSocket after its upgrade | sees the connection break, unless none of its bytes was read |
 //!
 //! With a server that accepts for itself (an unmodified `HttpServer`), and on [`Incoming`] without `http1`, connections
