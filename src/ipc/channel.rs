@@ -3,11 +3,11 @@
 //! Every descriptor of the process that a peer can reach goes through here; there is no plain `read`, which would silently
 //! lose descriptors.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::PoisonError;
 
+use bytes::BytesMut;
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -42,7 +42,6 @@ pub(crate) enum ReadOutcome {
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: AsyncFd<OwnedFd>,
-    control: Mutex<ControlBuffer>,
 }
 
 impl Channel {
@@ -50,7 +49,6 @@ impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             socket: register(socket, Interest::READABLE | Interest::WRITABLE)?,
-            control: Mutex::new(ControlBuffer::new()),
         })
     }
 
@@ -171,8 +169,9 @@ impl Channel {
 
     /// Reads once; `None` if there is nothing now. The end of the stream is noted in the decoder.
     fn read(&self, decoder: &mut Decoder) -> io::Result<Option<usize>> {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        match decoder.fill(|buf| scm::recv(self.as_fd(), buf, READ_BYTES, &mut control)) {
+        let receive =
+            |buf: &mut BytesMut| CONTROL.with_borrow_mut(|control| scm::recv(self.as_fd(), buf, READ_BYTES, control));
+        match decoder.fill(receive) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             // The peer closed its end with something of ours unread; what it sent before has been read by now.
@@ -207,6 +206,11 @@ fn is_peer_gone(error: &io::Error) -> bool {
         Errno::from_raw(error.raw_os_error().unwrap_or(0)),
         Errno::EPIPE | Errno::ECONNRESET
     )
+}
+
+thread_local! {
+    /// Where the kernel puts descriptors during one call; nothing of it is needed after that.
+    static CONTROL: RefCell<ControlBuffer> = RefCell::new(ControlBuffer::new());
 }
 
 /// Frames that one turn returns.

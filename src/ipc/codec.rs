@@ -3,6 +3,7 @@
 //! No socket here, and no opinion about kinds: those are in [`super::frame`]. The way from frames to bytes is in
 //! [`super::encode`].
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -119,8 +120,13 @@ impl Decoder {
         if self.is_ended() {
             return Ok(0);
         }
+        if self.buf.is_empty() {
+            self.buf = SPARE.take();
+        }
         let start = self.offset + self.buf.len() as u64;
-        let received = receive(&mut self.buf)?;
+        let received = receive(&mut self.buf);
+        self.lend_room();
+        let received = received?;
         if received.truncated || !received.fds.is_empty() {
             self.sets.push_back(FdSet {
                 range: start..start + received.len as u64,
@@ -175,6 +181,13 @@ impl Decoder {
         Ok(None)
     }
 
+    /// Leaves the room of an empty buffer to whoever reads next.
+    fn lend_room(&mut self) {
+        if self.buf.is_empty() {
+            SPARE.set(std::mem::take(&mut self.buf));
+        }
+    }
+
     /// Cuts the next line off; with it, where in the stream it started.
     fn next_line(&mut self) -> Result<Option<(u64, Bytes)>, FrameError> {
         let Some(found) = memchr(b'\n', &self.buf[self.scanned..]) else {
@@ -191,6 +204,7 @@ impl Decoder {
             // this, one endless line could collect descriptors until the process has none left.
             let offset = self.offset;
             self.drop_sets(|set| set.range.contains(&offset))?;
+            self.lend_room();
             return Ok(None);
         };
         let len = self.scanned + found;
@@ -344,6 +358,12 @@ fn brief(text: &str) -> String {
     }
     let end = (0..=LEN_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     format!("{}…", &text[..end])
+}
+
+thread_local! {
+    /// Room for one read. Only who holds a line that has no end yet has a buffer of its own: a master of thousands of silent
+    /// workers keeps none for each.
+    static SPARE: Cell<BytesMut> = Cell::default();
 }
 
 /// A line longer than this gives its buffer back when it is done.

@@ -457,5 +457,34 @@ fn half_a_frame_at_the_end_is_dropped_and_counted_once() {
     assert!(decoder.is_ended());
 }
 
+#[test]
+fn who_waits_for_a_line_keeps_no_room_and_shares_none_of_its_bytes() {
+    let (mut idle, mut half) = (Decoder::new(), Decoder::new());
+    feed(&mut half, b"{\"t\":\"re", Vec::new(), false);
+    assert!(half.next::<ToMaster>().unwrap().is_none());
+    for _ in 0..3 {
+        feed(
+            &mut idle,
+            b"{\"t\":\"msg\",\"m\":1}\n{\"t\":\"msg\",\"m\":2}\n",
+            Vec::new(),
+            false,
+        );
+        let frames = take::<ToMaster>(&mut idle).unwrap();
+        assert_eq!(idle.buf.capacity(), 0, "its room is lent to others");
+        let nothing = idle.fill(|buffer| {
+            buffer.reserve(1 << 14);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        assert!(nothing.is_err());
+        assert_eq!(idle.buf.capacity(), 0, "also when nothing came");
+        // The payloads live in the room that is lent: who reads next must not write over them.
+        feed(&mut Decoder::new(), &[b' '; 64], Vec::new(), false);
+        assert_eq!(texts(&frames), ["Message(1)", "Message(2)"]);
+    }
+    feed(&mut half, b"ady\"}\n", Vec::new(), false);
+    assert_eq!(take::<ToMaster>(&mut half).unwrap().len(), 1);
+    assert_eq!(half.buf.capacity(), 0);
+}
+
 #[path = "codec_order_tests.rs"]
 mod order;
