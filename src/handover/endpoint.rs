@@ -5,9 +5,10 @@
 //! gives up its last one. So that end looks first and takes a datagram only when it holds what came along; until then the
 //! datagram stays where it is, and all that is behind it.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -55,15 +56,23 @@ pub(crate) enum SendError {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     socket: AsyncFd<OwnedFd>,
-    reading: Mutex<Reading>,
     /// Of an end that loses no descriptor: what makes room for one.
     reserve: Option<Arc<Reserve>>,
 }
 
+/// Room for one datagram and what comes along.
 #[derive(Debug)]
-struct Reading {
+struct Room {
     bytes: BytesMut,
     control: ControlBuffer,
+}
+
+thread_local! {
+    /// Of whoever reads next in this thread: a dispatcher reads from thousands of sockets, one at a time.
+    static ROOM: RefCell<Room> = RefCell::new(Room {
+        bytes: BytesMut::with_capacity(DATAGRAM_MAX),
+        control: ControlBuffer::for_fds(1),
+    });
 }
 
 impl Endpoint {
@@ -81,10 +90,6 @@ impl Endpoint {
         Ok(Self {
             reserve,
             socket: register(socket, Interest::READABLE)?,
-            reading: Mutex::new(Reading {
-                bytes: BytesMut::with_capacity(DATAGRAM_MAX),
-                control: ControlBuffer::for_fds(1),
-            }),
         })
     }
 
@@ -111,8 +116,11 @@ impl Endpoint {
     /// `WouldBlock` if none is there, `UnexpectedEof` if the peer is gone and everything was read, and [`is_short`] if one is
     /// there for whose descriptor there is no room.
     pub(crate) fn try_recv<T: Words>(&self) -> io::Result<Packet<T>> {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let Reading { bytes, control } = &mut *reading;
+        ROOM.with_borrow_mut(|room| self.try_recv_in(room))
+    }
+
+    fn try_recv_in<T: Words>(&self, room: &mut Room) -> io::Result<Packet<T>> {
+        let Room { bytes, control } = room;
         bytes.clear();
         let mut attempt = || match &self.reserve {
             None => scm::recv(self.socket.as_fd(), bytes, DATAGRAM_MAX, control),

@@ -1,6 +1,7 @@
 //! The supervisor's way to the dispatcher, which is started when it is needed first: a cluster that hands nothing over has
 //! no such thread.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::{Born, Dispatcher, Listed, Order, Tally};
 use crate::handover::Reserve;
 use crate::master::Link;
 use crate::master::messages::Dispatched;
+use crate::model::WorkerId;
 
 /// What the dispatcher is started with.
 #[derive(Debug)]
@@ -44,8 +46,19 @@ pub(crate) struct Dispatch {
     means: Option<Means>,
     running: Option<Dispatcher>,
     /// While it does not run: what it has to know when it starts, about the workers that live then.
-    known: Vec<Order>,
+    known: BTreeMap<WorkerId, Known>,
+    /// The same about the cluster.
+    is_stopping: bool,
     reserve: Arc<Reserve>,
+}
+
+/// A living worker, as a dispatcher has to hear of it that starts later.
+#[derive(Debug)]
+struct Known {
+    /// In a place of its own: there are thousands of these, and a map has room for more than it holds.
+    born: Box<Born>,
+    /// What has happened to it since, in order.
+    since: Vec<Order>,
 }
 
 impl Dispatch {
@@ -73,8 +86,14 @@ impl Dispatch {
                 return Err(error);
             }
         };
-        for order in self.known.drain(..) {
-            started.tell(order);
+        for known in std::mem::take(&mut self.known).into_values() {
+            started.tell(Order::Born(*known.born));
+            for order in known.since {
+                started.tell(order);
+            }
+        }
+        if self.is_stopping {
+            started.tell(Order::Stopping);
         }
         self.running = Some(started);
         Ok(())
@@ -117,21 +136,85 @@ impl Dispatch {
     }
 
     fn keep(&mut self, order: Order) {
-        match &order {
-            Order::Died { worker, .. } => self.known.retain(|known| known.worker() != Some(*worker)),
-            Order::GaveBack { worker, key } => {
-                let is_same = |known: &Order| matches!(known, Order::Accepts { worker: of, key: on } if (of, on) == (worker, key));
-                self.known.retain(|known| !is_same(known));
+        match order {
+            Order::Born(born) => {
+                let id = born.link.id;
+                let (born, since) = (Box::new(born), Vec::new());
+                self.known.insert(id, Known { born, since });
             }
-            Order::Born(_) | Order::Promoted { .. } | Order::Leaves { .. } | Order::Stopping => self.known.push(order),
-            Order::Accepts { worker, key } => {
-                let is_same = |known: &Order| matches!(known, Order::Accepts { worker: of, key: on } if (of, on) == (worker, key));
-                if !self.known.iter().any(is_same) {
-                    self.known.push(order);
-                }
+            Order::Died { worker, .. } => {
+                self.known.remove(&worker);
             }
+            Order::Stopping => self.is_stopping = true,
             // It is started before the first of these.
             Order::Open { .. } | Order::Close { .. } | Order::End => {}
+            Order::Promoted { worker, .. }
+            | Order::Leaves { worker }
+            | Order::Accepts { worker, .. }
+            | Order::GaveBack { worker, .. } => {
+                if let Some(known) = self.known.get_mut(&worker) {
+                    known.heard(order);
+                }
+            }
+        }
+    }
+}
+
+impl Known {
+    /// A listener that a worker takes and gives back again and again costs no more than one.
+    fn heard(&mut self, order: Order) {
+        if let Order::Accepts { key, .. } | Order::GaveBack { key, .. } = &order {
+            let is_same = |known: &Order| matches!(known, Order::Accepts { key: on, .. } if on == key);
+            self.since.retain(|known| !is_same(known));
+        }
+        if !matches!(order, Order::GaveBack { .. }) {
+            self.since.push(order);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handover::pair;
+    use crate::ipc::{Calls, Limits, Outbox};
+    use crate::model::{Generation, ListenKey, Slot};
+
+    #[test]
+    fn what_waits_for_a_dispatcher_is_bounded_by_the_workers_that_live() {
+        let mut dispatch = Dispatch::default();
+        let key = || ListenKey::Named("http".to_owned());
+        for worker in (1..=3).map(WorkerId::new) {
+            let (outbox, calls) = (Outbox::new(Limits::default()), Calls::new());
+            let link = Link::new(worker, Slot::new("web", 0), Generation(0), 1, 0, outbox, calls);
+            dispatch.tell(Order::Born(Born {
+                link: Arc::new(link),
+                socket: pair().unwrap().0,
+                listeners: Vec::new(),
+                unkept: None,
+                probation: Duration::ZERO,
+            }));
+            for _ in 0..100 {
+                dispatch.tell(Order::Accepts { worker, key: key() });
+                dispatch.tell(Order::Accepts { worker, key: key() });
+                dispatch.tell(Order::GaveBack { worker, key: key() });
+            }
+            dispatch.tell(Order::Accepts { worker, key: key() });
+            dispatch.tell(Order::Leaves { worker });
+        }
+        dispatch.tell(Order::Died {
+            worker: WorkerId::new(2),
+            is_suspect: false,
+        });
+        dispatch.tell(Order::Leaves {
+            worker: WorkerId::new(2),
+        });
+        assert_eq!(dispatch.known.keys().map(|id| id.get()).collect::<Vec<_>>(), [1, 3]);
+        for known in dispatch.known.values() {
+            let [Order::Accepts { key: on, .. }, Order::Leaves { .. }] = &known.since[..] else {
+                panic!("{:?}", known.since);
+            };
+            assert_eq!(*on, key());
         }
     }
 }

@@ -68,21 +68,6 @@ pub(crate) enum Order {
     End,
 }
 
-impl Order {
-    /// The worker it is about.
-    fn worker(&self) -> Option<WorkerId> {
-        match self {
-            Self::Born(born) => Some(born.link.id),
-            Self::Promoted { worker, .. }
-            | Self::Accepts { worker, .. }
-            | Self::GaveBack { worker, .. }
-            | Self::Leaves { worker }
-            | Self::Died { worker, .. } => Some(*worker),
-            Self::Open { .. } | Self::Close { .. } | Self::Stopping | Self::End => None,
-        }
-    }
-}
-
 /// A worker that was started.
 #[derive(Debug)]
 pub(crate) struct Born {
