@@ -83,6 +83,17 @@ impl Outcome {
         self.time = now - self.begun;
     }
 
+    /// Adds what another load counted at the same time. The longest gap is then the longest of either.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Both have the same bounds, so this cannot fail.
+        self.latencies.add(&other.latencies).ok();
+        for (count, more) in self.failures.iter_mut().zip(other.failures) {
+            *count += more;
+        }
+        self.time = self.time.max(other.time);
+        self.max_gap = self.max_gap.max(other.max_gap);
+    }
+
     /// Whole answers.
     pub(crate) fn answers(&self) -> u64 {
         self.latencies.len()
@@ -128,5 +139,11 @@ mod tests {
         assert_eq!(told["classes"], json!({ "reset": 1 }));
         assert_eq!(told["max_gap_ms"], json!(50.0));
         assert_eq!(told["max_us"].as_u64().map(|us| us / 100), Some(500));
+        let mut both = outcome.clone();
+        both.add(&outcome);
+        assert_eq!(
+            (both.answers(), both.to_json()["failed"].as_u64(), both.time),
+            (4, Some(2), outcome.time)
+        );
     }
 }
