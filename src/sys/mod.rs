@@ -9,6 +9,7 @@ pub(crate) mod journal;
 mod keeper;
 pub(crate) mod peek;
 pub(crate) mod process;
+#[cfg(feature = "web")]
 pub(crate) mod quiet;
 pub(crate) mod reactor;
 pub(crate) mod ring;

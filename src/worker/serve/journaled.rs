@@ -53,6 +53,7 @@ pub(super) struct Journaled {
     /// How many workers the present request may have killed before.
     strikes: u8,
     /// Requests were answered on it before it came here.
+    #[cfg(feature = "web")]
     is_resumed: bool,
     /// Who waits for the gate to open.
     reader: Option<Waker>,
@@ -114,6 +115,7 @@ impl Journaled {
             has_offset: is_used,
             is_consuming: false,
             strikes,
+            #[cfg(feature = "web")]
             is_resumed: counted.consumed > 0,
             reader: None,
             patience: None,
@@ -121,16 +123,19 @@ impl Journaled {
     }
 
     /// Was it in use elsewhere, and is idle until its next request comes?
+    #[cfg(feature = "web")]
     pub(super) fn is_resumed(&self) -> bool {
         self.is_resumed && self.kept == 0
     }
 
     /// Resolves when there is something to read, or the end.
+    #[cfg(feature = "web")]
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_read_ready(cx)
     }
 
     /// Is it told apart what is spoken on it?
+    #[cfg(feature = "web")]
     pub(super) fn is_followed(&self) -> bool {
         self.state == State::Http
     }
@@ -145,6 +150,7 @@ impl Journaled {
     }
 
     /// Is there a request, or a part of one, that the server has not seen?
+    #[cfg(feature = "web")]
     pub(super) fn has_unread(&self) -> bool {
         peek::waiting(self.stream.as_fd()).is_ok_and(|waiting| waiting > self.kept)
     }

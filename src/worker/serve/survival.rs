@@ -121,6 +121,7 @@ pub(super) enum Transport {
 
 impl Transport {
     /// Could another worker serve it on, now or after the present answer?
+    #[cfg(feature = "web")]
     pub(super) fn is_movable(&self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -129,6 +130,7 @@ impl Transport {
     }
 
     /// Is there anything that whoever serves it has not read? Asked of the kernel: its answer is newer than the runtime's.
+    #[cfg(feature = "web")]
     pub(super) fn has_unread(&self) -> bool {
         match self {
             Self::Plain(stream) => crate::sys::peek::waiting(stream.as_fd()).is_ok_and(|waiting| waiting > 0),
