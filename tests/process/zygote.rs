@@ -334,7 +334,7 @@ fn executed(master: &mut Master) {
         let env = vec![(name.to_owned(), value.to_owned())];
         let id: u64 = master.ask(&Order::Fork(env), "forked ").parse().unwrap();
         master.once(id, "ready");
-        assert_eq!(tell(master, id, &format!("env {name}")).len(), value.len());
+        assert_eq!(tell(master, id, &format!("env-bytes {name}")), value.len().to_string());
         is_made(master, id)
     };
     assert!(fork(master, "plain", "x"));

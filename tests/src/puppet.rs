@@ -91,6 +91,8 @@ impl Puppet {
             "args" => std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             "cwd" => std::env::current_dir().map_or_else(|error| error.to_string(), |path| path.display().to_string()),
             "env" => std::env::var(rest).unwrap_or_else(|_| "unset".to_owned()),
+            // A long value itself would be a line that another process's can tear.
+            "env-bytes" => std::env::var(rest).map_or(0, |value| value.len()).to_string(),
             "send" => format!("{:?}", self.worker.send(rest)),
             "grandchild" => grandchild(rest),
             "fail" => return Err(rest.to_owned()),
