@@ -44,6 +44,8 @@ impl Marks {
     const BEGUN: u64 = 1 << 2;
     const UNREPEATABLE: u64 = 1 << 3;
     const LAST: u64 = 1 << 4;
+    const INTERIM: u64 = 1 << 5;
+    const MOVING: u64 = 1 << 6;
     const STRIKES_AT: u32 = 8;
     const STRIKES: u64 = 0xff << Self::STRIKES_AT;
     const LISTENER_AT: u32 = 32;
@@ -80,9 +82,28 @@ impl Marks {
         Self(self.0 | Self::OPAQUE)
     }
 
-    /// The request is answered: what it was struck for is forgotten.
+    /// The request is answered, and the connection goes on: what it was struck for is forgotten, and so is that its answer
+    /// was to be the last.
     pub(crate) const fn answered(self) -> Self {
-        Self(self.0 & !(Self::BEGUN | Self::UNREPEATABLE | Self::STRIKES))
+        Self(self.0 & !(Self::BEGUN | Self::UNREPEATABLE | Self::LAST | Self::STRIKES))
+    }
+
+    /// What is written up to `end` is no part of an answer.
+    pub(crate) const fn interim(self, is_written: bool) -> Self {
+        Self(if is_written {
+            self.0 | Self::INTERIM
+        } else {
+            self.0 & !Self::INTERIM
+        })
+    }
+
+    /// Somebody else is about to get the connection, or has it.
+    pub(crate) const fn moving(self, is_given: bool) -> Self {
+        Self(if is_given {
+            self.0 | Self::MOVING
+        } else {
+            self.0 & !Self::MOVING
+        })
     }
 
     /// Is anything noted?
@@ -104,6 +125,16 @@ impl Marks {
     /// Does the connection end after the present answer?
     pub(crate) const fn is_last(self) -> bool {
         self.has(Self::LAST)
+    }
+
+    /// Is what ends at `end` no part of an answer?
+    pub(crate) const fn is_interim(self) -> bool {
+        self.has(Self::INTERIM)
+    }
+
+    /// May somebody else have the connection?
+    pub(crate) const fn is_moving(self) -> bool {
+        self.has(Self::MOVING)
     }
 
     /// Was a request given to the server that is not answered?
@@ -131,6 +162,8 @@ pub(crate) enum Verdict {
     End { drain: u64 },
     /// Half an answer was written, or nobody knows what: the connection ends, and not as if the answer were whole.
     Break,
+    /// Another worker has it and has begun with it: nothing is done to it from here.
+    Leave,
 }
 
 /// Judges one connection.
@@ -154,19 +187,25 @@ pub(crate) fn verdict(counted: Counted, noted: Option<Noted>) -> Verdict {
             Verdict::Break
         };
     }
+    let is_interim = noted.marks.is_interim() && counted.written == noted.end;
+    let is_whole = !is_interim && counted.written == noted.end && noted.end != noted.start;
+    if is_whole && noted.marks.is_last() {
+        // The rest of a request that was answered before its end may have been taken, too.
+        let drain = noted.boundary.saturating_sub(counted.consumed);
+        return Verdict::End { drain };
+    }
+    let is_beyond = counted.consumed > noted.boundary;
+    if noted.marks.is_moving() && (is_beyond || counted.written != noted.start) {
+        return Verdict::Leave;
+    }
     // Bytes that the journal knows nothing of were taken.
-    if counted.consumed > noted.boundary {
+    if is_beyond {
         return Verdict::Break;
     }
-    if counted.written == noted.end && noted.end != noted.start {
-        let drain = noted.boundary - counted.consumed;
-        return if noted.marks.is_last() {
-            Verdict::End { drain }
-        } else {
-            serve(counted, drain, 0)
-        };
+    if is_whole {
+        return serve(counted, noted.boundary - counted.consumed, 0);
     }
-    if counted.written != noted.start {
+    if counted.written != noted.start && !is_interim {
         return Verdict::Break;
     }
     match (has_begun, noted.marks.has(Marks::UNREPEATABLE)) {

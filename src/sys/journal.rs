@@ -29,6 +29,8 @@ struct Place {
     end: AtomicU64,
     boundary: AtomicU64,
     marks: AtomicU64,
+    /// Which connection a note is about that may outlive its descriptor here: the kernel's number of the socket.
+    cookie: AtomicU64,
 }
 
 /// The note about one open connection. Dropping it takes the note away: *before* the descriptor is closed, because its
@@ -85,11 +87,13 @@ impl Journal {
         Some(Entry { place })
     }
 
-    /// What is noted about this descriptor.
-    pub(crate) fn read(&self, fd: RawFd) -> Option<Noted> {
+    /// What is noted about this descriptor, which is that of the socket with this number of the kernel's.
+    pub(crate) fn read(&self, fd: RawFd, cookie: u64) -> Option<Noted> {
         let place = self.place(fd)?;
         let marks = Marks::from_word(place.marks.load(Ordering::Acquire));
-        marks.is_used().then(|| Noted {
+        // The number may be another connection's by now, which nobody has noted yet.
+        let is_it = !marks.is_moving() || place.cookie.load(Ordering::Acquire) == cookie;
+        (marks.is_used() && is_it).then(|| Noted {
             start: place.start.load(Ordering::Acquire),
             end: place.end.load(Ordering::Acquire),
             boundary: place.boundary.load(Ordering::Acquire),
@@ -116,19 +120,34 @@ impl Entry {
 
     /// Is about to write a part of an answer that other writes will complete.
     pub(crate) fn writing_part(&self) {
+        self.no_interim();
         self.place.end.store(UNKNOWN_END, Ordering::Release);
     }
 
-    /// What was written so far, up to this count of the connection's bytes, is no part of the answer: interim responses,
-    /// which the next worker may repeat. After [`writing_part`](Self::writing_part).
+    /// Is about to write interim responses, up to this count of the connection's bytes: no part of the answer, and the next
+    /// worker may repeat them.
+    pub(crate) fn writing_interim(&self, end: u64) {
+        self.mark(|marks| marks.interim(true));
+        self.place.end.store(end, Ordering::Release);
+    }
+
+    /// They are written.
     pub(crate) fn wrote_interim(&self, written: u64) {
         self.place.start.store(written, Ordering::Release);
         self.place.end.store(written, Ordering::Release);
+        self.no_interim();
+    }
+
+    fn no_interim(&self) {
+        if self.marks().is_interim() {
+            self.mark(|marks| marks.interim(false));
+        }
     }
 
     /// Is about to write what completes the answer: `end` is the connection's count of written bytes after it,
     /// `boundary` that of received bytes at the end of the request. `is_last`: the connection ends after it.
     pub(crate) fn completing(&self, end: u64, boundary: u64, is_last: bool) {
+        self.no_interim();
         self.place.end.store(end, Ordering::Release);
         self.place.boundary.store(boundary, Ordering::Release);
         if is_last {
@@ -136,20 +155,26 @@ impl Entry {
         }
     }
 
-    /// The answer is written, and the request's bytes are consumed. After the connection's last answer the note stays as
-    /// it is, so that nobody serves on.
-    pub(crate) fn answered(&self) {
-        if self.marks().is_last() {
-            return;
-        }
+    /// The answer is written, the request's bytes are consumed, up to this count of the connection's, and the next request
+    /// may come. Not for the connection's last answer: then the note stays as it is, so that nobody serves on. An answer that
+    /// came before the end of its request was noted as the last until here.
+    pub(crate) fn answered(&self, consumed: u64) {
+        self.place.boundary.store(consumed, Ordering::Release);
         self.mark(Marks::answered);
         let end = self.place.end.load(Ordering::Relaxed);
         self.place.start.store(end, Ordering::Release);
     }
 
-    /// The connection is somebody else's: this process has no part in it any more, and is about to close its descriptor.
-    pub(crate) fn moved(&self) {
-        self.place.marks.store(0, Ordering::Release);
+    /// Is about to give the connection, whose number in the kernel is `cookie`, to somebody else. From here on nobody breaks
+    /// it off for what this process knows of it.
+    pub(crate) fn moving(&self, cookie: u64) {
+        self.place.cookie.store(cookie, Ordering::Release);
+        self.mark(|marks| marks.moving(true));
+    }
+
+    /// It was not taken, and is this process's as before.
+    pub(crate) fn stays(&self) {
+        self.mark(|marks| marks.moving(false));
     }
 
     /// From here on the bytes are none that could be judged: encrypted, upgraded, or consumed before they are answered.
@@ -168,7 +193,11 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.place.marks.store(0, Ordering::Release);
+        // The note about one that is somebody else's stays, with the name of its socket: without it a descriptor that is not
+        // closed yet would be one that was used and of which nobody knows anything.
+        if !self.marks().is_moving() {
+            self.place.marks.store(0, Ordering::Release);
+        }
     }
 }
 

@@ -4,19 +4,21 @@
 //! is not taken is refused, by dropping its [`Receipt`]; the master then finds somebody else. Before the worker stops
 //! accepting it says so, and goes on until the master has answered that nothing follows.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use crate::handover::endpoint::SendError;
 use crate::handover::wire::{IDS_MAX, Take};
 use crate::handover::{Endpoint, Packet, ToDispatcher, ToServer};
 use crate::model::ListenKey;
 use crate::process::Contract;
 use crate::worker::context::Worker;
 use crate::worker::proxy;
+use crate::worker::serve::survival::Giving;
 
 /// The worker's end of its hand-over socket.
 #[derive(Debug)]
@@ -30,10 +32,13 @@ pub(crate) struct Handover {
     stage: watch::Sender<Stage>,
 }
 
+/// What is to be told.
 #[derive(Debug, Default)]
 struct Answers {
     took: Vec<u64>,
     refused: Vec<u64>,
+    /// This worker wants no more connections.
+    leaves: bool,
 }
 
 /// Only ever moves on.
@@ -133,29 +138,52 @@ impl Handover {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells everything that is due.
+    /// Tells everything that is due. What there is no room for stays due, and is told a moment later.
     fn report(&self) {
-        let Answers { took, refused } = std::mem::take(&mut *self.answers());
-        let mut closed = self.closed.swap(0, Ordering::AcqRel);
-        for ids in took.chunks(IDS_MAX) {
-            let ids = ids.to_vec();
-            self.tell(&ToDispatcher::Took { ids, closed });
-            closed = 0;
-        }
-        if closed > 0 {
-            self.tell(&ToDispatcher::Closed { n: closed });
-        }
-        for ids in refused.chunks(IDS_MAX) {
-            let ids = ids.to_vec();
-            self.tell(&ToDispatcher::Refused { ids });
+        let mut answers = self.answers();
+        let has_told = self.tell_all(&mut answers);
+        if !has_told {
+            self.due.notify_one();
         }
     }
 
-    /// There is room for every answer: the master's window is far smaller than the socket. If the master is gone, so is
-    /// the wish for answers.
-    fn tell(&self, what: &ToDispatcher) {
-        if let Err(error) = self.endpoint.send(what, None) {
-            tracing::debug!(?error, "report about connections not sent");
+    fn tell_all(&self, answers: &mut Answers) -> bool {
+        loop {
+            let ids = first_of(&answers.took);
+            let count = ids.len();
+            let closed = self.closed.swap(0, Ordering::AcqRel);
+            let what = match (count, closed) {
+                (0, 0) => break,
+                (0, n) => ToDispatcher::Closed { n },
+                _ => ToDispatcher::Took { ids, closed },
+            };
+            if !self.tell(&what) {
+                self.closed.fetch_add(closed, Ordering::AcqRel);
+                return false;
+            }
+            answers.took.drain(..count);
+        }
+        while !answers.refused.is_empty() {
+            let ids = first_of(&answers.refused);
+            let count = ids.len();
+            if !self.tell(&ToDispatcher::Refused { ids }) {
+                return false;
+            }
+            answers.refused.drain(..count);
+        }
+        if answers.leaves && !self.tell(&ToDispatcher::Leaves {}) {
+            return false;
+        }
+        answers.leaves = false;
+        true
+    }
+
+    /// False if there is no room now: connections that are given back by the hundred fill the socket. If the master is gone,
+    /// so is the wish for answers.
+    fn tell(&self, what: &ToDispatcher) -> bool {
+        match self.endpoint.send(what, None) {
+            Ok(()) | Err(SendError::Closed) => true,
+            Err(SendError::Full | SendError::Short) => false,
         }
     }
 
@@ -187,7 +215,8 @@ pub(crate) async fn serve(worker: Worker, handover: Arc<Handover>) {
             () = worker.inner.shutdown.started(), if !is_leaving => {
                 is_leaving = true;
                 patience.as_mut().reset(tokio::time::Instant::now() + END_PATIENCE);
-                handover.tell(&ToDispatcher::Leaves {});
+                handover.answers().leaves = true;
+                handover.report();
             }
             () = &mut patience, if is_leaving && !has_ended => handover.end(false),
         }
@@ -236,20 +265,18 @@ fn receive(worker: &Worker, handover: &Arc<Handover>, Packet { said, fd }: Packe
 
 impl Worker {
     /// Gives a connection without a begun request to the master, for somebody else to serve.
-    ///
-    /// # Errors
-    /// The connection, if it cannot be given back: there is no hand-over socket, or the master does not take it now.
-    pub(crate) fn hand_back(&self, key: &ListenKey, fd: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
+    pub(crate) fn hand_back(&self, key: &ListenKey, connection: BorrowedFd<'_>, strikes: u8) -> Giving {
         let Some(handover) = &self.inner.handover else {
-            return Err(fd);
+            return Giving::Never;
         };
         let key = key.clone();
-        match handover
+        let sent = handover
             .endpoint
-            .send(&ToDispatcher::Back { key, strikes }, Some(fd.as_fd()))
-        {
-            Ok(()) => Ok(()),
-            Err(_) => Err(fd),
+            .send(&ToDispatcher::Back { key, strikes }, Some(connection));
+        match sent {
+            Ok(()) => Giving::Taken,
+            Err(SendError::Full | SendError::Short) => Giving::Later,
+            Err(SendError::Closed) => Giving::Never,
         }
     }
 
@@ -261,6 +288,10 @@ impl Worker {
             None => false,
         }
     }
+}
+
+fn first_of(ids: &[u64]) -> Vec<u64> {
+    ids[..ids.len().min(IDS_MAX)].to_vec()
 }
 
 /// So many are acknowledged with one datagram, if they came together.

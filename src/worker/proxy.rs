@@ -8,16 +8,16 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net as unix;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::model::BoundAddress;
 use crate::worker::context::Worker;
 use crate::worker::handover::Given;
 use crate::worker::serve::conn::Stream;
+use crate::worker::serve::refuse::refuse;
 
 /// Where a server of this worker's listens.
 #[derive(Clone, Debug)]
@@ -74,31 +74,22 @@ pub(crate) fn serve(worker: &Worker, given: Given, target: Target) {
     let connections = worker.inner.connections.clone();
     actix_rt::spawn(async move {
         let Given { fd, fail, receipt, .. } = given;
-        let (Ok(mut client), Ok(mut server)) = (stream(fd), target.connect().await) else {
+        let Ok(mut client) = stream(fd) else {
             return;
         };
-        let _open = (connections.open(), receipt.map(|receipt| receipt.took(true)));
+        let _open = connections.open();
+        let took = || receipt.map(|receipt| receipt.took(true));
         if let Some(status) = fail {
-            refuse(&mut client, status).await;
+            refuse(client, status, took).await;
             return;
         }
+        let Ok(mut server) = target.connect().await else {
+            return;
+        };
+        let _taken = took();
         // Either side may break off whenever it likes; both are closed then.
         copy_bidirectional(&mut client, &mut server).await.ok();
     });
-}
-
-/// Answers with a status, and reads what the client still sends, so that it sees the answer and not a reset.
-async fn refuse(client: &mut (impl AsyncRead + AsyncWrite + Unpin), status: u16) {
-    let answer = format!("HTTP/1.1 {status} Bad Gateway\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    let told = async {
-        client.write_all(answer.as_bytes()).await?;
-        client.shutdown().await?;
-        let mut rest = [0; 4096];
-        while client.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // A client that is gone, or goes on sending, has had its answer.
-    drop(tokio::time::timeout(LINGER, told).await);
 }
 
 fn stream(fd: OwnedFd) -> io::Result<Stream> {
@@ -125,9 +116,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, address.port())
 }
-
-/// How long a refused client may take to close.
-const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

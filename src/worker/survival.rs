@@ -1,7 +1,7 @@
 //! Which listeners of this worker have connections that outlive it, and who else serves them.
 
 use std::future::Future;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::sys::journal::journal;
 use crate::sys::peek;
 use crate::worker::context::Worker;
 use crate::worker::listener::Listener;
-use crate::worker::serve::survival::{Others, Survival};
+use crate::worker::serve::survival::{Giving, Others, Survival};
 
 /// The other workers, by way of the master.
 struct Siblings {
@@ -25,7 +25,7 @@ impl Others for Siblings {
         Box::pin(self.worker.may_hand_back())
     }
 
-    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
+    fn give(&self, connection: BorrowedFd<'_>, strikes: u8) -> Giving {
         self.worker.hand_back(&self.key, connection, strikes)
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct Line {
     listeners: Vec<Listed>,
     keeper: Cell<Keeper>,
     after: RefCell<After>,
+    /// The connections of its table that are somebody else's by now, or wait for somebody: whoever sends one of them once
+    /// more has a copy that is worth nothing.
+    elsewhere: RefCell<HashSet<u64>>,
     /// What was told of it while something was in the socket that there was no descriptor for: it counts when that is read.
     overdue: Cell<Overdue>,
 }
@@ -88,6 +91,7 @@ impl Line {
             listeners: born.listeners,
             keeper: Cell::new(Keeper::None),
             after: RefCell::default(),
+            elsewhere: RefCell::default(),
             overdue: Cell::default(),
         });
         tokio::task::spawn_local(listen(Rc::clone(desk), Rc::clone(&line)));
@@ -175,7 +179,8 @@ impl Line {
             } => {
                 let from = usize::try_from(listener).ok().and_then(|at| self.listeners.get(at));
                 let (Some(fd), Some(from)) = (fd, from) else {
-                    self.after.borrow_mut().lost += 1;
+                    let mut after = self.after.borrow_mut();
+                    after.lost = after.lost.saturating_add(1);
                     desk.tally.lost.add(1);
                     return;
                 };
@@ -193,7 +198,9 @@ impl Line {
                 }
             }
             ToDispatcher::Done { lost, .. } => {
-                self.after.borrow_mut().lost += lost;
+                let mut after = self.after.borrow_mut();
+                after.lost = after.lost.saturating_add(lost);
+                drop(after);
                 desk.tally.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
                 self.keeper.set(Keeper::Done);
                 self.conclude(desk);
@@ -201,13 +208,18 @@ impl Line {
         }
     }
 
-    /// A connection that a worker gives back, which it may do for listeners that it accepts on.
+    /// A connection that a worker gives back, which it may do for listeners of its contract, though it has ceased to accept
+    /// there, and for those that it accepts on.
     fn take_back(&self, desk: &Rc<Desk>, key: &ListenKey, strikes: u8, fd: Option<OwnedFd>) {
-        let Some(fd) = fd.filter(|_| desk.books.borrow().knows(self.worker, key)) else {
+        let is_its =
+            self.listeners.iter().any(|listed| listed.key == *key) || desk.books.borrow().knows(self.worker, key);
+        let Some(fd) = fd.filter(|_| is_its) else {
             desk.tally.lost.add(1);
             return;
         };
         let connection = Connection::used(fd);
+        // If it is killed before it has closed its own descriptor, that one is in its table.
+        self.elsewhere.borrow_mut().extend(connection.cookie());
         let waiting = Waiting {
             client: connection.client(),
             connection,
@@ -230,10 +242,13 @@ impl Line {
             has_begun,
             is_repeatable,
         } = rescued;
+        let cookie = connection.cookie();
+        if cookie.is_some_and(|cookie| self.elsewhere.borrow().contains(&cookie)) {
+            return;
+        }
         let (struck, to_fail) = {
             let mut after = self.after.borrow_mut();
-            let cookie = connection.cookie();
-            after.saved += 1;
+            after.saved = after.saved.saturating_add(1);
             after.cookies.extend(cookie);
             let passed = cookie.and_then(|cookie| after.passed.remove(&cookie));
             passed.unwrap_or_default()
@@ -302,6 +317,8 @@ impl Line {
             }
             // Without its last word nobody knows what the keeper did not send, and a request might run twice.
             if self.keeper.get() != Keeper::Lost && waiting.connection.is_untouched() {
+                // A keeper that could not be watched may send it, too.
+                self.elsewhere.borrow_mut().extend(waiting.connection.cookie());
                 desk.books.borrow_mut().again(&key, waiting);
                 desk.tally.repeated.add(1);
             } else {

@@ -51,7 +51,7 @@ pub(super) fn save(keeper: Keeper) {
     for fd in open_numbers() {
         let client = listener_of(fd, &survivors).and_then(|listener| {
             let cookie = cookie(borrow(fd)).ok()?;
-            let noted = journal.read(fd);
+            let noted = journal.read(fd, cookie);
             // A listener that is noted, but is none, was noted by somebody who has the memory and should not.
             let known = |noted: &Noted| survivors.iter().any(|it| it.listener == noted.marks.listener());
             let listener = noted.filter(known).map_or(listener, |noted| noted.marks.listener());
@@ -135,6 +135,7 @@ fn dispose(client: &Found) -> Disposal {
             let owed = client.noted.is_some_and(|noted| noted.marks.is_begun()) || waiting > 0;
             if owed { Disposal::Lost } else { Disposal::Ended }
         }
+        Verdict::Leave => Disposal::Ended,
     }
 }
 

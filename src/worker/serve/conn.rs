@@ -147,7 +147,8 @@ impl Passed {
         }
     }
 
-    fn took(&mut self) -> Option<HandedOver> {
+    /// Acknowledges it, if that is due.
+    pub(super) fn took(&mut self) -> Option<HandedOver> {
         self.receipt.take().map(|receipt| receipt.took(self.is_last))
     }
 }

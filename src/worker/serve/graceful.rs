@@ -21,6 +21,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -33,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::conn::ConnectionGuard;
-use super::survival::{Survival, Transport};
+use super::survival::{Giving, ROOM_PAUSE, Survival, Transport};
 use crate::clock;
 use crate::model::Mono;
 use crate::worker::counters::Counters;
@@ -252,6 +253,8 @@ pub(super) struct GracefulStream {
     survival: Option<Survival>,
     state: Rc<ConnState>,
     closing: Option<Pin<Box<Sleep>>>,
+    /// Runs while there is no room for it on its way to another worker.
+    room: Option<Pin<Box<Sleep>>>,
     _open: ConnectionGuard,
 }
 
@@ -284,6 +287,7 @@ impl GracefulStream {
             survival,
             state,
             closing: None,
+            room: None,
             _open: open,
         }
     }
@@ -292,21 +296,38 @@ impl GracefulStream {
         &self.state
     }
 
-    /// Gives the connection to another worker, if the drain is at that and no request is in progress. Bytes that are here
-    /// by now go along.
-    fn give_away(&mut self) -> bool {
-        let state = &self.state;
-        let is_time = state.is_to_move() && state.is_between_requests();
-        let Some(survival) = self.survival.as_ref().filter(|_| is_time) else {
-            return false;
-        };
-        let is_gone = match &mut self.stream {
-            Transport::Http1(journaled) => survival.give_away(journaled),
-            Transport::Plain(_) => false,
-        };
-        // Asked once: whoever is not taken ends by the rules for all.
-        self.state.is_movable.set(false);
-        is_gone
+    /// Gives the connection to another worker, if the drain is at that and no request is in progress: true if it is gone.
+    /// Bytes that are here by now go along. Pending while there is no room on the way, unless the drain is at its end.
+    fn poll_give_away(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            let state = &self.state;
+            let is_time = state.is_to_move() && state.is_between_requests();
+            let Some(survival) = self.survival.as_ref().filter(|_| is_time) else {
+                return Poll::Ready(false);
+            };
+            if let Some(room) = &mut self.room {
+                ready!(room.as_mut().poll(cx));
+                self.room = None;
+            }
+            let giving = match &mut self.stream {
+                Transport::Http1(journaled) => survival.give_away(journaled),
+                Transport::Plain(_) => Giving::Never,
+            };
+            match giving {
+                Giving::Taken => {
+                    state.is_movable.set(false);
+                    return Poll::Ready(true);
+                }
+                Giving::Later if state.drain.stage.get() != Stage::All => {
+                    self.room = Some(Box::pin(tokio::time::sleep(ROOM_PAUSE)));
+                }
+                // Not asked again: it ends by the rules for all.
+                Giving::Later | Giving::Never => {
+                    state.is_movable.set(false);
+                    return Poll::Ready(false);
+                }
+            }
+        }
     }
 
     /// On a connection that was in use elsewhere: waits for its next request for as long as it may be idle. False if it ends
@@ -325,7 +346,7 @@ impl GracefulStream {
     }
 
     fn poll_next_request(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.give_away() {
+        if ready!(self.poll_give_away(cx)) {
             return Poll::Ready(false);
         }
         let Transport::Http1(journaled) = &self.stream else {
@@ -386,7 +407,7 @@ impl Drop for GracefulStream {
 
 impl AsyncRead for GracefulStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.give_away() {
+        if ready!(self.poll_give_away(cx)) {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -12,9 +12,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use super::journaled::Journaled;
-use super::survival::Survival;
+use super::survival::{Giving, ROOM_PAUSE, Survival};
 use crate::worker::shutdown::Shutdown;
 
 /// A TCP connection on which HTTP/1.1 is spoken, and which outlives the worker: what is not answered when the worker is
@@ -31,6 +32,8 @@ pub struct Http1Stream {
     taker: Pin<Box<dyn Future<Output = bool> + Send + Sync>>,
     /// What it resolved to. False also when this connection was offered and not taken.
     has_taker: Option<bool>,
+    /// Runs while there is no room for it on its way to somebody else.
+    room: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the connections of one listener hear of the worker's end.
@@ -62,6 +65,7 @@ impl Http1Stream {
                 known.is_ok_and(|known| *known == Some(true))
             }),
             has_taker: None,
+            room: None,
         }
     }
 
@@ -80,8 +84,20 @@ impl Http1Stream {
         if !has_taker {
             return Poll::Ready(false);
         }
-        self.has_taker = Some(false);
-        Poll::Ready(self.survival.give_away(&mut self.journaled))
+        loop {
+            if let Some(room) = &mut self.room {
+                ready!(room.as_mut().poll(cx));
+                self.room = None;
+            }
+            match self.survival.give_away(&mut self.journaled) {
+                Giving::Taken => return Poll::Ready(true),
+                Giving::Later => self.room = Some(Box::pin(tokio::time::sleep(ROOM_PAUSE))),
+                Giving::Never => {
+                    self.has_taker = Some(false);
+                    return Poll::Ready(false);
+                }
+            }
+        }
     }
 }
 

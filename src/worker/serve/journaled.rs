@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 
 use super::http1::{Delivery, Exchange, Meaning, Rules, Step};
 use crate::sys::journal::{Entry, Journal};
+use crate::sys::socket::cookie;
 use crate::sys::{peek, tcp};
 
 /// Where and how the connections of one listener are noted.
@@ -155,10 +156,23 @@ impl Journaled {
         peek::waiting(self.stream.as_fd()).is_ok_and(|waiting| waiting > self.kept)
     }
 
+    /// Notes that the connection is about to be given to somebody else: what its new owner does with it must not be judged by
+    /// our note. Followed by [`moved`](Self::moved) or [`stays`](Self::stays).
+    ///
+    /// # Errors
+    /// What the kernel says: then it cannot be given away.
+    pub(super) fn moving(&mut self) -> io::Result<()> {
+        self.entry.moving(cookie(self.stream.as_fd())?);
+        Ok(())
+    }
+
+    /// Nobody took it.
+    pub(super) fn stays(&mut self) {
+        self.entry.stays();
+    }
+
     /// Lets go of a connection that was given to somebody else: to whoever holds this it has come to its end.
     pub(super) fn moved(&mut self) {
-        // At once: what its new owner does with it must not be judged by our note.
-        self.entry.moved();
         self.state = State::Moved;
         self.open_gate();
     }
@@ -254,11 +268,14 @@ impl Journaled {
     /// The answer is written to its end.
     fn settle(&mut self) {
         self.take_out();
+        let goes_on = self.exchange.goes_on();
         self.is_consuming = !self.exchange.turn();
         if self.is_consuming {
             return;
         }
-        self.entry.answered();
+        if goes_on {
+            self.entry.answered(self.consumed);
+        }
         self.strikes = 0;
         if self.beyond > 0 && self.has_offset && peek::set_offset(self.stream.as_fd(), Some(0)).is_err() {
             self.give_up();
@@ -384,6 +401,7 @@ impl AsyncWrite for Journaled {
         };
         match offer.meaning {
             Meaning::Part => this.entry.writing_part(),
+            Meaning::Interim => this.entry.writing_interim(this.written + buf.len() as u64),
             Meaning::Whole { is_last } => {
                 let end = this.written + buf.len() as u64;
                 this.entry.completing(end, this.consumed + this.kept as u64, is_last);
@@ -441,6 +459,9 @@ const STALL_MIN: usize = 8 << 10;
 /// How long the rest of a longer one is waited for before what is here is taken out.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+#[cfg(test)]
+#[path = "journaled_edges_tests.rs"]
+mod edges;
 #[cfg(test)]
 #[path = "journaled_tests.rs"]
 mod tests;

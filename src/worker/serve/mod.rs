@@ -18,7 +18,7 @@ mod listener;
 #[cfg(feature = "web")]
 #[cfg(test)]
 mod moving_tests;
-mod refuse;
+pub(crate) mod refuse;
 pub(crate) mod survival;
 #[cfg(feature = "web")]
 pub(crate) mod web;

@@ -1,8 +1,9 @@
 //! Tests of a worker that leaves while others accept: what its clients notice, over real sockets. The other worker is a
 //! second application in this process; the master between them is a list.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::conn::Connections;
 use super::http1::is_idempotent;
 use super::incoming::Incoming;
 use super::intake::Intake;
-use super::survival::{Others, Survival};
+use super::survival::{Giving, Others, Survival};
 use super::web::{Books, ServeError, ServeOptions, serve_app};
 use crate::sys::journal::Journal;
 use crate::worker::counters::Counters;
@@ -31,6 +32,8 @@ const GATED: &[u8] = b"GET /gate HTTP/1.1\r\nhost: x\r\n\r\n";
 struct Between {
     has_taker: bool,
     refuses: bool,
+    has_no_room: AtomicBool,
+    turned_away: Notify,
     /// It is known from this stop on.
     stop: Option<Shutdown>,
     given: Mutex<Vec<(OwnedFd, u8)>>,
@@ -47,13 +50,18 @@ impl Others for Between {
         })
     }
 
-    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd> {
+    fn give(&self, connection: BorrowedFd<'_>, strikes: u8) -> Giving {
         if self.refuses {
-            return Err(connection);
+            return Giving::Never;
         }
+        if self.has_no_room.load(Ordering::SeqCst) {
+            self.turned_away.notify_one();
+            return Giving::Later;
+        }
+        let connection = connection.try_clone_to_owned().unwrap();
         self.given.lock().unwrap().push((connection, strikes));
         self.came.notify_one();
-        Ok(())
+        Giving::Taken
     }
 }
 
@@ -273,6 +281,26 @@ async fn what_nobody_takes_ends_by_the_rules_for_all() {
         assert!(rest.ends_with("old"), "{rest}");
         within(old.serving).await.unwrap().unwrap();
     }
+}
+
+/// Hundreds of idle connections at once fill the way to the master: none of them is closed for that.
+#[actix_rt::test]
+async fn what_there_is_no_room_for_waits_and_is_not_closed() {
+    let between = with_taker();
+    let (old, new) = (serve("old", &between), serve("new", &between));
+    let (mut used, mut fresh) = (old.idle_client("old").await, old.connect().await);
+    let _witness = old.idle_client("old").await;
+    between.has_no_room.store(true, Ordering::SeqCst);
+    old.shutdown.start();
+    for _ in 0..3 {
+        within(between.turned_away.notified()).await;
+    }
+    // A request that comes meanwhile goes along.
+    used.write_all(GET).await.unwrap();
+    between.has_no_room.store(false, Ordering::SeqCst);
+    old.passes_to(&new, &between).await;
+    assert!(answer(&mut used, "new").await.starts_with("HTTP/1.1 200"));
+    ask(&mut fresh, "new").await;
 }
 
 /// A server that is not ours, and closes what is idle when it is told to stop.

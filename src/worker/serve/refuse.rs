@@ -4,13 +4,13 @@
 //! the connection ends in order.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
-use super::conn::{Accepted, Connections, Stream};
-use super::http1::{Exchange, Rules, Step, is_idempotent};
+use super::conn::{Accepted, Connections, Passed, Stream};
 use crate::sys::peek;
 
 /// Answers a connection that is to be refused, in a task of its own that `connections` counts; gives back any other.
@@ -18,25 +18,35 @@ pub(super) fn unless_refused(mut accepted: Accepted, connections: &Connections) 
     let Some(status) = accepted.passed.as_ref().and_then(|passed| passed.fail) else {
         return Some(accepted);
     };
-    let open = connections.open_passed(accepted.passed.as_mut());
+    let open = connections.open();
     tokio::spawn(async move {
         let _open = open;
-        let mut stream = accepted.stream;
-        if let Stream::Tcp(stream) = &stream {
-            // Whatever was peeked at by others is ours to read.
-            peek::set_offset(std::os::fd::AsFd::as_fd(stream), None).ok();
-        }
-        if let Err(err) = refuse(&mut stream, status).await {
-            tracing::debug!(%err, "a refused client did not wait for its answer");
-        }
+        refuse(accepted.stream, status, || {
+            accepted.passed.as_mut().and_then(Passed::took)
+        })
+        .await;
     });
     None
 }
 
-async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), status: u16) -> io::Result<()> {
-    // Without a whole head it is not known whether the answer has a body; then it is the last thing on it anyway.
-    let is_head = timeout(HEAD_PATIENCE, read_head(stream)).await.unwrap_or(Ok(false))?;
-    stream.write_all(answer(status, is_head).as_bytes()).await?;
+/// Answers `status` on a connection and ends it. `took` acknowledges the connection, after the answer is written: until then
+/// the master's copy, with all that is known of its request, is what is left if this worker is killed. The request would run
+/// once more if that were gone.
+pub(crate) async fn refuse<T>(mut stream: Stream, status: u16, took: impl FnOnce() -> T) {
+    let is_head = begins_as_head(&stream);
+    let written = timeout(LINGER, stream.write_all(answer(status, is_head).as_bytes())).await;
+    let _taken = took();
+    let ended = match written {
+        Ok(Ok(())) => end(&mut stream).await,
+        Ok(Err(err)) => Err(err),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if let Err(err) = ended {
+        tracing::debug!(%err, "a refused client did not wait for its answer");
+    }
+}
+
+async fn end(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     stream.shutdown().await?;
     // What the client still sends must not meet a closed socket: the reset could overtake the answer.
     let mut nowhere = tokio::io::sink();
@@ -44,24 +54,19 @@ async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), status: u16)
     rest.await.unwrap_or(Ok(0)).map(drop)
 }
 
-/// Reads on until the head is whole or cannot be: is it a HEAD request?
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
-    let mut exchange = Exchange::new(Rules {
-        is_repeatable: is_idempotent,
-        kept_max: u64::MAX,
-    });
-    let mut part = [0; 4096];
-    loop {
-        let len = stream.read(&mut part).await?;
-        if len == 0 {
-            return Ok(false);
-        }
-        match exchange.arrived(&part[..len]) {
-            Ok(delivery) if delivery.step == Step::None => {}
-            Ok(_) => return Ok(exchange.is_head()),
-            Err(_) => return Ok(false),
-        }
-    }
+/// Is it a HEAD request, as far as can be seen? Nothing is waited for: its bytes are here, or the worker before this one has
+/// taken them, and then none will come.
+fn begins_as_head(stream: &Stream) -> bool {
+    // Whatever was peeked at by others is ours to read. Only TCP on a newer kernel knows of it.
+    peek::set_offset(stream.as_fd(), None).ok();
+    let mut bytes = [0; 64];
+    let mut begin = ReadBuf::new(&mut bytes);
+    let Ok(len) = peek::peek(stream.as_fd(), &mut begin) else {
+        return false;
+    };
+    begin.advance(len);
+    let head = begin.filled().trim_ascii_start();
+    head.starts_with(b"HEAD ")
 }
 
 fn answer(status: u16, is_head: bool) -> String {
@@ -71,38 +76,90 @@ fn answer(status: u16, is_head: bool) -> String {
         504 => "Gateway Timeout",
         _ => "Refused",
     };
+    let head = format!("HTTP/1.1 {status} {reason}\r\nconnection: close\r\n");
+    if is_head {
+        // Without a length it is right, too, where the bytes were the rest of a body and only looked so.
+        return format!("{head}\r\n");
+    }
     let len = TEXT.len();
-    let body = if is_head { "" } else { TEXT };
-    format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {len}\r\n\
-         connection: close\r\n\r\n{body}"
-    )
+    format!("{head}content-type: text/plain; charset=utf-8\r\ncontent-length: {len}\r\n\r\n{TEXT}")
 }
 
 const TEXT: &str = "The process that was working on this request ended, and the request will not be tried again.\n";
-/// For the rest of a head. It had begun in another worker, so it is here.
-const HEAD_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the client may take to close.
+/// How long the client may take to make room for the answer, and then to close.
 const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
+    async fn streams() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
     async fn answer_to(request: &[u8]) -> String {
-        let (mut client, mut server) = tokio::io::duplex(1 << 16);
-        let refusing = actix_rt::spawn(async move { refuse(&mut server, 502).await });
+        let (mut client, server) = streams().await;
         client.write_all(request).await.unwrap();
+        if !request.is_empty() {
+            server.readable().await.unwrap();
+        }
+        let refusing = actix_rt::spawn(refuse(Stream::Tcp(server), 502, || ()));
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         // It hears the end of the client, and does not wait for more.
         drop(client);
-        timeout(Duration::from_secs(20), refusing)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_secs(20), refusing).await.unwrap().unwrap();
         answer
+    }
+
+    /// A worker that is killed before the client has its answer leaves the refusal to another, and not the request.
+    #[actix_rt::test]
+    async fn a_refusal_is_acknowledged_after_its_answer() {
+        let (client, server) = streams().await;
+        setsockopt(&server, sockopt::SndBuf, &1).unwrap();
+        setsockopt(&client, sockopt::RcvBuf, &1).unwrap();
+        // Nobody reads, until there is no room for the answer.
+        let full = [0; 4096];
+        while timeout(Duration::from_millis(50), server.writable()).await.is_ok() {
+            server.try_write(&full).ok();
+        }
+        let took = Rc::new(Cell::new(false));
+        let refusing = actix_rt::spawn({
+            let took = Rc::clone(&took);
+            refuse(Stream::Tcp(server), 502, move || took.set(true))
+        });
+        tokio::task::yield_now().await;
+        assert!(!took.get());
+        let mut client = client;
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert!(took.get() && all.ends_with(TEXT.as_bytes()));
+        drop(client);
+        timeout(Duration::from_secs(20), refusing).await.unwrap().unwrap();
+    }
+
+    /// Its bytes were taken by the worker that died of it, and the client has sent all that it has.
+    #[actix_rt::test]
+    async fn a_request_that_is_not_here_any_more_is_not_waited_for() {
+        let answer = timeout(Duration::from_secs(3), answer_to(b"")).await.expect("at once");
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") && answer.ends_with(TEXT),
+            "{answer}"
+        );
+        let rest = answer_to(b"HEAD / of a body\r\n").await;
+        assert!(
+            rest.starts_with("HTTP/1.1 502 ") && !rest.contains("content-length"),
+            "{rest}"
+        );
     }
 
     #[actix_rt::test]

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -30,11 +31,19 @@ pub(crate) trait Others: Send + Sync {
     /// Resolves when this worker leaves and no connection comes any more: is there somebody else?
     fn wanted(&self) -> Pin<Box<dyn Future<Output = bool> + '_>>;
 
-    /// Gives somebody a connection whose request has been struck so often.
-    ///
-    /// # Errors
-    /// The connection, if nobody takes it.
-    fn give(&self, connection: OwnedFd, strikes: u8) -> Result<(), OwnedFd>;
+    /// Gives somebody a connection whose request has been struck so often. It is duplicated on its way.
+    fn give(&self, connection: BorrowedFd<'_>, strikes: u8) -> Giving;
+}
+
+/// What became of a connection that was to be given away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Giving {
+    /// It is somebody else's now.
+    Taken,
+    /// There is no room for it on the way: it is as it was, and may be offered again after [`ROOM_PAUSE`].
+    Later,
+    /// Nobody takes it: it is as it was.
+    Never,
 }
 
 impl fmt::Debug for Survival {
@@ -82,20 +91,18 @@ impl Survival {
         }
     }
 
-    /// Gives a connection away on which nothing has begun. False if nobody takes it: then it is as it was.
-    pub(super) fn give_away(&self, journaled: &mut Journaled) -> bool {
-        if !journaled.is_unbegun() {
-            return false;
+    /// Gives a connection away on which nothing has begun.
+    pub(super) fn give_away(&self, journaled: &mut Journaled) -> Giving {
+        if !journaled.is_unbegun() || journaled.moving().is_err() {
+            return Giving::Never;
         }
-        // A copy: ours and its note stay until the other one is on its way.
-        let Ok(copy) = journaled.as_fd().try_clone_to_owned() else {
-            return false;
-        };
-        let is_taken = self.others.give(copy, journaled.strikes()).is_ok();
-        if is_taken {
-            journaled.moved();
+        // Ours and its note stay until the other one is on its way.
+        let giving = self.others.give(journaled.as_fd(), journaled.strikes());
+        match giving {
+            Giving::Taken => journaled.moved(),
+            Giving::Later | Giving::Never => journaled.stays(),
         }
-        is_taken
+        giving
     }
 
     /// The same, with other requests that may be carried out again.
@@ -202,6 +209,10 @@ impl AsyncWrite for Transport {
         }
     }
 }
+
+/// The master takes what lies in its socket within that, unless it is very busy; a leaving worker has many connections to
+/// give away at once, and room for a few hundred.
+pub(super) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The longest request that is kept in the kernel until it is answered: what fits a receive buffer of the usual size.
 const KEPT_MAX: u64 = 64 << 10;

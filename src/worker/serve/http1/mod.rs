@@ -54,7 +54,10 @@ enum AnswerSide {
         body: Body,
         keeps: bool,
     },
-    Whole,
+    Whole {
+        /// Both sides want the connection to go on.
+        keeps: bool,
+    },
 }
 
 /// What is to be done with bytes that arrived.
@@ -93,6 +96,8 @@ pub(super) struct Offer {
 pub(super) enum Meaning {
     /// It leaves an answer behind that is not whole.
     Part,
+    /// Nothing of the answer: whole interim responses.
+    Interim,
     /// With it the answer is whole.
     Whole {
         /// The connection ends after it.
@@ -118,14 +123,6 @@ impl Exchange {
     /// Has the server got the whole head of a request that it has not answered?
     pub(super) fn is_begun(&self) -> bool {
         !matches!(self.request, RequestSide::Head(_))
-    }
-
-    /// Is it a HEAD request, whose answer has no body?
-    pub(super) fn is_head(&self) -> bool {
-        match &self.request {
-            RequestSide::Head(_) => false,
-            RequestSide::Body(head, _) | RequestSide::Whole(head) => head.is_head,
-        }
     }
 
     /// Are all bytes of the request here?
@@ -241,21 +238,23 @@ impl Exchange {
                         break;
                     }
                     Some(end) if end == rest.len() => {
-                        let is_last = !keeps || !request.keeps || !self.is_request_whole();
+                        let keeps = keeps && request.keeps;
+                        let is_last = !keeps || !self.is_request_whole();
                         return Ok(Offer {
                             meaning: Meaning::Whole { is_last },
-                            next: AnswerSide::Whole,
+                            next: AnswerSide::Whole { keeps },
                         });
                     }
                     Some(_) => return Err(Unclear),
                 },
-                AnswerSide::Whole => return Err(Unclear),
+                AnswerSide::Whole { .. } => return Err(Unclear),
             };
         }
-        Ok(Offer {
-            meaning: Meaning::Part,
-            next: side,
-        })
+        let meaning = match &side {
+            AnswerSide::Head(held) if held.is_empty() => Meaning::Interim,
+            _ => Meaning::Part,
+        };
+        Ok(Offer { meaning, next: side })
     }
 
     /// Of the bytes that were offered, so many were written.
@@ -275,13 +274,18 @@ impl Exchange {
     pub(super) fn is_answer_begun(&self) -> bool {
         match &self.answer {
             AnswerSide::Head(held) => !held.is_empty(),
-            AnswerSide::Body { .. } | AnswerSide::Whole => true,
+            AnswerSide::Body { .. } | AnswerSide::Whole { .. } => true,
         }
     }
 
     /// Has the answer to this request been written to its end?
     pub(super) fn is_answered(&self) -> bool {
-        matches!(self.answer, AnswerSide::Whole)
+        matches!(self.answer, AnswerSide::Whole { .. })
+    }
+
+    /// Is the answer one after which the connection goes on, once its request is whole?
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self.answer, AnswerSide::Whole { keeps: true })
     }
 
     /// Begins with the next request, if this one is whole and answered.

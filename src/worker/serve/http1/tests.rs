@@ -177,7 +177,8 @@ fn an_answer_ends_where_its_head_says() {
         ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", OK, LAST),
         (OLD, OK, LAST),
         ("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", OK, WHOLE),
-        (GET, "HTTP/1.1 100 Continue\r\n\r\n", Ok(Meaning::Part)),
+        (GET, "HTTP/1.1 100 Continue\r\n\r\n", Ok(Meaning::Interim)),
+        (GET, "HTTP/1.1 100 Continue\r\n\r\nHTT", Ok(Meaning::Part)),
         (
             GET,
             "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
