@@ -98,6 +98,10 @@ pub(crate) enum ToDispatcher {
         saved: u32,
         /// Connections it closed although their clients wait for an answer.
         lost: u32,
+        /// The kernel's numbers of those among them that the worker had noted nothing about: if it was killed while it took
+        /// one over, the master has a copy that is good. At most [`IDS_MAX`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unnoted: Vec<u64>,
     },
 }
 
@@ -169,7 +173,11 @@ mod tests {
             (r#"{"t":"closed","m":{"n":3}}"#, ToDispatcher::Closed { n: 3 }),
             (
                 r#"{"t":"done","m":{"saved":1,"lost":2}}"#,
-                ToDispatcher::Done { saved: 1, lost: 2 },
+                ToDispatcher::Done {
+                    saved: 1,
+                    lost: 2,
+                    unnoted: Vec::new(),
+                },
             ),
         ];
         for (text, value) in said {

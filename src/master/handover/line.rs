@@ -70,6 +70,8 @@ struct After {
     passed: HashMap<u64, (u8, Option<u16>)>,
     saved: u32,
     lost: u32,
+    /// Those of the lost that may not be: our copy decides.
+    unnoted: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -181,7 +183,6 @@ impl Line {
                 let (Some(fd), Some(from)) = (fd, from) else {
                     let mut after = self.after.borrow_mut();
                     after.lost = after.lost.saturating_add(1);
-                    desk.tally.lost.add(1);
                     return;
                 };
                 let rescued = Rescued {
@@ -197,11 +198,12 @@ impl Line {
                     None => self.after.borrow_mut().early.push(rescued),
                 }
             }
-            ToDispatcher::Done { lost, .. } => {
-                let mut after = self.after.borrow_mut();
-                after.lost = after.lost.saturating_add(lost);
-                drop(after);
-                desk.tally.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
+            ToDispatcher::Done { lost, unnoted, .. } => {
+                {
+                    let mut after = self.after.borrow_mut();
+                    after.lost = after.lost.saturating_add(lost);
+                    after.unnoted = unnoted;
+                }
                 self.keeper.set(Keeper::Done);
                 self.conclude(desk);
             }
@@ -301,30 +303,32 @@ impl Line {
             cookies,
             unjudged,
             saved,
-            lost,
+            mut lost,
+            unnoted,
             ..
         } = self.after.take();
         // It stays dead: whatever should still come is dealt with as it comes, and not kept for a death to be told.
         self.after.borrow_mut().is_suspect = is_suspect;
         // Before all others again, in the old order.
         for (key, waiting) in unjudged.into_iter().rev() {
-            let has_come = waiting
-                .connection
-                .cookie()
-                .is_some_and(|cookie| cookies.contains(&cookie));
-            if has_come {
+            let cookie = waiting.connection.cookie();
+            if cookie.is_some_and(|cookie| cookies.contains(&cookie)) {
                 continue;
             }
             // Without its last word nobody knows what the keeper did not send, and a request might run twice.
             if self.keeper.get() != Keeper::Lost && waiting.connection.is_untouched() {
                 // A keeper that could not be watched may send it, too.
-                self.elsewhere.borrow_mut().extend(waiting.connection.cookie());
+                self.elsewhere.borrow_mut().extend(cookie);
+                if cookie.is_some_and(|cookie| unnoted.contains(&cookie)) {
+                    lost = lost.saturating_sub(1);
+                }
                 desk.books.borrow_mut().again(&key, waiting);
                 desk.tally.repeated.add(1);
             } else {
                 desk.tally.lost.add(1);
             }
         }
+        desk.tally.lost.add(usize::try_from(lost).unwrap_or(usize::MAX));
         if saved > 0 || lost > 0 {
             desk.publish(&self.link, EventKind::Rescued { saved, lost });
         }

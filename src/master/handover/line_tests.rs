@@ -1,8 +1,8 @@
 //! What a dead worker's line still says, in the one order in which it was said: with sockets, without processes.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::master::Link;
 use crate::master::messages::Dispatched;
 use crate::model::{Client, Generation, ListenKey, Slot, WorkerId};
 use crate::policy::{RoundRobin, for_listener};
+use crate::sys::socket::cookie;
 
 /// Hears the news, and says nothing.
 struct Deaf;
@@ -89,6 +90,45 @@ fn rescued() -> ToDispatcher {
     }
 }
 
+fn done(saved: u32, lost: u32, unnoted: &[u64]) -> ToDispatcher {
+    ToDispatcher::Done {
+        saved,
+        lost,
+        unnoted: unnoted.to_vec(),
+    }
+}
+
+/// It accepts on the listener, and a connection is passed to it: the worker's copy.
+async fn pass(desk: &Rc<Desk>, orders: &mpsc::Sender<Order>, line: &Endpoint, connection: Connection) -> OwnedFd {
+    desk.books
+        .borrow_mut()
+        .open(&key(), for_listener(RoundRobin::default()));
+    let accepts = Order::Accepts {
+        worker: id(),
+        key: key(),
+    };
+    orders.send(accepts).unwrap();
+    desk.obey();
+    let waiting = Waiting {
+        connection,
+        client: Client::default(),
+        strikes: 0,
+        fail: None,
+        since: clock::now(),
+    };
+    desk.books.borrow_mut().arrive(&key(), waiting);
+    desk.settle();
+    line.recv::<ToServer>().await.unwrap().fd.unwrap()
+}
+
+fn died(orders: &mpsc::Sender<Order>) {
+    let died = Order::Died {
+        worker: id(),
+        is_suspect: false,
+    };
+    orders.send(died).unwrap();
+}
+
 /// Until the line has heard everything: its other end is closed, so its task ends, the only other holder of the desk.
 async fn heard(desk: &Rc<Desk>, line: Endpoint) {
     drop(line);
@@ -109,14 +149,9 @@ async fn what_a_keeper_sends_while_its_workers_death_is_told_is_kept_to_the_last
     for (_, server) in &pairs {
         line.send(&rescued(), Some(server.as_fd())).unwrap();
     }
-    line.send(&ToDispatcher::Done { saved: 3, lost: 0 }, None).unwrap();
+    line.send(&done(3, 0, &[]), None).unwrap();
     // Told before the line was looked at, heard when it is.
-    orders
-        .send(Order::Died {
-            worker: id(),
-            is_suspect: false,
-        })
-        .unwrap();
+    died(&orders);
     heard(&desk, line).await;
     assert_eq!(desk.books.borrow().waiting(), 3);
 }
@@ -125,33 +160,52 @@ async fn what_a_keeper_sends_while_its_workers_death_is_told_is_kept_to_the_last
 async fn one_that_was_on_its_way_and_is_sent_by_the_keeper_waits_once() {
     let (desk, orders, line) = desk();
     let (_client, server) = connection();
-    desk.books
-        .borrow_mut()
-        .open(&key(), for_listener(RoundRobin::default()));
-    let accepts = Order::Accepts {
-        worker: id(),
-        key: key(),
-    };
-    orders.send(accepts).unwrap();
-    desk.obey();
-    let waiting = Waiting {
-        connection: Connection::fresh(server.into()),
-        client: Client::default(),
-        strikes: 0,
-        fail: None,
-        since: clock::now(),
-    };
-    desk.books.borrow_mut().arrive(&key(), waiting);
-    desk.settle();
-    let taken = line.recv::<ToServer>().await.unwrap().fd.unwrap();
+    let taken = pass(&desk, &orders, &line, Connection::fresh(server.into())).await;
     line.send(&rescued(), Some(taken.as_fd())).unwrap();
-    line.send(&ToDispatcher::Done { saved: 1, lost: 0 }, None).unwrap();
-    orders
-        .send(Order::Died {
-            worker: id(),
-            is_suspect: false,
-        })
-        .unwrap();
+    line.send(&done(1, 0, &[]), None).unwrap();
+    died(&orders);
     heard(&desk, line).await;
     assert_eq!(desk.books.borrow().waiting(), 1);
+}
+
+/// Killed after it had given the connection to the master, and before it had closed its own descriptor.
+#[actix_rt::test]
+async fn one_that_was_given_back_and_is_sent_by_the_keeper_waits_once() {
+    let (desk, orders, line) = desk();
+    let (_client, server) = connection();
+    let back = ToDispatcher::Back { key: key(), strikes: 0 };
+    line.send(&back, Some(server.as_fd())).unwrap();
+    line.send(&rescued(), Some(server.as_fd())).unwrap();
+    line.send(&done(1, 0, &[]), None).unwrap();
+    died(&orders);
+    heard(&desk, line).await;
+    assert_eq!(desk.books.borrow().waiting(), 1);
+}
+
+/// The worker was killed between taking it over and noting it: to its keeper it is one in the middle of something.
+#[actix_rt::test]
+async fn one_that_its_keeper_gave_up_and_the_master_still_has_is_not_lost() {
+    let (desk, orders, line) = desk();
+    let (_client, mut server) = connection();
+    server.read_exact(&mut [0; 4]).unwrap();
+    let cookie = cookie(server.as_fd()).unwrap();
+    let taken = pass(&desk, &orders, &line, Connection::used(server.into())).await;
+    drop(taken);
+    line.send(&done(0, 2, &[cookie]), None).unwrap();
+    died(&orders);
+    let tally = Arc::clone(&desk.tally);
+    heard(&desk, line).await;
+    assert_eq!(desk.books.borrow().waiting(), 1);
+    assert_eq!(tally.lost.get(), 1, "the other one");
+}
+
+#[actix_rt::test]
+async fn absurd_numbers_of_a_worker_are_no_harm() {
+    let (desk, orders, line) = desk();
+    for _ in 0..2 {
+        line.send(&done(u32::MAX, u32::MAX, &[]), None).unwrap();
+    }
+    died(&orders);
+    heard(&desk, line).await;
+    assert_eq!(desk.books.borrow().waiting(), 0);
 }

@@ -24,7 +24,7 @@ impl Count {
         self.0.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(super) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

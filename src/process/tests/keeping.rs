@@ -106,7 +106,7 @@ impl Kept {
                             repeatable,
                         });
                     }
-                    (ToDispatcher::Done { saved, lost }, None) => (said.saved, said.lost) = (saved, lost),
+                    (ToDispatcher::Done { saved, lost, .. }, None) => (said.saved, said.lost) = (saved, lost),
                     other => panic!("unexpected: {other:?}"),
                 }
             }

@@ -81,12 +81,12 @@ impl Post {
     /// # Errors
     /// The master is gone; or the system allows no more room (`net.core.wmem_max`), and the master did not read until the
     /// deadline.
-    pub(super) fn done(&self, saved: u32, lost: u32, deadline: Mono) -> io::Result<()> {
+    pub(super) fn done(&self, saved: u32, lost: u32, unnoted: &[u64], deadline: Mono) -> io::Result<()> {
         if let Ok(room) = getsockopt(self, sockopt::SndBuf) {
             // The kernel doubles what it is told. If it does not, there is as much room as there was.
             setsockopt(self, sockopt::SndBuf, &room).ok();
         }
-        let text = format!(r#"{{"t":"done","m":{{"saved":{saved},"lost":{lost}}}}}"#);
+        let text = format!(r#"{{"t":"done","m":{{"saved":{saved},"lost":{lost},"unnoted":{unnoted:?}}}}}"#);
         self.send(&text, None, deadline)
     }
 

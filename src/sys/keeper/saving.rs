@@ -13,6 +13,7 @@ use super::Keeper;
 use super::post::{Rescued, borrow};
 use super::table::{close_as_at_exit, cookie, listener_of, open_numbers};
 use crate::clock;
+use crate::handover::wire::IDS_MAX;
 use crate::model::rescue::{Counted, Noted, Verdict, verdict};
 use crate::sys::process::pidfd_open;
 use crate::sys::tcp;
@@ -80,17 +81,22 @@ pub(super) fn save(keeper: Keeper) {
         is_copy
     });
     let deadline = clock::now() + patience;
-    let (mut saved, mut lost) = (0, 0);
+    let (mut saved, mut lost, mut unnoted) = (0, 0, Vec::new());
     for client in &found {
         match dispose(client) {
             Disposal::Send(what) if post.rescued(what, borrow(client.fd), deadline).is_ok() => saved += 1,
-            Disposal::Send(_) | Disposal::Lost => lost += 1,
+            Disposal::Send(_) | Disposal::Lost => {
+                lost += 1;
+                if client.noted.is_none() && unnoted.len() < IDS_MAX {
+                    unnoted.push(client.cookie);
+                }
+            }
             Disposal::Ended => {}
         }
         close_as_at_exit(client.fd);
     }
     // A master that is gone, or does not read, learns it from the socket's end.
-    post.done(saved, lost, clock::now() + LAST_WORD).ok();
+    post.done(saved, lost, &unnoted, clock::now() + LAST_WORD).ok();
 }
 
 enum Disposal {
