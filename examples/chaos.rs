@@ -41,11 +41,9 @@ pub(crate) struct Counts {
 
 /// The whole cluster, with a line after each of `lines` times `pace`; the suite of scenarios runs it faster.
 pub(crate) fn cluster(survives: bool, pace: Duration, lines: u32, counts: &Arc<Counts>) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.survive_kill = survives;
     Cluster::builder()
         .workers(3)
-        .listen_with("http", "127.0.0.1:0", options)
+        .listen_with("http", "127.0.0.1:0", ListenOptions::new().survive_kill(survives))
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
         .worker(serve)

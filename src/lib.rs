@@ -92,7 +92,17 @@
 //!
 //! # What a kill costs
 //!
-//! Where a listener survives kills ([`ListenOptions::survive_kill`]) and is served by `Worker::serve`, or by any server on
+//! A listener survives kills if it is declared so:
+//!
+//! ```
+//! use actix_cluster::{Cluster, ListenOptions};
+//!
+//! let survives = ListenOptions::new().survive_kill(true);
+//! let cluster = Cluster::builder().listen_with("http", "127.0.0.1:8080", survives);
+//! # let _ = cluster;
+//! ```
+//!
+//! Where it does ([`ListenOptions::survive_kill`]) and is served by `Worker::serve`, or by any server on
 //! [`Incoming::http1`]: however a worker dies, a client that …
 //!
 //! | … | … |

@@ -297,9 +297,7 @@ fn has_ipv6() -> bool {
 }
 
 fn over_ipv6(scheduling: Scheduling) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
-    options.survive_kill = true;
+    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     let address = if has_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
     let cluster = probe::cluster().restart_limit(RestartLimit::unlimited());
     cluster
