@@ -217,7 +217,7 @@ async fn two_at_once(worker: Worker, at_limit: AtLimit) -> Result<(), ServeError
     let options = options.keep_alive(limit(SOON));
     let answer = || async { std::process::id().to_string() };
     let app = move || App::new().route("/", web::get().to(answer));
-    worker.socket("http")?.serve(options, app).await
+    worker.serve_with("http", options, app).await
 }
 
 /// The soft limit of the master for descriptors, which is its user's for those under way.

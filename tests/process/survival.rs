@@ -301,7 +301,7 @@ pub(crate) async fn serve(worker: Worker) -> Result<(), ServeError> {
             .route("/part", web::get().to(half))
             .route("/upgrade", web::get().to(upgraded))
     };
-    worker.socket("http")?.serve(options, app).await
+    worker.serve_with("http", options, app).await
 }
 
 /// Says that it has begun, and answers when the test wants it.

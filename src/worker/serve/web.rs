@@ -4,7 +4,6 @@
 //! One thread, one application, no hand-over between threads: the processes are the parallelism. What `HttpServer`
 //! adds (its accept thread, worker threads and signal handlers) has no use inside a worker.
 
-use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
@@ -12,13 +11,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::{ConnectionType, HttpService, Request, Response};
-use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, map_config,
-};
+use actix_service::{Service, ServiceFactory as _, ServiceFactoryExt as _, apply_fn_factory, map_config};
+use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::AppConfig;
-use actix_web::{Error, HttpResponse};
 
+use super::app::WebApp;
 use super::conn::{Accepted, Connections, Stream};
 use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
 use super::http1::is_idempotent;
@@ -158,23 +156,12 @@ pub(crate) struct Books {
 /// Serves the application until the worker is told to stop and the last connection has ended.
 ///
 /// `app` is called once: there is one application in each worker process.
-pub(crate) async fn serve_app<F, I, S, B>(
+pub(crate) async fn serve_app<S, B>(
     intake: Intake,
     books: Books,
     options: ServeOptions,
-    app: F,
-) -> Result<(), ServeError>
-where
-    F: FnOnce() -> I,
-    I: IntoServiceFactory<S, Request>,
-    S: ServiceFactory<Request, Config = AppConfig> + 'static,
-    S::Error: Into<Error> + 'static,
-    S::InitError: Debug,
-    S::Response: Into<Response<B>> + 'static,
-    <S::Service as Service<Request>>::Future: 'static,
-    S::Service: 'static,
-    B: MessageBody + 'static,
-{
+    app: impl WebApp<S, B>,
+) -> Result<(), ServeError> {
     let Books {
         local,
         counters,
@@ -182,8 +169,8 @@ where
         survival,
     } = books;
     let config = app_config(local);
-    let app = map_config(app(), move |()| config.clone())
-        .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
+    let app = map_config(app.into_factory(), move |()| config.clone())
+        .map_err(|error| Response::from(HttpResponse::from_error(error)));
     let app = apply_fn_factory(app, move |request: Request, app: &_| {
         let state = request.conn_data::<Rc<ConnState>>();
         // Without the query, which is where secrets are.
