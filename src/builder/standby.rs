@@ -14,7 +14,7 @@ impl ClusterBuilder {
     ///
     /// A standby runs the worker function as any worker does, up to where it needs its slot: [`Worker::serve`],
     /// [`Worker::incoming`] and [`Worker::bind`] wait there by themselves. Servers that accept for themselves await
-    /// [`Worker::activated`] before they take their listener. [`Worker::slot`] is none before the promotion
+    /// [`Worker::activated`] before they take their listener. [`Worker::slot`] is no place before the promotion
     /// ([`Worker::is_standby`]), and what was read from it, or from the environment of a fork, is not the slot's. A slot that was
     /// added by a fork is therefore never filled in this way.
     ///
