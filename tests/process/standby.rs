@@ -107,7 +107,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "a_standby_that_grows_old_is_followed_by_another_and_goes",
-        app: || serving(1).standby_age(Some(Duration::from_millis(700))).main(),
+        app: || serving(1).standby_age(Duration::from_millis(700)).main(),
         check: grows_old,
     },
 ];
