@@ -27,9 +27,9 @@ fn main() -> ExitCode {
 }
 
 fn cluster(address: &str, survives: bool) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::PerWorker);
-    options.survive_kill = survives;
+    let options = ListenOptions::new()
+        .scheduling(Scheduling::PerWorker)
+        .survive_kill(survives);
     let cluster = Cluster::builder().workers(2).listen_with("http", address, options);
     cluster.worker(serve).main()
 }

@@ -24,9 +24,7 @@ pub(crate) fn main() -> ExitCode {
 /// The cluster; the suite of scenarios runs it on another address.
 pub(crate) fn cluster(address: impl ToListenAddr) -> ClusterBuilder {
     // A worker that is killed costs no client an error; `http1` below makes the most of it.
-    let mut options = ListenOptions::default();
-    options.survive_kill = true;
-    Cluster::builder().listen_with("http", address, options)
+    Cluster::builder().listen_with("http", address, ListenOptions::new().survive_kill(true))
 }
 
 pub(crate) async fn serve(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {

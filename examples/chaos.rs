@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release --example chaos`: eight clients ask three workers without a pause, half of them on connections that they
 //! keep, half on a new one for each request; every 50 ms a worker, drawn by lot, is killed. A line each second:
-//! `7 s: 41522 answers, 140 kills, 0 failed`. After ten seconds it ends by itself, with 0 if nothing failed.
+//! `7s: 7636 answers, 115 kills, 0 failed` (a debug build on a busy machine). After ten seconds it ends by itself, with 0 if nothing
+//! failed.
 //!
 //! `cargo run --release --example chaos -- without` shows the same with `survive_kill` off: what others pay for a kill.
 
@@ -41,11 +42,9 @@ pub(crate) struct Counts {
 
 /// The whole cluster, with a line after each of `lines` times `pace`; the suite of scenarios runs it faster.
 pub(crate) fn cluster(survives: bool, pace: Duration, lines: u32, counts: &Arc<Counts>) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.survive_kill = survives;
     Cluster::builder()
         .workers(3)
-        .listen_with("http", "127.0.0.1:0", options)
+        .listen_with("http", "127.0.0.1:0", ListenOptions::new().survive_kill(survives))
         .restart_delay(RestartDelay::AtOnce)
         .restart_limit(RestartLimit::unlimited())
         .worker(serve)

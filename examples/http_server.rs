@@ -208,10 +208,9 @@ fn cluster(args: &Args) -> ClusterBuilder {
 
 impl Args {
     fn listen_options(&self) -> ListenOptions {
-        let mut options = ListenOptions::default();
         // Elsewhere it is refused: the kernel does not count the bytes of a Unix socket.
         let is_tcp = matches!(self.listen, ListenAddr::Tcp(_) | ListenAddr::AnyHost { .. });
-        options.survive_kill = is_tcp && !self.no_survive_kill;
+        let mut options = ListenOptions::new().survive_kill(is_tcp && !self.no_survive_kill);
         options.max_runs = self.max_runs;
         options.scheduling = self.scheduling.map(|spread| match spread {
             Spread::Shared => Scheduling::Shared,

@@ -176,7 +176,6 @@ fn main_of(contract: &process::Contract, config: &Config, main: Option<WorkerMai
     own.map_or(main, |own| Some(Box::new(move |worker| own.start(worker))))
 }
 
-/// Is this process a worker of a cluster? Known from the first line of `main` on, before any runtime is started.
 /// Is this process a worker of a cluster, and no master? Known from the first line of `main` on, before any runtime is started.
 #[must_use]
 pub fn is_worker() -> bool {

@@ -56,7 +56,9 @@ impl ClusterHandle {
     ///
     /// # Errors
     /// [`CommandError::Spawn`] if it could not be started (the restart rules apply to the slot all the same),
-    /// [`CommandError::ShuttingDown`], [`CommandError::Gone`].
+    /// [`CommandError::TooManySlots`], [`CommandError::UnknownSpec`] in a cluster without a spec of the builder's own,
+    /// [`CommandError::ShuttingDown`], [`CommandError::Gone`]; [`CommandError::UnknownWorker`] if it was started but has died since,
+    /// and 1,024 others after it.
     pub async fn fork<K, V>(&self, env: impl IntoIterator<Item = (K, V)>) -> Result<WorkerRef, CommandError>
     where
         K: Into<OsString>,
@@ -329,13 +331,14 @@ impl WorkerRef {
         self.link.id
     }
 
-    /// The place it fills; of a standby, what stands for none.
+    /// The place it fills. Of a standby a stand-in, until its promotion: its spec with the index 2³² − 1, which no slot has
+    /// ([`Slot::is_standby`]).
     #[must_use]
     pub fn slot(&self) -> &Slot {
         self.link.slot()
     }
 
-    /// Does it stand by, or boot for that? Then [`slot`](Self::slot) is no place; it is one from its promotion on.
+    /// Does it stand by, or boot for that? Then [`slot`](Self::slot) is no place.
     #[must_use]
     pub fn is_standby(&self) -> bool {
         self.slot().is_standby()
@@ -450,6 +453,14 @@ impl WorkerRef {
     /// As there.
     pub async fn disconnect(&self) -> Result<(), CommandError> {
         self.handle.disconnect(self.id()).await
+    }
+
+    /// [`ClusterHandle::restart`] for this worker.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn restart(&self) -> Result<(), CommandError> {
+        self.handle.restart(self.id()).await
     }
 
     /// [`ClusterHandle::kill`] for this worker.

@@ -29,7 +29,7 @@
 //! | if you want to | look at |
 //! |---|---|
 //! | describe a cluster: workers, listeners, limits | [`ClusterBuilder`] |
-//! | serve an actix-web application | `Worker::serve`, `Worker::run_server` (feature `web`) |
+//! | serve an actix-web application | `Worker::serve`, `Worker::serve_with` and `ServeOptions`, `Worker::run_server` (feature `web`) |
 //! | take sockets that systemd has opened | [`ClusterBuilder::listen_activated`], [`ClusterBuilder::listen_activated_or`] |
 //! | serve with another tokio server, or raw TCP | [`Worker::incoming`], [`Incoming`] |
 //! | let connections outlive a worker that is killed | [`ListenOptions::survive_kill`], "What a kill costs" below |
@@ -92,7 +92,17 @@
 //!
 //! # What a kill costs
 //!
-//! Where a listener survives kills ([`ListenOptions::survive_kill`]) and is served by `Worker::serve`, or by any server on
+//! A listener survives kills if it is declared so:
+//!
+//! ```
+//! use actix_cluster::{Cluster, ListenOptions};
+//!
+//! let survives = ListenOptions::new().survive_kill(true);
+//! let cluster = Cluster::builder().listen_with("http", "127.0.0.1:8080", survives);
+//! # let _ = cluster;
+//! ```
+//!
+//! Where it does ([`ListenOptions::survive_kill`]) and is served by `Worker::serve`, or by any server on
 //! [`Incoming::http1`]: however a worker dies, a client that …
 //!
 //! | … | … |
@@ -202,7 +212,7 @@ pub use worker::{
     LoopWatch, Messages, RemoteIncoming, RequestNote, Shutdown, Stream, UdpSocket, Worker, WorkerOutput,
 };
 #[cfg(feature = "web")]
-pub use worker::{AtLimit, ServeError, ServeOptions};
+pub use worker::{AtLimit, ServeError, ServeOptions, WebApp};
 // Errors, one for each moment at which somebody can act.
 pub use error::{BuildError, CommandError, LastFailure, RunError};
 pub use ipc::{CallError, PassError, SendError};

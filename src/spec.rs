@@ -190,9 +190,10 @@ impl WorkerSpec {
         self
     }
 
-    /// Replaces each worker when it has been ready for so long, more or less by a tenth, its successor first. Default: never.
-    pub const fn max_age(mut self, age: Duration) -> Self {
-        self.config.max_age = Some(age);
+    /// Replaces each worker when it has been ready for so long, more or less by a tenth, its successor first. Default, and
+    /// for `None`: never. Not zero.
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.config.max_age = age.into();
         self
     }
 
@@ -340,5 +341,23 @@ mod tests {
         let cluster = crate::Cluster::builder().worker(|_| async {}).restart_intensity(never);
         let text = cluster.build().map(drop).map_err(|error| error.to_string());
         assert!(text.is_err_and(|text| text.contains("restart_intensity")));
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused_for_the_builders_own_spec_too_and_none_turns_it_off() {
+        let own = || crate::Cluster::builder().worker(|_| async {});
+        let never = RestartIntensity::new(1, Duration::ZERO);
+        for wrong in [own().max_age(Duration::ZERO), own().standby_age(Duration::ZERO)] {
+            assert!(
+                wrong
+                    .build()
+                    .is_err_and(|error| error.to_string().contains("age` is zero"))
+            );
+        }
+        let limited = own().max_age(Duration::ZERO).standby_age(Duration::ZERO);
+        let limited = limited.restart_intensity(never).output_limit(1);
+        let off = limited.max_age(None).standby_age(None).restart_intensity(None);
+        let off = off.output_limit(None).spec(WorkerSpec::new("b", 1).max_age(None));
+        assert!(off.build().is_ok());
     }
 }

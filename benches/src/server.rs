@@ -90,9 +90,9 @@ pub fn play() -> Option<ExitCode> {
 }
 
 fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
-    options.survive_kill = crate::number(SURVIVE, 0) == 1;
+    let options = ListenOptions::new()
+        .scheduling(scheduling)
+        .survive_kill(crate::number(SURVIVE, 0) == 1);
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
     let mut builder = Cluster::builder()
         .workers(u32::try_from(workers).unwrap_or(1))

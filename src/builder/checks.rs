@@ -80,6 +80,7 @@ pub(super) fn check_specs(config: &Config, has_worker: bool) -> Result<(), Build
         return Err(unknown(&config.spec, name));
     }
     let own = SpecConfig {
+        max_age: config.max_age,
         standby: config.standby,
         standby_age: config.standby_age,
         ..SpecConfig::new(config.spec.clone(), 0)

@@ -3,21 +3,18 @@
 mod checks;
 mod debug;
 mod listening;
+mod process;
 mod standby;
 
-use std::ffi::OsString;
 use std::future::Future;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::{BeforeStart, BeforeStartHook, Cluster, WorkerMain};
 use crate::config::{Config, DeclaredListener};
 use crate::error::{BuildError, RunError};
-use crate::model::{
-    ListenAddr, ListenOptions, Program, Scheduling, Settings, ShutdownReport, SpawnMethod, SpecName, StdioMode,
-};
+use crate::model::{ListenAddr, ListenOptions, Program, Scheduling, Settings, ShutdownReport, SpecName};
 use crate::plug_ins::PlugIn;
 use crate::policy::{
     AutoShutdown, ListenerPolicy, OneForOne, ReadyWhen, RestartDelay, RestartIntensity, RestartLimit, RestartStrategy,
@@ -31,6 +28,18 @@ use crate::worker::{Worker, WorkerOutput};
 ///
 /// `main` runs in every process, master and workers alike, so the builder binds nothing, spawns nothing and starts no
 /// actor: all of that happens in [`run`](Self::run), and in the master only.
+///
+/// Of two calls of one setter the later counts (of those that add something, both), so that a program can lay what it was told over
+/// what it prefers. How a thing is turned off again goes by what it is:
+///
+/// - An *amount* of which there may be none is off at zero: [`heartbeat`](Self::heartbeat), [`lame_duck`](Self::lame_duck),
+///   [`flight_recorder`](Self::flight_recorder), [`standby`](Self::standby), [`event_history`](Self::event_history),
+///   [`boot_extension`](Self::boot_extension), and [`max_requests`](Self::max_requests), as gunicorn has it.
+/// - A *limit* of zero would be the strictest. One that there may be or not takes a value or `None`: [`max_age`](Self::max_age),
+///   [`standby_age`](Self::standby_age), [`restart_intensity`](Self::restart_intensity), [`output_limit`](Self::output_limit).
+/// - A limit that is there by default has a value that never bites: `Duration::MAX` for [`boot_limit`](Self::boot_limit),
+///   [`RestartLimit::unlimited`] and [`ShutdownPolicy::Infinity`].
+/// - [`silent`](Self::silent) is undone by [`stdio`](Self::stdio); [`disable_signals`](Self::disable_signals) by nothing.
 #[must_use = "a builder does nothing until `run`, `main` or `start`"]
 pub struct ClusterBuilder {
     pub(crate) config: Config,
@@ -134,80 +143,6 @@ impl ClusterBuilder {
         self
     }
 
-    /// Runs another program in the workers instead of this one. Without a [`worker`](Self::worker) function it counts as
-    /// ready when it is started. If it speaks the channel's protocol (it uses this crate, or reads
-    /// `ACTIX_CLUSTER_WORKER`), choose a stricter [`ready_when`](Self::ready_when).
-    pub fn exec(mut self, program: impl Into<PathBuf>) -> Self {
-        self.config.settings.exec = Program::Path(program.into());
-        self
-    }
-
-    /// The workers' arguments, without the program's name. Default: the master's own.
-    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        self.config.settings.args = Some(args.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Sets a variable in the workers' environment, which otherwise is the master's. Of several values for one key the
-    /// last counts.
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.config.settings.env.push((key.into(), value.into()));
-        self
-    }
-
-    /// The workers' working directory. Default: the master's.
-    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.config.settings.cwd = Some(directory.into());
-        self
-    }
-
-    /// The user the workers run under. Needs privilege; supplementary groups are dropped. Default: the master's.
-    pub const fn uid(mut self, uid: u32) -> Self {
-        self.config.settings.uid = Some(uid);
-        self
-    }
-
-    /// The group the workers run under. Needs privilege. Default: the master's.
-    pub const fn gid(mut self, gid: u32) -> Self {
-        self.config.settings.gid = Some(gid);
-        self
-    }
-
-    /// What becomes of the workers' standard streams: input, output, error. Default: null, inherited, inherited.
-    pub const fn stdio(mut self, stdin: StdioMode, stdout: StdioMode, stderr: StdioMode) -> Self {
-        self.config.settings.stdin = stdin;
-        self.config.settings.stdout = stdout;
-        self.config.settings.stderr = stderr;
-        self
-    }
-
-    /// Nothing the workers print reaches the master's streams: every line becomes an `Output` event (Node's `silent`).
-    pub const fn silent(self) -> Self {
-        self.stdio(StdioMode::Null, StdioMode::Piped, StdioMode::Piped)
-    }
-
-    /// How many bytes a worker may print a second on its piped streams together, and as many at once after a quiet second. What it
-    /// prints above that is read and dropped, so that it never waits, and [`OutputDropped`](crate::EventKind::OutputDropped)
-    /// tells how much that was. Default `None`: every line becomes an event, and a worker that prints faster than the master
-    /// reads waits in `write`.
-    pub const fn output_limit(mut self, bytes_per_second: Option<u64>) -> Self {
-        self.config.output_limit = bytes_per_second;
-        self
-    }
-
-    /// When a worker ends, ends what is left of its process group too. Default: no; processes it leaves behind live on.
-    pub const fn kill_tree(mut self, yes: bool) -> Self {
-        self.config.settings.kill_tree = yes;
-        self
-    }
-
-    /// How the workers' processes come to be: executed, or copied from a zygote, which is faster and has its price; see
-    /// [`SpawnMethod`]. Default [`SpawnMethod::Exec`].
-    pub const fn spawn(mut self, method: SpawnMethod) -> Self {
-        self.config.settings.spawn = method;
-        self
-    }
-
     /// Which ends deserve a restart. Default [`RestartType::Permanent`]: every end that nobody ordered.
     pub const fn restart(mut self, restart: RestartType) -> Self {
         self.config.restart = restart;
@@ -227,20 +162,21 @@ impl ClusterBuilder {
     }
 
     /// How often the whole cluster may restart workers before it gives up and ends with an error (OTP's intensity).
-    /// Default: no limit, because with N processes N restarts at once are normal.
-    pub const fn restart_intensity(mut self, intensity: RestartIntensity) -> Self {
-        self.config.intensity = Some(intensity);
+    /// Default, and for `None`: no limit, because with N processes N restarts at once are normal.
+    pub fn restart_intensity(mut self, intensity: impl Into<Option<RestartIntensity>>) -> Self {
+        self.config.intensity = intensity.into();
         self
     }
 
-    /// How long a worker must have been ready for its failures before that to be forgiven. Default 60 s.
+    /// How long a worker must have been ready for its failures before that to be forgiven. Default 60 s; zero forgives them as soon as
+    /// it is ready, `Duration::MAX` never.
     pub const fn stable_after(mut self, time: Duration) -> Self {
         self.config.stable_after = time;
         self
     }
 
     /// How long a worker may take from its start until it is ready, before it is killed and counted as a failure.
-    /// Default 30 s; `Duration::MAX` for no limit.
+    /// Default 30 s; `Duration::MAX` for no limit; not zero.
     pub const fn boot_limit(mut self, limit: Duration) -> Self {
         self.config.boot = limit;
         self
@@ -308,7 +244,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// How long a worker drains when the master is dead. Default 500 ms; at most 30 s.
+    /// How long a worker drains when the master is dead. Default 500 ms; at most 30 s; zero for not at all.
     pub const fn orphan_grace(mut self, grace: Duration) -> Self {
         self.config.orphan_grace = grace;
         self
@@ -348,9 +284,9 @@ impl ClusterBuilder {
     }
 
     /// Replaces each worker when it has been ready for so long, more or less by a tenth, its successor first.
-    /// Default: never.
-    pub const fn max_age(mut self, age: Duration) -> Self {
-        self.config.max_age = Some(age);
+    /// Default, and for `None`: never. Not zero.
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.config.max_age = age.into();
         self
     }
 

@@ -10,11 +10,11 @@ use crate::spec::WorkerSpec;
 impl ClusterBuilder {
     /// Keeps so many workers booted and without a slot. When a slot needs a worker (after an exit, in a reload, when the cluster
     /// is scaled up, for a worker that is recycled) one of them takes it, which costs a message instead of a start, and another
-    /// one is started some milliseconds later. Default: 0; at most 64.
+    /// one is started some milliseconds later. Default, and for 0: none; at most 64.
     ///
     /// A standby runs the worker function as any worker does, up to where it needs its slot: [`Worker::serve`],
     /// [`Worker::incoming`] and [`Worker::bind`] wait there by themselves. Servers that accept for themselves await
-    /// [`Worker::activated`] before they take their listener. [`Worker::slot`] is none before the promotion
+    /// [`Worker::activated`] before they take their listener. [`Worker::slot`] is no place before the promotion
     /// ([`Worker::is_standby`]), and what was read from it, or from the environment of a fork, is not the slot's. A slot that was
     /// added by a fork is therefore never filled in this way.
     ///
@@ -36,9 +36,9 @@ impl ClusterBuilder {
     }
 
     /// How long a worker stands by, more or less by a tenth, before another one takes its place, which boots first. What it has
-    /// opened before (connections to a database, caches) grows old. Default: one hour; `None` for ever, and not zero.
-    pub const fn standby_age(mut self, age: Option<Duration>) -> Self {
-        self.config.standby_age = age;
+    /// opened before (connections to a database, caches) grows old. Default: one hour; `None` for ever; not zero.
+    pub fn standby_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.config.standby_age = age.into();
         self
     }
 }
@@ -54,8 +54,8 @@ impl WorkerSpec {
 
     /// How long one of its workers stands by; see [`ClusterBuilder::standby_age`](crate::ClusterBuilder::standby_age). Default: one
     /// hour.
-    pub const fn standby_age(mut self, age: Option<Duration>) -> Self {
-        self.config.standby_age = age;
+    pub fn standby_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.config.standby_age = age.into();
         self
     }
 }

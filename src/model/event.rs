@@ -39,7 +39,7 @@ pub struct ClusterEvent {
 pub struct WorkerInfo {
     /// Its id.
     pub id: WorkerId,
-    /// The place it fills.
+    /// The place it fills; none of a standby ([`Slot::is_standby`]).
     pub slot: Slot,
     /// Its generation.
     pub generation: Generation,

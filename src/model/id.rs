@@ -85,7 +85,7 @@ impl fmt::Display for SpecName {
 pub struct Slot {
     /// The spec it belongs to.
     pub spec: SpecName,
-    /// Its number within the spec, from 0.
+    /// Its number within the spec, from 0; 2³² − 1 of what is [no place](Self::is_standby).
     pub index: u32,
 }
 
@@ -99,7 +99,8 @@ impl Slot {
         }
     }
 
-    /// What stands in the place of a slot for a worker of `spec` that stands by and has none.
+    /// What stands in the place of a slot for a worker of `spec` that stands by and has none: the index 2³² − 1, which no slot has.
+    /// Shown as `spec.standby`.
     #[must_use]
     pub fn standby(spec: impl Into<SpecName>) -> Self {
         Self::new(spec, Self::STANDBY)

@@ -212,9 +212,17 @@ impl Scheduling {
 }
 
 /// How to listen.
+///
+/// ```
+/// use actix_cluster::{ListenOptions, Scheduling};
+///
+/// let options = ListenOptions::new().survive_kill(true).scheduling(Scheduling::Shared);
+/// assert_eq!((options.survive_kill, options.backlog), (true, 1024));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
+#[must_use = "options do nothing until a socket is opened with them"]
 pub struct ListenOptions {
     /// Connections the kernel queues before they are accepted. Default 1024; the kernel's limit is
     /// `net.core.somaxconn`.
@@ -249,7 +257,7 @@ pub struct ListenOptions {
     /// worker ends.
     pub survive_kill: bool,
     /// How often a request is begun in all, whatever its workers died of, before its client is answered 502. With
-    /// [`survive_kill`](Self::survive_kill) only; at least 1. Default (`None`): only deaths that may be the request's doing
+    /// [`survive_kill`](Self#structfield.survive_kill) only; at least 1. Default (`None`): only deaths that may be the request's doing
     /// count, and the second of them is the last; a worker that is killed from outside (`SIGKILL`, `SIGTERM`…) counts
     /// nothing, so that a request may begin any number of times, until somebody lives long enough to answer it.
     ///
@@ -261,16 +269,8 @@ pub struct ListenOptions {
 }
 
 impl ListenOptions {
-    /// Sets how connections are spread.
-    #[must_use]
-    pub const fn scheduling(mut self, scheduling: Scheduling) -> Self {
-        self.scheduling = Some(scheduling);
-        self
-    }
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
+    /// The defaults. Each field tells its own, and what it means; a setter gives it another value.
+    pub const fn new() -> Self {
         Self {
             backlog: 1024,
             ipv6_only: false,
@@ -282,6 +282,66 @@ impl Default for ListenOptions {
             survive_kill: false,
             max_runs: None,
         }
+    }
+
+    /// Sets how many connections the kernel queues: [`backlog`](Self#structfield.backlog).
+    pub const fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// Sets whether an IPv6 address takes IPv6 only: [`ipv6_only`](Self#structfield.ipv6_only).
+    pub const fn ipv6_only(mut self, yes: bool) -> Self {
+        self.ipv6_only = yes;
+        self
+    }
+
+    /// Sets how connections are spread: [`scheduling`](Self#structfield.scheduling).
+    pub const fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = Some(scheduling);
+        self
+    }
+
+    /// Sets the permission bits of a Unix path: [`mode`](Self#structfield.mode).
+    pub const fn mode(mut self, bits: u32) -> Self {
+        self.mode = Some(bits);
+        self
+    }
+
+    /// Sets whether others may bind the same UDP address: [`reuse_address`](Self#structfield.reuse_address).
+    pub const fn reuse_address(mut self, yes: bool) -> Self {
+        self.reuse_address = yes;
+        self
+    }
+
+    /// Sets the bytes for datagrams to be received: [`recv_buffer_len`](Self#structfield.recv_buffer_len).
+    pub const fn recv_buffer_len(mut self, bytes: u32) -> Self {
+        self.recv_buffer_len = Some(bytes);
+        self
+    }
+
+    /// Sets the bytes for datagrams to be sent: [`send_buffer_len`](Self#structfield.send_buffer_len).
+    pub const fn send_buffer_len(mut self, bytes: u32) -> Self {
+        self.send_buffer_len = Some(bytes);
+        self
+    }
+
+    /// Sets whether connections outlive the worker that accepted them: [`survive_kill`](Self#structfield.survive_kill).
+    pub const fn survive_kill(mut self, yes: bool) -> Self {
+        self.survive_kill = yes;
+        self
+    }
+
+    /// Sets how often a request is begun in all: [`max_runs`](Self#structfield.max_runs).
+    pub const fn max_runs(mut self, runs: u8) -> Self {
+        self.max_runs = Some(runs);
+        self
+    }
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -325,6 +385,34 @@ impl fmt::Display for ListenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A setter that sets its neighbour, or nothing, is found by comparing with what all fields together are.
+    #[test]
+    fn every_setter_sets_its_own_field_and_no_other() {
+        let all = ListenOptions {
+            backlog: 7,
+            ipv6_only: true,
+            scheduling: Some(Scheduling::Sticky),
+            mode: Some(0o600),
+            reuse_address: true,
+            recv_buffer_len: Some(1),
+            send_buffer_len: Some(2),
+            survive_kill: true,
+            max_runs: Some(3),
+        };
+        let set = ListenOptions::new()
+            .backlog(7)
+            .ipv6_only(true)
+            .scheduling(Scheduling::Sticky)
+            .mode(0o600)
+            .reuse_address(true)
+            .recv_buffer_len(1)
+            .send_buffer_len(2)
+            .survive_kill(true)
+            .max_runs(3);
+        assert_eq!(set, all);
+        assert_eq!(ListenOptions::default(), ListenOptions::new());
+    }
 
     #[test]
     fn texts_are_read_as_the_addresses_they_name() {

@@ -55,7 +55,7 @@ pub struct WorkerStats {
 pub struct WorkerSnapshot {
     /// Its id.
     pub id: WorkerId,
-    /// The place it fills.
+    /// The place it fills; none of a standby ([`Slot::is_standby`]).
     pub slot: Slot,
     /// Does it stand by, or boot for that? Then `slot` is no place ([`Slot::is_standby`]), and `ready` is false.
     #[serde(default)]

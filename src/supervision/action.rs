@@ -91,7 +91,7 @@ pub(crate) enum ForkRefused {
     /// There are as many slots as one master keeps.
     #[error("there are {0} slots already, as many as a master keeps; let some workers end first")]
     TooManySlots(usize),
-    /// The process could not be started; its slot was taken away again.
+    /// The process could not be started; its slot is there, and goes by the restart rules.
     #[error("could not start: {0}")]
     Spawn(SpawnFailure),
 }

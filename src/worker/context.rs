@@ -101,7 +101,8 @@ impl Worker {
         self.inner.contract.id
     }
 
-    /// The place it fills; of a standby, what stands for none until its promotion.
+    /// The place it fills. Of a standby a stand-in, until its promotion: its spec with the index 2³² − 1, which no slot has
+    /// ([`is_standby`](Self::is_standby)).
     #[must_use]
     pub fn slot(&self) -> &Slot {
         self.inner.gate.slot().unwrap_or(&self.inner.contract.slot)

@@ -32,6 +32,8 @@ pub use inject::InjectError;
 pub use listener::Listener;
 pub use runtime::WorkerOutput;
 pub(crate) use runtime::{attach, run, run_here};
+#[cfg(feature = "web")]
+pub use serve::app::WebApp;
 pub use serve::conn::{ConnectionGuard, Stream};
 pub use serve::http1_stream::Http1Stream;
 pub use serve::incoming::{Connection, Incoming, RemoteIncoming};

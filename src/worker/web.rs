@@ -1,17 +1,13 @@
 //! Serving actix-web applications: the ways a worker offers.
 
-use std::fmt::Debug;
 use std::io;
 
-use actix_http::body::MessageBody;
-use actix_http::{Request, Response};
-use actix_service::{IntoServiceFactory, Service, ServiceFactory};
-use actix_web::Error;
-use actix_web::dev::{AppConfig, Server};
+use actix_web::dev::Server;
 
 use crate::model::ListenError;
 use crate::worker::context::Worker;
 use crate::worker::listener::Listener;
+use crate::worker::serve::app::WebApp;
 use crate::worker::serve::http_server::run_server;
 use crate::worker::serve::web::{Books, ServeError, ServeOptions, serve_app};
 
@@ -20,23 +16,35 @@ impl Worker {
     /// connection has ended: requests in progress are finished, idle keep-alive connections closed, or
     /// given to other workers where they [survive kills](crate::ListenOptions::survive_kill).
     ///
-    /// The application runs on this thread; the processes are the parallelism. `app` is called once.
+    /// The application runs on this thread; the processes are the parallelism. `app` is called once. Keep-alive, time limits, the
+    /// number of connections and what may be repeated are as in [`ServeOptions::new`]; [`serve_with`](Self::serve_with) has others.
     ///
     /// # Errors
     /// [`ServeError`] if the listener cannot be had or the application does not start.
-    pub async fn serve<F, I, S, B>(&self, name: &str, app: F) -> Result<(), ServeError>
-    where
-        F: FnOnce() -> I,
-        I: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<Request, Config = AppConfig> + 'static,
-        S::Error: Into<Error> + 'static,
-        S::InitError: Debug,
-        S::Response: Into<Response<B>> + 'static,
-        <S::Service as Service<Request>>::Future: 'static,
-        S::Service: 'static,
-        B: MessageBody + 'static,
-    {
-        self.socket(name)?.serve(ServeOptions::default(), app).await
+    pub async fn serve<S, B>(&self, name: &str, app: impl WebApp<S, B>) -> Result<(), ServeError> {
+        self.serve_with(name, ServeOptions::new(), app).await
+    }
+
+    /// [`serve`](Self::serve) with options:
+    ///
+    /// ```no_run
+    /// # use actix_cluster::{ServeError, ServeOptions, Worker};
+    /// # use actix_web::App;
+    /// # async fn body(worker: Worker) -> Result<(), ServeError> {
+    /// let options = ServeOptions::new().max_connections(10_000);
+    /// worker.serve_with("http", options, App::new).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As `serve`.
+    pub async fn serve_with<S, B>(
+        &self,
+        name: &str,
+        options: ServeOptions,
+        app: impl WebApp<S, B>,
+    ) -> Result<(), ServeError> {
+        self.socket(name)?.serve(options, app).await
     }
 
     /// Runs an unmodified actix-web server, and stops it gracefully when the worker is told to stop:
@@ -96,18 +104,7 @@ impl Listener {
     ///
     /// # Errors
     /// As there.
-    pub async fn serve<F, I, S, B>(self, options: ServeOptions, app: F) -> Result<(), ServeError>
-    where
-        F: FnOnce() -> I,
-        I: IntoServiceFactory<S, Request>,
-        S: ServiceFactory<Request, Config = AppConfig> + 'static,
-        S::Error: Into<Error> + 'static,
-        S::InitError: Debug,
-        S::Response: Into<Response<B>> + 'static,
-        <S::Service as Service<Request>>::Future: 'static,
-        S::Service: 'static,
-        B: MessageBody + 'static,
-    {
+    pub async fn serve<S, B>(self, options: ServeOptions, app: impl WebApp<S, B>) -> Result<(), ServeError> {
         let books = Books {
             local: self.address().socket_addr(),
             counters: self.worker().counters().clone(),

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
-    BeforeStart, ClusterBuilder, ClusterHandle, ReadyWhen, RestartDelay, RestartType, RunError, Signal, Worker,
-    WorkerId, WorkerRef, WorkerSpec,
+    BeforeStart, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, ReadyWhen, RecycleReason, RestartDelay,
+    RestartType, RunError, Signal, Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use actix_cluster_tests::leftovers;
 use actix_cluster_tests::master::Master;
@@ -306,6 +306,45 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "o_024_a_worker_is_restarted_and_recycled_by_its_own_reference",
+        app: || {
+            scripted(cluster().workers(2), |handle| async move {
+                let [first, second] = &handle.workers()[..] else {
+                    panic!("two are ready");
+                };
+                let mut events = handle.events();
+                say("restarted", first.restart().await);
+                events.next_where(|event| is_ready(event, 3)).await.unwrap();
+                let why = RecycleReason::Asked("a new key".to_owned());
+                say("recycled", second.recycle(why.clone()).await);
+                events.next_where(|event| is_gone(event, 2)).await.unwrap();
+                say("restart", shown(first.restart().await));
+                say("recycle", shown(second.recycle(why).await));
+            })
+        },
+        check: |master| {
+            assert_eq!(master.expect_said("restarted "), "Ok(())");
+            assert_eq!(master.expect_said("recycled "), "Ok(())");
+            // Both are gone by now, and no slot is without a worker.
+            assert_eq!(master.expect_said("restart "), "no worker 1 (it may have exited)");
+            assert_eq!(master.expect_said("recycle "), "no worker 2 (it may have exited)");
+            assert_eq!(master.once(2, "recycling").data()["asked"], "a new key");
+            for worker in [1, 2] {
+                let exit = master.once(worker, "exit");
+                assert_eq!((exit.code(), exit.reason()), (Some(0), &"ordered".into()));
+            }
+            // In place of its successor the first one went, beside it the second.
+            let order = |master: &Master, worker, kind| master.once(worker, kind).0["seq"].as_u64();
+            assert!(order(master, 1, "exit") < order(master, 3, "fork"));
+            assert!(order(master, 4, "ready") < order(master, 2, "exit"));
+            let slots: Vec<_> = [3, 4]
+                .map(|id| master.once(id, "fork").0["worker"]["slot"]["index"].as_u64())
+                .into();
+            assert_eq!(slots, [Some(0), Some(1)]);
+            assert!(master.seen("restart_scheduled").is_empty());
+        },
+    },
+    Scenario {
         name: "o_073_a_temporary_spec_that_has_ended_takes_no_memory",
         app: || {
             scripted(cluster(), |handle| async move {
@@ -347,6 +386,18 @@ pub(crate) fn mode(name: &str, mode: &str) -> WorkerSpec {
     WorkerSpec::new(name, 1).env("MODE", mode)
 }
 
+fn is_ready(event: &ClusterEvent, worker: u64) -> bool {
+    matches!(event.kind, EventKind::Ready) && about(event) == Some(worker)
+}
+
+fn is_gone(event: &ClusterEvent, worker: u64) -> bool {
+    matches!(event.kind, EventKind::Exit(_)) && about(event) == Some(worker)
+}
+
+fn about(event: &ClusterEvent) -> Option<u64> {
+    event.worker.as_ref().map(|worker| worker.id.get())
+}
+
 /// What the workers of this file do, by what they are told.
 pub(crate) async fn work(worker: Worker) -> Result<(), String> {
     let is_broken = || Path::new("broken").exists();
@@ -381,7 +432,7 @@ pub(crate) fn scripted<F: Future<Output = ()> + 'static>(
     script: impl FnOnce(ClusterHandle) -> F + Send + 'static,
 ) -> ExitCode {
     let mut script = Some(script);
-    let run = move |event: &actix_cluster::ClusterEvent, handle: &ClusterHandle| {
+    let run = move |event: &ClusterEvent, handle: &ClusterHandle| {
         if event.kind.name() == "all_ready"
             && let Some(script) = script.take()
         {

@@ -30,8 +30,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// Four workers that answer each line with their process id.
 fn four_on(scheduling: Scheduling) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
+    let options = ListenOptions::new().scheduling(scheduling);
     let cluster = probe::cluster().workers(4);
     cluster
         .listen_with("tcp", "127.0.0.1:0", options)

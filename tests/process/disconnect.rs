@@ -300,8 +300,7 @@ async fn listen_if_bound(worker: Worker) -> Result<(), ListenError> {
 
 /// Node's policy `none`: one socket, accepted on by all.
 async fn listen(worker: Worker) -> Result<(), ListenError> {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::Shared);
+    let options = ListenOptions::new().scheduling(Scheduling::Shared);
     let listener = worker.bind_with("127.0.0.1:0", options).await?;
     listener.incoming()?.serve_with(|_| async {}).await;
     Ok(())

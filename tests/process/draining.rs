@@ -208,8 +208,7 @@ async fn echo(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
 
 /// Node's policy `none`: one socket, accepted on by both.
 async fn say_bye(worker: Worker) -> Result<(), ListenError> {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::Shared);
+    let options = ListenOptions::new().scheduling(Scheduling::Shared);
     let incoming = worker.bind_with("127.0.0.1:0", options).await?.incoming()?;
     let bye = |mut connection: Connection| async move {
         connection.write_all(b"bye").await.ok();

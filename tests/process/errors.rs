@@ -181,8 +181,7 @@ fn held() -> u16 {
 }
 
 async fn bind(worker: &Worker, scheduling: Scheduling, port: u16) -> Result<(), ListenError> {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
+    let options = ListenOptions::new().scheduling(scheduling);
     let listener = worker.bind_with(("127.0.0.1", port), options).await?;
     probe::say("bound");
     listener.incoming()?.serve_with(|_| async {}).await;

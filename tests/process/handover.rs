@@ -150,7 +150,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 pub(crate) fn cluster(workers: u32, scheduling: Scheduling) -> ClusterBuilder {
-    let options = ListenOptions::default().scheduling(scheduling);
+    let options = ListenOptions::new().scheduling(scheduling);
     probe::cluster()
         .workers(workers)
         .restart_limit(RestartLimit::unlimited())

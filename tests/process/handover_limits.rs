@@ -74,7 +74,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "f_128_while_all_are_full_a_storm_of_clients_waits_in_the_kernel",
         app: || {
-            let options = ListenOptions::default().scheduling(Scheduling::RoundRobin);
+            let options = ListenOptions::new().scheduling(Scheduling::RoundRobin);
             let cluster = probe::cluster().workers(2).listen_with("http", "127.0.0.1:0", options);
             cluster.worker(|worker| two_at_once(worker, AtLimit::Leave)).main()
         },
@@ -213,13 +213,11 @@ fn clog() -> [std::os::fd::OwnedFd; 2] {
 
 /// Serves an application with two connections at once.
 async fn two_at_once(worker: Worker, at_limit: AtLimit) -> Result<(), ServeError> {
-    let mut options = ServeOptions::default();
-    options.max_connections = Some(2);
-    options.at_limit = at_limit;
-    options.keep_alive = limit(SOON);
+    let options = ServeOptions::new().max_connections(2).at_limit(at_limit);
+    let options = options.keep_alive(limit(SOON));
     let answer = || async { std::process::id().to_string() };
     let app = move || App::new().route("/", web::get().to(answer));
-    worker.socket("http")?.serve(options, app).await
+    worker.serve_with("http", options, app).await
 }
 
 /// The soft limit of the master for descriptors, which is its user's for those under way.

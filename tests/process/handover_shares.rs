@@ -61,7 +61,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "n_091_full_workers_refuse_and_the_rest_goes_to_one_that_is_not",
         app: || {
-            let options = ListenOptions::default().scheduling(Scheduling::RoundRobin);
+            let options = ListenOptions::new().scheduling(Scheduling::RoundRobin);
             let cluster = probe::cluster().workers(3);
             cluster
                 .listen_with("tcp", "unix:handed.sock", options)
@@ -110,7 +110,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "n_111_an_application_serves_connections_that_the_master_accepted_also_through_a_reload",
         app: || {
-            let options = ListenOptions::default().scheduling(Scheduling::LeastConnections);
+            let options = ListenOptions::new().scheduling(Scheduling::LeastConnections);
             let cluster = probe::cluster().workers(2).listen_with("http", "127.0.0.1:0", options);
             cluster.worker(load::serve).main()
         },

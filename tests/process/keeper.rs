@@ -223,9 +223,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 /// A cluster whose first worker accepts and never reads; all others answer with their id.
 pub(crate) fn hoarding(scheduling: Scheduling) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.survive_kill = true;
-    options.scheduling = Some(scheduling);
+    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     let cluster = probe::cluster().workers(1).restart_delay(RestartDelay::AtOnce);
     cluster.listen_with("http", "127.0.0.1:0", options).worker(serve)
 }

@@ -158,7 +158,7 @@ fn storm() -> ExitCode {
         .filter(EventFilter::kinds([Kind::Output, Kind::OutputDropped, Kind::Exit]));
     let cluster = quiet()
         .workers(STORMING as u32)
-        .output_limit(Some(256 << 10))
+        .output_limit(256 << 10)
         .on_event_with(options, move |event, _| {
             let Some(worker) = &event.worker else { return };
             let mut sums = told.lock().expect("nobody panics");

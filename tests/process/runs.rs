@@ -71,9 +71,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn of(max_runs: Option<u8>, scheduling: Scheduling) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
-    options.survive_kill = true;
+    let mut options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     options.max_runs = max_runs;
     let cluster = probe::cluster().restart_limit(RestartLimit::unlimited());
     cluster.listen_with("http", "127.0.0.1:0", options).worker(serve).main()

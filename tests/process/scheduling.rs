@@ -47,8 +47,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn one_each() -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::Shared);
+    let options = ListenOptions::new().scheduling(Scheduling::Shared);
     let cluster = probe::cluster().workers(2).listen_with("tcp", "127.0.0.1:0", options);
     cluster.worker(|worker| serve(worker, 1)).main()
 }

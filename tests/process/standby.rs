@@ -24,8 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "i_40_a_standby_takes_over_a_shared_socket",
         app: || {
-            let mut options = ListenOptions::default();
-            options.scheduling = Some(Scheduling::Shared);
+            let options = ListenOptions::new().scheduling(Scheduling::Shared);
             let cluster = probe::cluster().listen_with("http", "127.0.0.1:0", options);
             unlimited(cluster.worker(load::serve)).workers(1).standby(1).main()
         },
@@ -108,7 +107,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "a_standby_that_grows_old_is_followed_by_another_and_goes",
-        app: || serving(1).standby_age(Some(Duration::from_millis(700))).main(),
+        app: || serving(1).standby_age(Duration::from_millis(700)).main(),
         check: grows_old,
     },
 ];

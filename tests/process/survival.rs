@@ -278,9 +278,7 @@ fn one() -> ExitCode {
 }
 
 pub(crate) fn of(workers: u32) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::Shared);
-    options.survive_kill = true;
+    let options = ListenOptions::new().survive_kill(true).scheduling(Scheduling::Shared);
     let cluster = probe::cluster()
         .workers(workers)
         .restart_limit(RestartLimit::unlimited())
@@ -289,9 +287,8 @@ pub(crate) fn of(workers: u32) -> ExitCode {
 }
 
 pub(crate) async fn serve(worker: Worker) -> Result<(), ServeError> {
-    let mut options = ServeOptions::default();
-    options.keep_alive = limit(Duration::from_secs(60));
-    options.repeatable = |method, path| method != "POST" || path == "/held/search";
+    let options = ServeOptions::new().keep_alive(limit(Duration::from_secs(60)));
+    let options = options.repeatable(|method, path| method != "POST" || path == "/held/search");
     let data = web::Data::new(worker.clone());
     let app = move || {
         App::new()
@@ -304,7 +301,7 @@ pub(crate) async fn serve(worker: Worker) -> Result<(), ServeError> {
             .route("/part", web::get().to(half))
             .route("/upgrade", web::get().to(upgraded))
     };
-    worker.socket("http")?.serve(options, app).await
+    worker.serve_with("http", options, app).await
 }
 
 /// Says that it has begun, and answers when the test wants it.

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 
-use actix_cluster::{ListenOptions, RestartLimit, Scheduling, ServeError, ServeOptions, SpawnMethod, Worker};
+use actix_cluster::{ListenOptions, RestartLimit, Scheduling, ServeError, SpawnMethod, Worker};
 use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::scenario::Scenario;
@@ -186,7 +186,7 @@ async fn large(worker: Worker) -> Result<(), ServeError> {
             .route("/", web::get().to(|| async { std::process::id().to_string() }))
             .route("/kib/{kib}", web::get().to(kib))
     };
-    worker.socket("http")?.serve(ServeOptions::default(), app).await
+    worker.serve("http", app).await
 }
 
 fn slow_readers(master: &mut Master) {
@@ -297,9 +297,7 @@ fn has_ipv6() -> bool {
 }
 
 fn over_ipv6(scheduling: Scheduling) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
-    options.survive_kill = true;
+    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     let address = if has_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
     let cluster = probe::cluster().restart_limit(RestartLimit::unlimited());
     cluster

@@ -71,9 +71,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 pub(crate) fn cluster(workers: u32, scheduling: Scheduling, spawn: SpawnMethod) -> ClusterBuilder {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
-    options.survive_kill = true;
+    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     let cluster = probe::cluster().workers(workers).spawn(spawn);
     let cluster = cluster.restart_limit(RestartLimit::unlimited());
     cluster.listen_with("http", "127.0.0.1:0", options)

@@ -62,8 +62,7 @@ fn of<Fut>(workers: u32, serve: fn(Worker) -> Fut) -> ExitCode
 where
     Fut: Future<Output = Result<(), ListenError>> + 'static,
 {
-    let mut options = ListenOptions::default();
-    options.survive_kill = true;
+    let options = ListenOptions::new().survive_kill(true);
     let cluster = probe::cluster().workers(workers);
     cluster.listen_with("http", "127.0.0.1:0", options).worker(serve).main()
 }

@@ -39,8 +39,7 @@ fn app() -> ExitCode {
         }
         wait_for_file("bound");
     }
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(Scheduling::Shared);
+    let options = ListenOptions::new().scheduling(Scheduling::Shared);
     let cluster = probe::cluster()
         .workers(2)
         .listen_activated_or_with("http", "127.0.0.1:0", options)

@@ -120,8 +120,7 @@ fn with_the_policy(policy: &str) -> ExitCode {
 
 /// Echoes on a declared socket with its own id.
 fn declared(scheduling: Scheduling, workers: u32) -> ExitCode {
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(scheduling);
+    let options = ListenOptions::new().scheduling(scheduling);
     let cluster = probe::cluster().workers(workers).when_empty(WhenEmpty::Wait);
     let serve = |worker: Worker| async move {
         let socket = worker.udp_socket("dns")?;

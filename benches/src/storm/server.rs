@@ -49,9 +49,9 @@ pub enum Kind {
 #[must_use]
 pub fn play() -> Option<ExitCode> {
     let plan: Plan = serde_json::from_str(&std::env::var(PLAN).ok()?).ok()?;
-    let mut options = ListenOptions::default();
-    options.scheduling = Some(plan.scheduling);
-    options.survive_kill = plan.survive;
+    let mut options = ListenOptions::new()
+        .scheduling(plan.scheduling)
+        .survive_kill(plan.survive);
     options.max_runs = plan.max_runs;
     let builder = Cluster::builder()
         .workers(plan.workers)

@@ -4,6 +4,8 @@
 //! and `web` an actix-web application; `graceful` is how the latter's connections end. `http_server` runs an unmodified
 //! `HttpServer`, which accepts for itself. How sockets get into the worker, and when it has to stop, is decided outside.
 
+#[cfg(feature = "web")]
+pub(crate) mod app;
 pub(crate) mod conn;
 #[cfg(feature = "web")]
 mod graceful;

@@ -108,11 +108,8 @@ fn serve(name: &'static str, between: &Arc<Between>) -> Served {
                 }),
             )
     };
-    let options = ServeOptions {
-        client_request_timeout: Duration::from_millis(500),
-        keep_alive: Duration::from_secs(2),
-        ..ServeOptions::default()
-    };
+    let options = ServeOptions::new().client_request_timeout(Duration::from_millis(500));
+    let options = options.keep_alive(Duration::from_secs(2));
     let serving = actix_rt::spawn(serve_app(intake.clone(), books, options, app));
     Served {
         intake,

@@ -4,7 +4,6 @@
 //! One thread, one application, no hand-over between threads: the processes are the parallelism. What `HttpServer`
 //! adds (its accept thread, worker threads and signal handlers) has no use inside a worker.
 
-use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
@@ -12,13 +11,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::{ConnectionType, HttpService, Request, Response};
-use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, map_config,
-};
+use actix_service::{Service, ServiceFactory as _, ServiceFactoryExt as _, apply_fn_factory, map_config};
+use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::AppConfig;
-use actix_web::{Error, HttpResponse};
 
+use super::app::WebApp;
 use super::conn::{Accepted, Connections, Stream};
 use super::graceful::{ConnState, Drain, GracefulStream, InFlight, TrackedBody};
 use super::http1::is_idempotent;
@@ -31,8 +29,16 @@ use crate::worker::counters::Counters;
 use crate::worker::flight::RequestNote;
 
 /// Limits of serving HTTP.
+///
+/// ```
+/// use actix_cluster::{AtLimit, ServeOptions};
+///
+/// let options = ServeOptions::new().max_connections(10_000).at_limit(AtLimit::Close);
+/// assert_eq!(options.max_connections, Some(10_000));
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
+#[must_use = "options do nothing until something is served with them"]
 pub struct ServeOptions {
     /// How long a connection may be idle between requests. Default 5 s; zero closes after each response.
     pub keep_alive: Duration,
@@ -41,10 +47,10 @@ pub struct ServeOptions {
     pub client_request_timeout: Duration,
     /// How long closing may take after the last response. Default 1 s; zero is no limit.
     pub client_disconnect_timeout: Duration,
-    /// Connections open at once, at least 1; what becomes of further ones is up to [`at_limit`](Self::at_limit). Default: no
+    /// Connections open at once, at least 1; what becomes of further ones is up to [`at_limit`](Self#structfield.at_limit). Default: no
     /// limit but that on descriptors. Connections queued at the stop are served even beyond it.
     pub max_connections: Option<usize>,
-    /// What becomes of connections beyond [`max_connections`](Self::max_connections). Default: [`AtLimit::Leave`].
+    /// What becomes of connections beyond [`max_connections`](Self#structfield.max_connections). Default: [`AtLimit::Leave`].
     pub at_limit: AtLimit,
     /// May a request of this method, on this path (without its query), be carried out a second time? Asked where
     /// connections survive a kill ([`ListenOptions::survive_kill`](crate::ListenOptions)): a request that was begun by a
@@ -68,16 +74,59 @@ pub enum AtLimit {
     Close,
 }
 
-impl Default for ServeOptions {
-    fn default() -> Self {
+impl ServeOptions {
+    /// The defaults. Each field tells its own, and what it means; a setter gives it another value.
+    pub const fn new() -> Self {
         Self {
             keep_alive: Duration::from_secs(5),
             client_request_timeout: HEAD_PATIENCE,
             client_disconnect_timeout: Duration::from_secs(1),
             max_connections: None,
-            at_limit: AtLimit::default(),
+            at_limit: AtLimit::Leave,
             repeatable: is_idempotent,
         }
+    }
+
+    /// Sets how long a connection may be idle: [`keep_alive`](Self#structfield.keep_alive).
+    pub const fn keep_alive(mut self, time: Duration) -> Self {
+        self.keep_alive = time;
+        self
+    }
+
+    /// Sets how long a head may take: [`client_request_timeout`](Self#structfield.client_request_timeout).
+    pub const fn client_request_timeout(mut self, time: Duration) -> Self {
+        self.client_request_timeout = time;
+        self
+    }
+
+    /// Sets how long closing may take: [`client_disconnect_timeout`](Self#structfield.client_disconnect_timeout).
+    pub const fn client_disconnect_timeout(mut self, time: Duration) -> Self {
+        self.client_disconnect_timeout = time;
+        self
+    }
+
+    /// Sets how many connections may be open at once: [`max_connections`](Self#structfield.max_connections).
+    pub const fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = Some(connections);
+        self
+    }
+
+    /// Sets what becomes of connections beyond that: [`at_limit`](Self#structfield.at_limit).
+    pub const fn at_limit(mut self, rule: AtLimit) -> Self {
+        self.at_limit = rule;
+        self
+    }
+
+    /// Sets what may be carried out a second time: [`repeatable`](Self#structfield.repeatable).
+    pub const fn repeatable(mut self, rule: fn(&str, &str) -> bool) -> Self {
+        self.repeatable = rule;
+        self
+    }
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -107,23 +156,12 @@ pub(crate) struct Books {
 /// Serves the application until the worker is told to stop and the last connection has ended.
 ///
 /// `app` is called once: there is one application in each worker process.
-pub(crate) async fn serve_app<F, I, S, B>(
+pub(crate) async fn serve_app<S, B>(
     intake: Intake,
     books: Books,
     options: ServeOptions,
-    app: F,
-) -> Result<(), ServeError>
-where
-    F: FnOnce() -> I,
-    I: IntoServiceFactory<S, Request>,
-    S: ServiceFactory<Request, Config = AppConfig> + 'static,
-    S::Error: Into<Error> + 'static,
-    S::InitError: Debug,
-    S::Response: Into<Response<B>> + 'static,
-    <S::Service as Service<Request>>::Future: 'static,
-    S::Service: 'static,
-    B: MessageBody + 'static,
-{
+    app: impl WebApp<S, B>,
+) -> Result<(), ServeError> {
     let Books {
         local,
         counters,
@@ -131,8 +169,8 @@ where
         survival,
     } = books;
     let config = app_config(local);
-    let app = map_config(app(), move |()| config.clone())
-        .map_err(|error: S::Error| Response::from(HttpResponse::from_error(error)));
+    let app = map_config(app.into_factory(), move |()| config.clone())
+        .map_err(|error| Response::from(HttpResponse::from_error(error)));
     let app = apply_fn_factory(app, move |request: Request, app: &_| {
         let state = request.conn_data::<Rc<ConnState>>();
         // Without the query, which is where secrets are.

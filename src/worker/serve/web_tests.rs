@@ -261,11 +261,8 @@ async fn a_large_body_in_flight_arrives_whole() {
 
 #[actix_rt::test]
 async fn a_slow_reader_gets_all_of_a_body_that_outlasts_the_keep_alive_time() {
-    let options = ServeOptions {
-        keep_alive: Duration::from_millis(400),
-        client_disconnect_timeout: Duration::ZERO,
-        ..ServeOptions::default()
-    };
+    let options = ServeOptions::new().keep_alive(Duration::from_millis(400));
+    let options = options.client_disconnect_timeout(Duration::ZERO);
     let (listener, address, shutdown) = listen();
     // Accepted sockets inherit it: what the kernel does not buffer is left to the dispatcher.
     setsockopt(&listener, sockopt::SndBuf, &(1 << 16)).unwrap();
@@ -330,10 +327,7 @@ async fn a_partly_received_head_gets_its_chance() {
 
 #[actix_rt::test]
 async fn a_head_that_never_ends_cannot_hold_the_stop_up() {
-    let options = ServeOptions {
-        client_request_timeout: Duration::from_millis(700),
-        ..ServeOptions::default()
-    };
+    let options = ServeOptions::new().client_request_timeout(Duration::from_millis(700));
     let served = serve(options);
     let mut used = served.idle_client().await;
     used.write_all(b"GET /").await.unwrap();
@@ -457,11 +451,7 @@ async fn a_panic_ends_its_own_connection_only() {
 
 #[actix_rt::test]
 async fn the_limit_on_connections_lets_the_rest_wait() {
-    let options = ServeOptions {
-        max_connections: Some(1),
-        ..ServeOptions::default()
-    };
-    let served = serve(options);
+    let served = serve(ServeOptions::new().max_connections(1));
     let first = served.idle_client().await;
     let mut second = served.connect().await;
     second
