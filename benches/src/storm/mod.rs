@@ -4,6 +4,7 @@
 //! whatever became of the worker; clients check that the answer is the one to their own request.
 
 mod clients;
+mod promise;
 mod server;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use clients::{Asked, Clients};
+pub use promise::Promise;
 pub use server::{Kind, Plan, play};
 
 use crate::load::Connection;
@@ -46,11 +48,11 @@ pub struct Damage {
     pub kills: u32,
     /// What the clients saw.
     pub asked: Asked,
-    /// Requests that ran twice; more often.
+    /// Requests that ran twice.
     pub twice: usize,
     /// Requests that ran more often than that.
     pub more: usize,
-    /// Workers that the storm hit before they could be told from their keepers, or that had ended meanwhile.
+    /// Times that there was nobody to kill: no worker could be told from its keeper yet, or it had ended meanwhile.
     pub missed: u32,
 }
 
