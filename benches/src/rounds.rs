@@ -46,8 +46,11 @@ pub fn run(
             server,
         });
     }
-    for _ in 0..rounds {
-        for candidate in &mut candidates {
+    let count = candidates.len();
+    for round in 0..rounds {
+        // Nobody is always the first after a pause of the machine.
+        for turn in 0..count {
+            let candidate = &mut candidates[(round + turn) % count];
             let pid = candidate.server.pid();
             let before = (proc::cpu_ticks_of(pid), candidate.server.cpu_ticks());
             let outcome = load(candidate.server.address, order)?;
