@@ -2,6 +2,7 @@
 //!
 //! Not here: what is measured (that is in each program). Nothing of this is part of the framework.
 
+pub mod baseline;
 pub mod load;
 pub mod proc;
 pub mod rounds;
