@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::Scheduling;
-use actix_cluster_benches::load::Connection;
+use actix_cluster_benches::http::Connection;
 use actix_cluster_benches::storm::{self, Damage, Kind, Plan, Promise, Storm};
 use actix_cluster_benches::{Failure, is_soak, micros, number};
 use nix::sys::signal::Signal;

@@ -21,8 +21,8 @@ pub use clients::{Asked, Clients};
 pub use promise::Promise;
 pub use server::{Kind, Plan, play};
 
-use crate::load::Connection;
-use crate::{Failure, now, rest};
+use crate::http::Connection;
+use crate::{Failure, now, proc, rest};
 
 /// One storm.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ impl Storm {
             log: log.0.clone(),
             ..self.plan.clone()
         };
-        let server = server::Running::start(&plan)?;
+        let server = server::start(&plan)?;
         let over = Arc::new(AtomicBool::new(false));
         let clients = Clients::start(server.address, self.connection, self.method, Arc::clone(&over));
         rest(Duration::from_millis(100));
@@ -76,9 +76,9 @@ impl Storm {
         let mut damage = Damage::default();
         while begun.elapsed() < self.time {
             rest(self.every);
-            let workers = server.workers();
+            let workers = proc::workers(server.pid());
             match workers.get(dice.below(workers.len())) {
-                Some(pid) if kill(Pid::from_raw(*pid), self.signal).is_ok() => damage.kills += 1,
+                Some(pid) if kill(Pid::from_raw(pid.cast_signed()), self.signal).is_ok() => damage.kills += 1,
                 Some(_) | None => damage.missed += 1,
             }
         }
