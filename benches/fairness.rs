@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actix_cluster_benches::load::{self, Connection, Load};
+use actix_cluster_benches::http::{self, Connection};
+use actix_cluster_benches::load::{self, Load};
 use actix_cluster_benches::server::{self, Events, Role, Server};
 use actix_cluster_benches::{Failure, number, rounds};
 
@@ -44,13 +45,12 @@ fn spread() -> Result<(), Failure> {
                 // A new one each time: what came before is not to be evened out.
                 let server = Server::start(role, workers, Events::On)?;
                 // Whoever is not ready yet would have no share.
-                while !server
-                    .events
-                    .recv_timeout(Duration::from_secs(10))?
-                    .contains("\"all_ready\"")
-                {}
+                server.await_event("all_ready", Duration::from_secs(10))?;
                 let shares = ask_all(&server, clients)?;
                 let mut shares: Vec<usize> = shares.into_values().collect();
+                if shares.len() > workers {
+                    return Err(format!("{} processes answered for {workers} workers", shares.len()).into());
+                }
                 shares.resize(workers, 0);
                 let even = CONNECTIONS / workers;
                 let widest = shares.iter().map(|share| share.abs_diff(even)).max().unwrap_or(0);
@@ -72,7 +72,7 @@ fn ask_all(server: &Server, clients: usize) -> Result<BTreeMap<u32, usize>, Fail
     let ask = || {
         let mut served = Vec::new();
         while begun.fetch_add(1, Ordering::SeqCst) < CONNECTIONS {
-            served.push(load::ask(address)?);
+            served.push(http::ask(address)?);
         }
         Ok::<_, std::io::Error>(served)
     };

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{Cluster, RestartType, Worker};
-use actix_cluster_benches::load::{self, Connection, Load};
-use actix_cluster_benches::server::{self, Events, Role, Server};
+use actix_cluster_benches::http::Connection;
+use actix_cluster_benches::load::{self, Load};
+use actix_cluster_benches::rounds;
+use actix_cluster_benches::server::{self, Role};
 use actix_cluster_benches::{Failure, median, now, number};
 
 fn main() -> ExitCode {
@@ -73,34 +75,18 @@ fn answers() -> Result<(), Failure> {
         time,
         connection: Connection::KeepAlive,
     };
-    let servers = [Role::PerWorker, Role::Recorded].map(|role| Server::start(role, 2, Events::Off));
-    let [plain, recorded] = servers;
-    let (plain, recorded) = (plain?, recorded?);
-    let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut spent, mut answered) = ([0; 2], [0.0; 2]);
-    for _ in 0..rounds {
-        let mut rates = [0.0; 2];
-        for (which, server) in [&plain, &recorded].into_iter().enumerate() {
-            let ticks = server.cpu_ticks();
-            rates[which] = load::run(server.address, order)?.rate;
-            spent[which] += server.cpu_ticks() - ticks;
-            answered[which] += rates[which] * time.as_secs_f64();
-        }
-        without.push(rates[0]);
-        with.push(rates[1]);
-        ratios.push(rates[1] / rates[0]);
-    }
-    let cpu = |which: usize| spent[which] as f64 * 1e4 / answered[which];
+    let servers = rounds::run(&[Role::PerWorker, Role::Recorded], order, rounds, load::run)?;
     println!("\n2 workers, 32 kept connections, {rounds} rounds of {time:?}; medians");
     println!("| recorder | req/s | of without | cpu µs/req |");
     println!("|---|---|---|---|");
-    println!("| none | {:.0} | 1.000 | {:.2} |", median(&mut without), cpu(0));
-    println!(
-        "| 32 KiB | {:.0} | {:.3} | {:.2} |",
-        median(&mut with),
-        median(&mut ratios),
-        cpu(1)
-    );
+    for (name, server) in ["none", "32 KiB"].into_iter().zip(&servers) {
+        let ratio = median(&mut server.ratios(&servers[0]));
+        println!(
+            "| {name} | {:.0} | {ratio:.3} | {:.2} |",
+            server.rate(),
+            server.cpu_micros()
+        );
+    }
     Ok(())
 }
 

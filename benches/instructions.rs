@@ -5,30 +5,21 @@
 //! codec, and a thousand lives of workers in the cluster's machine. All of it is fixed: a count rises only when more is done for the
 //! same.
 //!
-//! `cargo bench -p actix-cluster-benches --bench instructions` fails when a count has risen by more than the tolerance;
-//! `ACTIX_CLUSTER_BENCH_RECORD=1` writes the baseline anew. Without valgrind, or with another compiler or
-//! LTO than the baseline's, it says so and fails nothing. `.ci/run` counts without LTO, as the baseline was recorded.
+//! `cargo bench -p actix-cluster-benches --bench instructions` fails when a count has risen by more than the tolerance, or has no
+//! record; `ACTIX_CLUSTER_BENCH_RECORD=1` writes the baseline anew. Without valgrind, or with another compiler, LTO, number of
+//! codegen units or flags than the baseline's, it ends with a line "NOT JUDGED" and fails nothing. `.ci/run` counts without LTO, as
+//! the baseline was recorded.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use actix_cluster_benches::Failure;
+use actix_cluster_benches::baseline::{Baseline, TOLERANCE, Verdict};
 use actix_cluster_benches::work::WORKS;
-use serde::{Deserialize, Serialize};
+use actix_cluster_benches::{Failure, number};
 
-/// How much more may be executed before it is a regression: hash maps are seeded by chance, and a build of other neighbours inlines
-/// otherwise, which moved counts by up to 6 %.
-const TOLERANCE: f64 = 0.1;
 /// Which work this process does, when it is the one that is counted.
 const WORK: &str = "ACTIX_CLUSTER_BENCH_WORK";
-
-/// What was recorded, and how it was built.
-#[derive(Serialize, Deserialize)]
-struct Baseline {
-    built: String,
-    counts: BTreeMap<String, u64>,
-}
 
 /// A program to be counted.
 struct Counted {
@@ -74,49 +65,60 @@ fn counted_work(once: &mut dyn FnMut()) {
 fn compare() -> Result<(), Failure> {
     let has_valgrind = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
     if !has_valgrind.is_ok_and(|status| status.success()) {
-        println!("instructions: not counted, because valgrind is not installed");
+        println!("instructions: NOT JUDGED, because valgrind is not installed");
         return Ok(());
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
-    let is_recording = std::env::var_os("ACTIX_CLUSTER_BENCH_RECORD").is_some();
     let before = std::fs::read_to_string(&path).ok();
     let before: Option<Baseline> = before.as_deref().map(serde_json::from_str).transpose()?;
-    let rustc = Command::new("rustc").arg("--version").output()?;
-    let lto = std::env::var("CARGO_PROFILE_RELEASE_LTO").unwrap_or_else(|_| "as the workspace says".to_owned());
-    let built = format!("{}, LTO {lto}", String::from_utf8_lossy(&rustc.stdout).trim());
-    let is_same = before.as_ref().is_some_and(|before| before.built == built);
     let mut counts = BTreeMap::new();
-    let mut worse = Vec::new();
     println!("| what | instructions | of the baseline |\n|---|---:|---:|");
     for counted in works()? {
         let count = counted.count()?;
-        let recorded = before.as_ref().and_then(|before| before.counts.get(&counted.name));
-        let ratio = recorded.map(|recorded| count as f64 / (*recorded).max(1) as f64);
+        let ratio = before.as_ref().and_then(|before| before.ratio(&counted.name, count));
         let told = ratio.map_or_else(|| "not recorded".to_owned(), |ratio| format!("{ratio:.3}"));
         println!("| {} | {count} | {told} |", counted.name);
-        if ratio.is_some_and(|ratio| ratio > 1.0 + TOLERANCE) {
-            worse.push(counted.name.clone());
-        }
         counts.insert(counted.name, count);
     }
-    if is_recording {
-        let text = serde_json::to_string_pretty(&Baseline { built, counts })? + "\n";
+    let counted = Baseline {
+        built: built()?,
+        counts,
+    };
+    if number("ACTIX_CLUSTER_BENCH_RECORD", 0) == 1 {
+        let text = serde_json::to_string_pretty(&counted)? + "\n";
         return Ok(std::fs::write(path, text)?);
     }
-    if !is_same {
-        println!(
-            "nothing is judged, because the baseline was not built by \"{built}\"; ACTIX_CLUSTER_BENCH_RECORD=1 records a new one"
-        );
-        return Ok(());
+    let verdict = before.map_or_else(
+        || Verdict::NotJudged("there is no baseline".to_owned()),
+        |before| before.judge(&counted),
+    );
+    match verdict {
+        Verdict::Fine => println!("instructions: none more than {TOLERANCE} above the baseline"),
+        Verdict::NotJudged(why) => {
+            println!("instructions: NOT JUDGED, because {why}; ACTIX_CLUSTER_BENCH_RECORD=1 records a new one");
+        }
+        Verdict::Wrong(wrong) => {
+            let wrong = wrong.join(", ");
+            return Err(format!("{wrong}; make it cheaper, or record a new baseline and say why").into());
+        }
     }
-    if worse.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "more than {TOLERANCE} above the baseline: {}; make it cheaper, or record a new baseline and say why",
-        worse.join(", ")
-    )
-    .into())
+    Ok(())
+}
+
+/// All that decides how many instructions the same source becomes.
+fn built() -> Result<String, Failure> {
+    let rustc = Command::new("rustc").arg("--version").output()?;
+    let says = |variable| std::env::var(variable).ok().filter(|value: &String| !value.is_empty());
+    let profile = |variable| says(variable).unwrap_or_else(|| "as the workspace says".to_owned());
+    // As cargo does it, of which the first wins.
+    let flags = says("CARGO_ENCODED_RUSTFLAGS").map(|flags| flags.replace('\u{1f}', " "));
+    Ok(format!(
+        "{}, LTO {}, codegen units {}, flags {}",
+        String::from_utf8_lossy(&rustc.stdout).trim(),
+        profile("CARGO_PROFILE_RELEASE_LTO"),
+        profile("CARGO_PROFILE_RELEASE_CODEGEN_UNITS"),
+        flags.or_else(|| says("RUSTFLAGS")).unwrap_or_else(|| "none".to_owned()),
+    ))
 }
 
 fn works() -> Result<Vec<Counted>, Failure> {

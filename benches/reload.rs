@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use actix_cluster_benches::load::{self, Connection, Load, Outcome};
+use actix_cluster_benches::http::Connection;
+use actix_cluster_benches::load::{self, Load, Outcome};
 use actix_cluster_benches::server::{self, Events, Role, Server};
 use actix_cluster_benches::{Failure, micros, now, number, percentile, rest};
 use nix::sys::signal::{Signal, kill};

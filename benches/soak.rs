@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{Cluster, ClusterHandle, RestartDelay, RestartLimit, RunError, ServeError, Worker};
-use actix_cluster_benches::{Failure, beside, code, is_soak, load, now, number, proc, wait_for};
+use actix_cluster_benches::{Failure, beside, code, http, is_soak, now, number, proc, wait_for};
 use actix_web::{App, web};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -84,7 +84,7 @@ fn soak(handle: &ClusterHandle) -> Result<(), Failure> {
         .address("http")
         .and_then(|address| address.to_string().parse().ok())
     {
-        load::ask(address)?;
+        http::ask(address)?;
     }
     let (first, last) = (first.unwrap_or_else(tally), tally());
     let growth = last.rss_kib.saturating_sub(first.rss_kib);

@@ -1,4 +1,5 @@
-//! `kill -9` of the only worker until somebody else has answered: with a worker that stands by, and with one that is started.
+//! `kill -9` of the only worker until somebody else has answered: with a worker that stands by, with one that is executed, and with
+//! one that a zygote makes.
 //!
 //! The servers run side by side and are killed in turn, each when it has come to rest: with the standby booted again. The
 //! client connects right after the kill, so its connection waits in the queue that the master keeps open.
@@ -6,10 +7,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use actix_cluster_benches::kill::{Latencies, kill_and_ask};
 use actix_cluster_benches::server::{self, Events, Role, Server};
-use actix_cluster_benches::{Failure, load, micros, now, number, percentile, rest};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use actix_cluster_benches::{Failure, number};
 
 fn main() -> ExitCode {
     if let Some(code) = server::play() {
@@ -27,79 +27,48 @@ fn main() -> ExitCode {
 /// One server, and what was measured of it.
 struct Measured {
     role: Role,
+    /// The state in which there is nothing more to come: everybody is ready, or stands by again.
+    last_event: &'static str,
     server: Server,
-    latencies: Vec<Duration>,
-    failures: u32,
+    latencies: Latencies,
 }
 
 fn measure() -> Result<(), Failure> {
     let kills = number("ACTIX_CLUSTER_BENCH_KILLS", 300);
     let mut all = Vec::new();
-    for role in [Role::PerWorker, Role::Standby, Role::Shared, Role::StandbyShared] {
+    for (role, last_event) in [
+        (Role::PerWorker, "all_ready"),
+        (Role::Zygote, "all_ready"),
+        (Role::Standby, "standby"),
+        (Role::Shared, "all_ready"),
+        (Role::ZygoteShared, "all_ready"),
+        (Role::StandbyShared, "standby"),
+    ] {
         all.push(Measured {
             role,
+            last_event,
             server: Server::start(role, 1, Events::On)?,
-            latencies: Vec::new(),
-            failures: 0,
+            latencies: Latencies::default(),
         });
     }
-    for _ in 0..kills {
-        for measured in &mut all {
-            measured.kill_and_ask()?;
+    for round in 0..kills {
+        // Nobody is always the first after a pause of the machine.
+        for turn in 0..all.len() {
+            let at = (round + turn) % all.len();
+            all[at].kill_and_ask()?;
         }
     }
-    println!("SIGKILL to first answer, {kills} kills each:");
-    for measured in &mut all {
-        println!(
-            "{:>20}: p50 {} µs, p90 {} µs, p99 {} µs, {} failed attempts",
-            measured.role.name(),
-            micros(percentile(&mut measured.latencies, 50)),
-            micros(percentile(&mut measured.latencies, 90)),
-            micros(percentile(&mut measured.latencies, 99)),
-            measured.failures,
-        );
+    println!("SIGKILL to first answer:");
+    for measured in &all {
+        println!("{:>20}: {}", measured.role.name(), measured.latencies.told());
     }
     Ok(())
 }
 
 impl Measured {
-    /// The state in which there is nothing more to come: everybody is ready, or stands by again.
-    const fn last_event(&self) -> &'static str {
-        match self.role {
-            Role::Standby | Role::StandbyShared => "standby",
-            Role::PerWorker
-            | Role::Shared
-            | Role::RoundRobin
-            | Role::LeastConnections
-            | Role::TwoChoices
-            | Role::Sticky
-            | Role::Recorded
-            | Role::Zygote
-            | Role::Threads => "all_ready",
-        }
-    }
-
     fn kill_and_ask(&mut self) -> Result<(), Failure> {
-        loop {
-            let line = self.server.events.recv_timeout(Duration::from_secs(20))?;
-            let event: serde_json::Value = serde_json::from_str(&line)?;
-            if event["event"] == self.last_event() {
-                break;
-            }
-        }
-        let victim = load::ask(self.server.address)?;
-        rest(Duration::from_millis(10));
-        let begun = now();
-        kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL)?;
-        for _ in 0..1000 {
-            match load::ask(self.server.address) {
-                Ok(pid) if pid != victim => {
-                    self.latencies.push(begun.elapsed());
-                    return Ok(());
-                }
-                Ok(_) | Err(_) => self.failures += 1,
-            }
-        }
-        Err("nobody else answers".into())
+        self.server.await_event(self.last_event, Duration::from_secs(20))?;
+        self.latencies.add(kill_and_ask(&self.server)?);
+        Ok(())
     }
 }

@@ -5,7 +5,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use actix_cluster_benches::load::{self, Connection, Load, Outcome};
+use actix_cluster_benches::http::Connection;
+use actix_cluster_benches::load::{self, Load, Outcome};
 use actix_cluster_benches::server::{self, Role};
 use actix_cluster_benches::{Failure, number, rounds};
 

@@ -7,14 +7,15 @@
 
 use std::num::NonZeroUsize;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use actix_cluster::{
     Cluster, ClusterHandle, EventKind, RestartDelay, RestartLimit, RunError, SpawnMethod, SubscribeOptions, Worker,
     WorkerRef,
 };
+use actix_cluster_benches::kill::{Latencies, Steps};
 use actix_cluster_benches::server::{self, Events, Role, Server};
-use actix_cluster_benches::{Failure, beside, code, load, micros, now, number, percentile, proc, rest};
+use actix_cluster_benches::{Failure, beside, code, now, number, proc, rest};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -56,74 +57,30 @@ fn measure() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Both servers at the same time, loaded in turn: medians of neighbours in time.
+/// Both servers at the same time, killed in turn: medians of neighbours in time.
 fn latency(kills: usize) -> Result<(), Failure> {
-    let mut sides =
-        [Role::PerWorker, Role::Zygote].map(|role| (role, Server::start(role, 1, Events::On), Steps::default()));
-    for _ in 0..kills {
-        for (_, server, steps) in &mut sides {
-            let server = server.as_ref().map_err(ToString::to_string)?;
-            steps.add(server)?;
+    let mut sides = Vec::new();
+    for role in [Role::PerWorker, Role::Zygote] {
+        let server = Server::start(role, 1, Events::On)?;
+        sides.push((role, server, Steps::default(), Latencies::default()));
+    }
+    for round in 0..kills {
+        // Nobody is always the first after a pause of the machine.
+        for turn in 0..sides.len() {
+            let at = (round + turn) % sides.len();
+            let (_, server, steps, latencies) = &mut sides[at];
+            latencies.add(steps.kill_and_ask(server)?);
         }
     }
-    for (role, _, mut steps) in sides {
-        print!("{:>10}: from SIGKILL, µs p50/p99:", role.name());
-        for (name, samples) in STEPS.iter().zip(&mut steps.events) {
-            print!(
-                " {name} {}/{},",
-                micros(percentile(samples, 50)),
-                micros(percentile(samples, 99))
-            );
-        }
-        let [p50, p99] = [50, 99].map(|at| micros(percentile(&mut steps.answers, at)));
+    for (role, _, steps, latencies) in sides {
         println!(
-            " answer {p50}/{p99}; exit to online {}",
-            micros(percentile(&mut steps.started, 50))
+            "{:>18}: from SIGKILL, µs p50/p99: {}; answer {}",
+            role.name(),
+            steps.told(&[50, 99]),
+            latencies.told()
         );
     }
     Ok(())
-}
-
-/// What was seen of one server's kills.
-#[derive(Default)]
-struct Steps {
-    events: [Vec<Duration>; 4],
-    /// From the exit to the successor's first word.
-    started: Vec<Duration>,
-    answers: Vec<Duration>,
-}
-
-impl Steps {
-    fn add(&mut self, server: &Server) -> Result<(), Failure> {
-        let victim = load::ask(server.address)?;
-        // Lets the worker get to rest, as it would be in life.
-        rest(Duration::from_millis(10));
-        while server.events.try_recv().is_ok() {}
-        let (killed, begun) = (wall(), now());
-        kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL)?;
-        let mut attempts = 0;
-        // Its successor, or nobody: the connection waits in the queue that the master keeps open.
-        while load::ask(server.address).map_or(true, |pid| pid == victim) {
-            attempts += 1;
-            if attempts > 1000 {
-                return Err("no successor answers".into());
-            }
-        }
-        self.answers.push(begun.elapsed());
-        let mut at = [Duration::ZERO; 4];
-        while at[3].is_zero() {
-            let line = server.events.recv_timeout(Duration::from_secs(5))?;
-            let event: serde_json::Value = serde_json::from_str(&line)?;
-            let name = event["event"].as_str().unwrap_or_default();
-            if let Some(step) = STEPS.iter().position(|step| *step == name) {
-                let time = Duration::from_secs_f64(event["time_ms"].as_f64().unwrap_or_default() / 1000.0);
-                at[step] = time.saturating_sub(killed);
-                self.events[step].push(at[step]);
-            }
-        }
-        self.started.push(at[2].saturating_sub(at[0]));
-        Ok(())
-    }
 }
 
 /// In a process of its own: many tiny workers.
@@ -182,7 +139,7 @@ async fn storm(
     let pids: Vec<u32> = handle.workers().iter().map(WorkerRef::pid).collect();
     let some: Vec<u64> = pids
         .iter()
-        .step_by(workers / 50)
+        .step_by((workers / 50).max(1))
         .map(|pid| proc::pss_kib(*pid))
         .collect();
     let pss = some.iter().sum::<u64>() / some.len() as u64;
@@ -218,14 +175,5 @@ async fn storm(
     Ok(())
 }
 
-/// The wall clock, which both processes share.
-#[expect(clippy::disallowed_methods, reason = "measuring is reading the clock")]
-fn wall() -> Duration {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
-const STEPS: [&str; 4] = ["exit", "fork", "online", "ready"];
 const WORKERS: &str = "ACTIX_CLUSTER_BENCH_WORKERS";
 const METHOD: &str = "ACTIX_CLUSTER_BENCH_METHOD";

@@ -2,6 +2,10 @@
 //!
 //! Not here: what is measured (that is in each program). Nothing of this is part of the framework.
 
+pub mod baseline;
+pub mod child;
+pub mod http;
+pub mod kill;
 pub mod load;
 pub mod proc;
 pub mod rounds;
@@ -35,7 +39,7 @@ pub fn rest(time: Duration) {
 pub fn beside<F, Fut>(cluster: ClusterHandle, body: F) -> std::thread::JoinHandle<bool>
 where
     F: FnOnce(ClusterHandle) -> Fut + Send + 'static,
-    Fut: Future<Output = Result<(), Failure>>,
+    Fut: Future<Output = Result<(), Failure>> + 'static,
 {
     std::thread::spawn(move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -45,15 +49,17 @@ where
                 return false;
             }
         };
-        runtime.block_on(async {
-            let result = body(cluster.clone()).await;
+        runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+            // A task of its own: a panic of it is an error here, and not a cluster that nobody shuts down.
+            let done = tokio::task::spawn_local(body(cluster.clone())).await;
+            let result = done.unwrap_or_else(|panic| Err(panic.into()));
             if let Err(error) = &result {
                 eprintln!("error: {error}");
             }
             // It may have ended already.
             cluster.shutdown().await.ok();
             result.is_ok()
-        })
+        }))
     })
 }
 
@@ -103,15 +109,40 @@ pub fn percentile(samples: &mut [Duration], percent: usize) -> Duration {
     samples.get(at).copied().unwrap_or_default()
 }
 
-/// The middle of some rates.
+/// The middle of some figures: of an even number of them, the midpoint of the two in the middle. Sorts them; zero without any.
 #[must_use]
-pub fn median(rates: &mut [f64]) -> f64 {
-    rates.sort_unstable_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied().unwrap_or_default()
+pub fn median(figures: &mut [f64]) -> f64 {
+    quantile(figures, 0.5)
+}
+
+/// The figure below which a `part` of the figures lies, between two of them in proportion. Sorts them; zero without any.
+#[must_use]
+pub fn quantile(figures: &mut [f64], part: f64) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    let last = figures.len().saturating_sub(1);
+    let at = part.clamp(0.0, 1.0) * last as f64;
+    let figure = |at: f64| figures.get(at as usize).copied().unwrap_or_default();
+    figure(at.floor()) + (figure(at.ceil()) - figure(at.floor())) * at.fract()
 }
 
 /// Microseconds with one decimal, for tables.
 #[must_use]
 pub fn micros(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_the_midpoint() {
+        assert!((median(&mut [4.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
+        assert!((median(&mut [4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-12);
+        assert!(median(&mut []).abs() < 1e-12);
+        let mut figures = [5.0, 1.0, 2.0, 4.0, 3.0];
+        for (part, figure) in [(0.0, 1.0), (0.25, 2.0), (0.75, 4.0), (0.9, 4.6), (1.0, 5.0)] {
+            assert!((quantile(&mut figures, part) - figure).abs() < 1e-12, "{part}");
+        }
+    }
 }

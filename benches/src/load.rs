@@ -1,17 +1,13 @@
 //! A closed-loop HTTP load: so many connections, each asks again as soon as it is answered. And `wrk`, if it is wanted.
-//!
-//! Speaks as much HTTP/1.1 as the servers under test answer with; whatever else comes is an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
+use crate::http::{self, Connection};
 use crate::{Failure, now, percentile};
 
 /// What to do to a server.
@@ -23,26 +19,6 @@ pub struct Load {
     pub time: Duration,
     /// One connection for many requests, or a new one for each?
     pub connection: Connection,
-}
-
-/// How long a connection lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connection {
-    /// For one request.
-    New,
-    /// For the whole run.
-    KeepAlive,
-}
-
-impl Connection {
-    /// Its name in tables.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::New => "new connections",
-            Self::KeepAlive => "keep-alive",
-        }
-    }
 }
 
 /// What came of it.
@@ -58,21 +34,6 @@ pub struct Outcome {
     pub errors: u64,
     /// Answers by process; empty if the tool does not tell.
     pub shares: BTreeMap<u32, u64>,
-}
-
-/// Asks once, on a connection of its own: the process id of whoever answers.
-///
-/// # Errors
-/// No connection, or no whole answer within five seconds.
-pub fn ask(address: SocketAddr) -> io::Result<u32> {
-    let mut stream = std::net::TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(request(Connection::New))?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    body(&answer)
-        .map(|(pid, _)| pid)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Runs the load on this thread.
@@ -152,75 +113,24 @@ async fn client(
     is_over: impl Fn(Instant) -> bool,
     tally: Rc<RefCell<Tally>>,
 ) {
+    let request = http::request("GET", "/", connection);
     let mut kept = None;
     let mut begun = now();
     while !is_over(begun) {
-        let answer = exchange(address, connection, &mut kept).await;
+        let answer = http::exchange(address, request.as_bytes(), connection, &mut kept).await;
+        let pid = answer.ok().filter(|answer| answer.status == 200);
+        let pid = pid.and_then(|answer| u32::try_from(answer.number?).ok());
         let done = now();
         let mut tally = tally.borrow_mut();
-        match answer {
-            Ok(pid) => {
+        match pid {
+            Some(pid) => {
                 tally.latencies.push(done - begun);
                 *tally.shares.entry(pid).or_default() += 1;
             }
-            Err(_) => {
-                kept = None;
-                tally.errors += 1;
-            }
+            None => tally.errors += 1,
         }
         begun = done;
     }
-}
-
-async fn exchange(
-    address: SocketAddr,
-    connection: Connection,
-    kept: &mut Option<tokio::net::TcpStream>,
-) -> io::Result<u32> {
-    let mut stream = match kept.take() {
-        Some(stream) => stream,
-        None => tokio::net::TcpStream::connect(address).await?,
-    };
-    stream.write_all(request(connection)).await?;
-    let mut answer = [0; 1024];
-    let mut len = 0;
-    loop {
-        let read = stream.read(&mut answer[len..]).await?;
-        len += read;
-        match body(&answer[..len]) {
-            // The end of a connection is part of its cost.
-            Some((pid, _)) if connection == Connection::New && read == 0 => return Ok(pid),
-            Some((pid, true)) if connection == Connection::KeepAlive => {
-                // A server that stops says so in its last response.
-                *kept = Some(stream).filter(|_| !says_close(&answer[..len]));
-                return Ok(pid);
-            }
-            _ if read == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => {}
-        }
-    }
-}
-
-const fn request(connection: Connection) -> &'static [u8] {
-    match connection {
-        Connection::New => b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        Connection::KeepAlive => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    }
-}
-
-fn says_close(answer: &[u8]) -> bool {
-    let head = answer.to_ascii_lowercase();
-    head.windows(b"connection: close".len())
-        .any(|part| part == b"connection: close")
-}
-
-/// The process id in the body of a successful answer, and whether the body is whole.
-fn body(answer: &[u8]) -> Option<(u32, bool)> {
-    let text = std::str::from_utf8(answer).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let is_success = head.starts_with("HTTP/1.1 200 ");
-    let pid = body.trim_end().parse().ok().filter(|_| is_success)?;
-    Some((pid, body.ends_with('\n')))
 }
 
 /// `wrk` says 850.00us, 1.20ms, 1.01s.

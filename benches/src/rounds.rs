@@ -4,7 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::load::{Connection, Load, Outcome};
+use crate::http::Connection;
+use crate::load::{Load, Outcome};
 use crate::server::{Events, Role, Server};
 use crate::{Failure, median, percentile, proc};
 
@@ -46,8 +47,11 @@ pub fn run(
             server,
         });
     }
-    for _ in 0..rounds {
-        for candidate in &mut candidates {
+    let count = candidates.len();
+    for round in 0..rounds {
+        // Nobody is always the first after a pause of the machine.
+        for turn in 0..count {
+            let candidate = &mut candidates[(round + turn) % count];
             let pid = candidate.server.pid();
             let before = (proc::cpu_ticks_of(pid), candidate.server.cpu_ticks());
             let outcome = load(candidate.server.address, order)?;
@@ -64,12 +68,22 @@ impl Candidate {
     /// The start of its row: who, how, answers per second, and how many times those of `base`.
     #[must_use]
     pub fn row(&self, base: &Self, connection: Connection) -> String {
-        let mut rates: Vec<f64> = self.outcomes.iter().map(|outcome| outcome.rate).collect();
-        // Of neighbours in time, so that what else the machine does cancels out.
-        let pairs = self.outcomes.iter().zip(&base.outcomes);
-        let mut ratios: Vec<f64> = pairs.map(|(own, base)| own.rate / base.rate).collect();
-        let (rate, ratio) = (median(&mut rates), median(&mut ratios));
+        let (rate, ratio) = (self.rate(), median(&mut self.ratios(base)));
         format!("{} | {} | {rate:.0} | {ratio:.2}", self.role.name(), connection.name())
+    }
+
+    /// Answers per second, the median of the rounds.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        let mut rates: Vec<f64> = self.outcomes.iter().map(|outcome| outcome.rate).collect();
+        median(&mut rates)
+    }
+
+    /// How many times the answers of `base`, of each round: neighbours in time, so that what else the machine does cancels out.
+    #[must_use]
+    pub fn ratios(&self, base: &Self) -> Vec<f64> {
+        let pairs = self.outcomes.iter().zip(&base.outcomes);
+        pairs.map(|(own, base)| own.rate / base.rate).collect()
     }
 
     /// Processor time of all its processes for one request, in microseconds.

@@ -3,8 +3,8 @@
 //! Every role serves one route: `GET /` answers with the process id of whoever serves.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::SocketAddr;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use actix_cluster::{
     SpawnMethod, SubscribeOptions, Worker,
 };
 use actix_web::{App, HttpServer, web};
+use serde_json::Value;
 
-use crate::{Failure, load, proc, wait_for};
+use crate::child::{self, Child};
+use crate::{Failure, http, proc};
 
 /// What a server is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,10 @@ pub enum Role {
     Recorded,
     /// As `PerWorker`, and a zygote makes the workers.
     Zygote,
+    /// As `Shared`, and a zygote makes the workers.
+    ZygoteShared,
+    /// As `PerWorker`, and its connections survive their worker.
+    Survives,
     /// One process, an unmodified `HttpServer` with as many threads.
     Threads,
 }
@@ -57,7 +63,9 @@ impl Role {
             Self::Standby => "per-worker, standby",
             Self::StandbyShared => "shared, standby",
             Self::Recorded => "recorded",
-            Self::Zygote => "zygote",
+            Self::Zygote => "per-worker, zygote",
+            Self::ZygoteShared => "shared, zygote",
+            Self::Survives => "survives",
             Self::Threads => "threads",
         }
     }
@@ -82,17 +90,24 @@ pub fn play() -> Option<ExitCode> {
         Role::Recorded => cluster(&address, workers, Scheduling::PerWorker)
             .flight_recorder(32 << 10)
             .main(),
-        Role::Zygote => cluster(&address, workers, Scheduling::PerWorker)
-            .spawn(SpawnMethod::Zygote)
-            .main(),
+        Role::Zygote => zygote(&address, workers, Scheduling::PerWorker),
+        Role::ZygoteShared => zygote(&address, workers, Scheduling::Shared),
+        Role::Survives => spread(&address, workers, Scheduling::PerWorker, true).main(),
         Role::Threads => threads(&address, workers),
     })
 }
 
 fn cluster(address: &str, workers: usize, scheduling: Scheduling) -> ClusterBuilder {
-    let options = ListenOptions::new()
-        .scheduling(scheduling)
-        .survive_kill(crate::number(SURVIVE, 0) == 1);
+    spread(address, workers, scheduling, crate::number(SURVIVE, 0) == 1)
+}
+
+fn zygote(address: &str, workers: usize, scheduling: Scheduling) -> ExitCode {
+    let cluster = cluster(address, workers, scheduling);
+    cluster.spawn(SpawnMethod::Zygote).main()
+}
+
+fn spread(address: &str, workers: usize, scheduling: Scheduling, survives: bool) -> ClusterBuilder {
+    let options = ListenOptions::new().scheduling(scheduling).survive_kill(survives);
     let surge = u32::try_from(crate::number(SURGE, 1)).unwrap_or(1);
     let mut builder = Cluster::builder()
         .workers(u32::try_from(workers).unwrap_or(1))
@@ -157,7 +172,7 @@ impl Server {
     /// options of the example `http_server`, in its place.
     ///
     /// # Errors
-    /// It does not start, or does not answer within five seconds.
+    /// It does not start, or does not answer within ten seconds.
     pub fn start(role: Role, workers: usize, events: Events) -> Result<Self, Failure> {
         Self::start_with(role, workers, events, 1)
     }
@@ -167,7 +182,7 @@ impl Server {
     /// # Errors
     /// As there.
     pub fn start_with(role: Role, workers: usize, events: Events, surge: u32) -> Result<Self, Failure> {
-        let address = free_address()?;
+        let address = child::free_address()?;
         let mut command = match std::env::var_os(FOREIGN).filter(|_| matches!(role, Role::PerWorker | Role::Shared)) {
             Some(program) => {
                 let mut command = Command::new(program);
@@ -189,8 +204,8 @@ impl Server {
                 command
             }
         };
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let lines = child.stdout.take().map(BufReader::new);
+        let mut child = Child::start(command.stdout(Stdio::piped()), address)?;
+        let lines = child.take_output().map(BufReader::new);
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
             for line in lines.into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
@@ -199,44 +214,45 @@ impl Server {
                 }
             }
         });
-        let server = Self {
+        child.wait_until("answer of the server", || http::ask(address).is_ok())?;
+        Ok(Self {
             child,
             address,
             events: receiver,
-        };
-        wait_for("answer of the server", Duration::from_secs(5), || {
-            load::ask(address).ok()
-        })?;
-        Ok(server)
+        })
+    }
+
+    /// The next event, as JSON, within `limit`.
+    ///
+    /// # Errors
+    /// There was none; or it is no JSON.
+    pub fn next_event(&self, limit: Duration) -> Result<Value, Failure> {
+        Ok(serde_json::from_str(&self.events.recv_timeout(limit)?)?)
+    }
+
+    /// Waits for the event of this name, `limit` for each one before it.
+    ///
+    /// # Errors
+    /// It did not come.
+    pub fn await_event(&self, name: &str, limit: Duration) -> Result<(), Failure> {
+        while self.next_event(limit)?["event"] != name {}
+        Ok(())
     }
 
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.pid()
     }
 
     /// Processor time of all its processes, in clock ticks of 10 ms.
     #[must_use]
     pub fn cpu_ticks(&self) -> u64 {
-        proc::family_cpu_ticks(self.child.id())
+        proc::family_cpu_ticks(self.child.pid())
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Its workers end with it: that is one of the things the framework is for.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// A port nobody uses now. Somebody could take it before the server does; then the server says so.
-fn free_address() -> Result<SocketAddr, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-const ALL: [Role; 11] = [
+const ALL: [Role; 13] = [
     Role::PerWorker,
     Role::Shared,
     Role::Standby,
@@ -247,6 +263,8 @@ const ALL: [Role; 11] = [
     Role::Sticky,
     Role::Recorded,
     Role::Zygote,
+    Role::ZygoteShared,
+    Role::Survives,
     Role::Threads,
 ];
 const ROLE: &str = "ACTIX_CLUSTER_BENCH_ROLE";

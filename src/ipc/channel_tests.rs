@@ -215,7 +215,7 @@ async fn a_breach_of_the_protocol_ends_the_reading() {
 
 /// Both ways to read, the loop's and the one after a death, own what was declared and close the rest: nothing is lost.
 #[tokio::test(flavor = "current_thread")]
-async fn f_085_every_descriptor_sent_is_owned_or_closed_wherever_it_is_read() {
+async fn f_085_i_32_every_descriptor_sent_is_owned_or_closed_wherever_it_is_read() {
     for after_death in [false, true] {
         let (ours, theirs) = half();
         let mut kept_open = Vec::new();

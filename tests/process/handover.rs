@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "f_007_n_107_connections_that_a_killed_worker_had_not_acknowledged_are_served_by_others",
+        name: "f_007_n_107_i_22_connections_that_a_killed_worker_had_not_acknowledged_are_served_by_others",
         app: || cluster(2, Scheduling::RoundRobin).worker(tell_pid).main(),
         check: killed_with_connections_on_their_way,
     },
@@ -262,7 +262,7 @@ pub(crate) fn held_by(port: u16) -> (u32, TcpStream) {
 }
 
 /// Connects and resets at once.
-fn reset(port: u16) {
+pub(crate) fn reset(port: u16) {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
     let no_linger = nix::libc::linger {
         l_onoff: 1,

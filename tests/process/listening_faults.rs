@@ -4,22 +4,38 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use actix_cluster::{Backoff, RestartDelay, Worker};
+use actix_cluster::{Backoff, RestartDelay, Scheduling, Worker};
 use actix_cluster_tests::fault::{self, served_by};
-use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::handover::{cluster, living, reset, tell_pid, until_ready};
+use crate::reload::{next_result, runs};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "f_122_without_a_ready_worker_connections_wait_and_none_is_refused",
+        name: "f_122_i_23_without_a_ready_worker_connections_wait_and_none_is_refused",
         app: slow_restarts,
         check: nobody_ready,
+    },
+    Scenario {
+        name: "i_23_no_connect_is_refused_through_deaths_of_all_reloads_and_scaling",
+        app: || {
+            let delay = Backoff::new().base(Duration::from_millis(200)).first_at_once(false);
+            let cluster = cluster(2, Scheduling::PerWorker).restart_delay(RestartDelay::Backoff(delay));
+            cluster.worker(tell_pid).main()
+        },
+        check: never_refused,
     },
     Scenario {
         name: "f_127_the_port_is_free_after_an_orderly_end",
@@ -132,6 +148,46 @@ fn nobody_ready(master: &mut Master) {
     assert!(master.seen("fork").len() < 4, "the clients came while nobody was there");
     let served: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     assert!(served.iter().all(Result::is_ok), "{served:?}");
+}
+
+/// Connects all the time, and is never refused.
+fn never_refused(master: &mut Master) {
+    let port = master.expect_ready().unwrap();
+    let connected = Arc::new(AtomicU64::new(0));
+    let (stop, stopped) = channel::<()>();
+    let count = Arc::clone(&connected);
+    let connecting = std::thread::spawn(move || {
+        // One each millisecond: what comes while nobody is there has to fit the queue.
+        while stopped.recv_timeout(Duration::from_millis(1)) == Err(RecvTimeoutError::Timeout) {
+            reset(port);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let some_more = || {
+        let (wanted, deadline) = (connected.load(Ordering::SeqCst) + 50, Deadline::after(limit(SOON)));
+        while connected.load(Ordering::SeqCst) < wanted && !connecting.is_finished() {
+            assert!(!deadline.is_over(), "{connected:?} of {wanted} connected");
+            std::thread::yield_now();
+        }
+    };
+    for generation in 1..=3 {
+        for (worker, pid) in living(master) {
+            send(pid, Signal::SIGKILL);
+            master.expect_of(worker, "exit");
+        }
+        some_more();
+        until_ready(master, 2);
+        master.signal(Signal::SIGHUP);
+        assert_eq!(next_result(master), json!({"Ok": null}));
+        for workers in [3, 1, 2] {
+            assert_eq!(master.ask(&Order::Scale(workers), "scaled "), workers.to_string());
+            some_more();
+        }
+        until_ready(master, 2);
+        runs(master, 2, generation);
+    }
+    drop(stop);
+    connecting.join().expect("nobody was refused");
 }
 
 /// Binds the port as anybody would, within `time`.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "f_176_reloads_by_signal_under_load_fail_no_request",
+        name: "f_176_i_24_reloads_by_signal_under_load_fail_no_request",
         app: || load::cluster().workers(4).main(),
         check: |master| reloads_under_load(master, Signal::SIGHUP),
     },

@@ -14,7 +14,7 @@ use crate::reload::{new_is_held, next_result, open, pids, runs};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
-        name: "a_cluster_grows_and_shrinks_to_nothing_and_comes_back_and_fails_no_request",
+        name: "i_24_a_cluster_grows_and_shrinks_to_nothing_and_comes_back_and_fails_no_request",
         app: || load::cluster().workers(2).main(),
         check: up_and_down,
     },
@@ -65,12 +65,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
-        name: "a_recycled_worker_leaves_when_its_successor_is_ready",
+        name: "i_24_a_recycled_worker_leaves_when_its_successor_is_ready",
         app: || load::cluster().workers(2).main(),
         check: recycled,
     },
     Scenario {
-        name: "workers_of_a_certain_age_are_replaced_without_a_gap",
+        name: "i_24_workers_of_a_certain_age_are_replaced_without_a_gap",
         app: || load::cluster().workers(2).max_age(Duration::from_millis(300)).main(),
         check: aged,
     },

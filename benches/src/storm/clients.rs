@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::load::Connection;
+use crate::http::{self, Connection};
 use crate::{Failure, now, percentile};
 
 /// What clients saw.
@@ -118,75 +116,23 @@ impl Client {
             match answer {
                 Ok(200) => self.tally.latencies.borrow_mut().push(begun.elapsed()),
                 Ok(_) => asked.refused += 1,
-                Err(what) => {
-                    kept = None;
-                    *asked.failed.entry(what).or_default() += 1;
-                }
+                Err(what) => *asked.failed.entry(what).or_default() += 1,
             }
         }
     }
 
     /// The status of the answer; an error is anything but a whole answer to this very request.
     async fn exchange(&self, number: u64, kept: &mut Option<TcpStream>) -> Result<u16, String> {
-        let mut stream = match kept.take() {
-            Some(stream) => stream,
-            None => {
-                self.tally.asked.borrow_mut().connections += 1;
-                let connecting = TcpStream::connect(self.address).await;
-                connecting.map_err(|error| format!("connect: {:?}", error.kind()))?
-            }
-        };
-        let close = match self.connection {
-            Connection::New => "Connection: close\r\n",
-            Connection::KeepAlive => "",
-        };
-        let length = if self.method == "POST" {
-            "Content-Length: 0\r\n"
-        } else {
-            ""
-        };
-        let method = self.method;
-        let request = format!("{method} /r/{number} HTTP/1.1\r\nHost: localhost\r\n{length}{close}\r\n");
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| format!("{what}: {:?}", error.kind())
-        };
-        stream.write_all(request.as_bytes()).await.map_err(failed("write"))?;
-        let mut answer = [0; 1024];
-        let mut len = 0;
-        loop {
-            let read = stream.read(&mut answer[len..]).await.map_err(failed("read"))?;
-            len += read;
-            match whole(&answer[..len]) {
-                Some((status, ends, body)) if !ends && self.connection == Connection::KeepAlive => {
-                    *kept = Some(stream);
-                    return judge(status, body, number);
-                }
-                // The end of the connection is part of the answer.
-                Some((status, _, body)) if read == 0 => return judge(status, body, number),
-                None if read == 0 => return Err(format!("end after {len} bytes").replace("after 0 bytes", "at once")),
-                Some(_) | None => {}
-            }
+        self.tally.asked.borrow_mut().connections += u64::from(kept.is_none());
+        let request = http::request(self.method, &format!("/r/{number}"), self.connection);
+        let answer = http::exchange(self.address, request.as_bytes(), self.connection, kept).await;
+        let answer = answer.map_err(|broken| broken.to_string())?;
+        if answer.status == 200 && answer.number != Some(number) {
+            *kept = None;
+            return Err("the answer to another request".to_owned());
         }
+        Ok(answer.status)
     }
-}
-
-fn judge(status: u16, body: &str, number: u64) -> Result<u16, String> {
-    if status == 200 && body.trim_end().parse() != Ok(number) {
-        return Err("the answer to another request".to_owned());
-    }
-    Ok(status)
-}
-
-/// Status, whether the connection ends with it, and body, if the answer is whole.
-fn whole(answer: &[u8]) -> Option<(u16, bool, &str)> {
-    let text = std::str::from_utf8(answer).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    let head = head.to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    (body.len() == length).then(|| (status, head.contains("connection: close"), body))
 }
 
 /// Connections at once.

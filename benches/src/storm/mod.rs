@@ -4,6 +4,7 @@
 //! whatever became of the worker; clients check that the answer is the one to their own request.
 
 mod clients;
+mod promise;
 mod server;
 
 use std::collections::HashMap;
@@ -17,10 +18,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub use clients::{Asked, Clients};
+pub use promise::Promise;
 pub use server::{Kind, Plan, play};
 
-use crate::load::Connection;
-use crate::{Failure, now, rest};
+use crate::http::Connection;
+use crate::{Failure, now, proc, rest};
 
 /// One storm.
 #[derive(Clone, Debug)]
@@ -46,11 +48,11 @@ pub struct Damage {
     pub kills: u32,
     /// What the clients saw.
     pub asked: Asked,
-    /// Requests that ran twice; more often.
+    /// Requests that ran twice.
     pub twice: usize,
     /// Requests that ran more often than that.
     pub more: usize,
-    /// Workers that the storm hit before they could be told from their keepers, or that had ended meanwhile.
+    /// Times that there was nobody to kill: no worker could be told from its keeper yet, or it had ended meanwhile.
     pub missed: u32,
 }
 
@@ -65,7 +67,7 @@ impl Storm {
             log: log.0.clone(),
             ..self.plan.clone()
         };
-        let server = server::Running::start(&plan)?;
+        let server = server::start(&plan)?;
         let over = Arc::new(AtomicBool::new(false));
         let clients = Clients::start(server.address, self.connection, self.method, Arc::clone(&over));
         rest(Duration::from_millis(100));
@@ -74,9 +76,9 @@ impl Storm {
         let mut damage = Damage::default();
         while begun.elapsed() < self.time {
             rest(self.every);
-            let workers = server.workers();
+            let workers = proc::workers(server.pid());
             match workers.get(dice.below(workers.len())) {
-                Some(pid) if kill(Pid::from_raw(*pid), self.signal).is_ok() => damage.kills += 1,
+                Some(pid) if kill(Pid::from_raw(pid.cast_signed()), self.signal).is_ok() => damage.kills += 1,
                 Some(_) | None => damage.missed += 1,
             }
         }

@@ -1,11 +1,11 @@
 //! The server in the storm: this same program, in the role that a variable describes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use actix_cluster::{Cluster, EventKind, ListenOptions, RestartDelay, RestartLimi
 use actix_web::{App, HttpServer, web};
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, wait_for};
+use crate::child::{self, Child};
+use crate::{Failure, proc};
 
 /// What the server is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -123,63 +124,25 @@ async fn run(number: web::Path<u64>, state: web::Data<State>) -> Result<String, 
     Ok(format!("{number}\n"))
 }
 
-/// A server in a process of its own; ended when dropped.
-#[derive(Debug)]
-pub(super) struct Running {
-    child: Child,
-    /// Where it listens.
-    pub(super) address: SocketAddr,
-}
-
-impl Running {
-    /// Starts it, and waits for its first answer.
-    ///
-    /// # Errors
-    /// It does not start, or does not listen within five seconds.
-    pub(super) fn start(plan: &Plan) -> Result<Self, Failure> {
-        // Nobody uses the port now; who took it meanwhile would make the server say so.
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .env(PLAN, serde_json::to_string(plan)?)
-            .env(ADDRESS, address.to_string());
-        if let Some(uid) = plan.user {
-            command.uid(uid).gid(uid).current_dir("/");
-        }
-        let child = command.stdin(Stdio::null()).spawn()?;
-        let running = Self { child, address };
-        let wanted = usize::try_from(plan.workers).unwrap_or(1);
-        wait_for("worker of the server", Duration::from_secs(10), || {
-            let all = running.workers().len() == wanted;
-            std::net::TcpStream::connect(address).ok().filter(|_| all)
-        })?;
-        Ok(running)
+/// Starts it in a process of its own, and waits until all its workers are there.
+///
+/// # Errors
+/// It does not start, or does not listen within ten seconds.
+pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
+    let address = child::free_address()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .env(PLAN, serde_json::to_string(plan)?)
+        .env(ADDRESS, address.to_string());
+    if let Some(uid) = plan.user {
+        command.uid(uid).gid(uid).current_dir("/");
     }
-
-    /// The processes of its workers, without their keepers.
-    #[must_use]
-    pub(super) fn workers(&self) -> Vec<i32> {
-        let master = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
-        let is_worker = |pid: &&str| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // State, parent, group. A keeper has its name before it has a group of its own.
-            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-            let (state, _, group) = (fields.next(), fields.next(), fields.next());
-            name != "keeper\n" && state != Some("Z") && group == Some(pid)
-        };
-        let workers = children.split_whitespace().filter(is_worker);
-        workers.filter_map(|pid| pid.parse().ok()).collect()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Its workers end with it: that is one of the things the framework is for.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+    let server = Child::start(&mut command, address)?;
+    let wanted = usize::try_from(plan.workers).unwrap_or(1);
+    server.wait_until("worker of the server", || {
+        proc::workers(server.pid()).len() == wanted && TcpStream::connect(address).is_ok()
+    })?;
+    Ok(server)
 }
 
 const PLAN: &str = "ACTIX_CLUSTER_BENCH_STORM";

@@ -250,7 +250,7 @@ fn who_waits_too_long_is_let_go() {
 
 /// Whatever happens in whatever order: each connection is in one place, and nobody gets one who must not.
 #[test]
-fn no_connection_is_lost_or_doubled_in_any_history() {
+fn i_22_no_connection_is_lost_or_doubled_in_any_history() {
     for seed in 0..300 {
         let mut random = SplitMix64::new(seed);
         let mut draw = move |below: u64| random.next_u64() % below;
