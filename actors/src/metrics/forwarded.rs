@@ -37,7 +37,21 @@ struct Account {
 struct Told {
     slot: Slot,
     has_ended: bool,
+    /// Since it has this slot.
     values: BTreeMap<Key, Value>,
+    /// Since its start, of one that stood by: what it had told before it had this slot, which is in that account's base.
+    before: BTreeMap<Key, Value>,
+}
+
+impl Told {
+    fn by(slot: &Slot) -> Self {
+        Self {
+            slot: slot.clone(),
+            has_ended: false,
+            values: BTreeMap::new(),
+            before: BTreeMap::new(),
+        }
+    }
 }
 
 /// What must be the same everywhere for values to be added up.
@@ -53,13 +67,19 @@ impl Forwarded {
         if self.closed.contains(&id) {
             return;
         }
-        if !self.slots.contains_key(slot) && self.slots.len() >= SLOTS_MAX {
-            self.refuse(slot);
+        self.promote(id, slot);
+        // What one told while it stood by may come after its end in a slot: then it is the slot's.
+        let slot = self
+            .workers
+            .get(&id)
+            .map_or_else(|| slot.clone(), |told| told.slot.clone());
+        if !self.slots.contains_key(&slot) && self.slots.len() >= SLOTS_MAX {
+            self.refuse(&slot);
             return;
         }
         for series in report {
-            if !self.take(id, slot, series) {
-                self.refuse(slot);
+            if !self.take(id, &slot, series) {
+                self.refuse(&slot);
             }
         }
     }
@@ -78,31 +98,43 @@ impl Forwarded {
         };
         let accounts = self.slots.entry(slot.clone()).or_default();
         let key = (series.name, series.labels, series.per_slot);
+        let told = self.workers.entry(id).or_insert_with(|| Told::by(slot));
+        let Some(value) = since(told.before.get(&key), series.value) else {
+            return false;
+        };
         if let Some(account) = accounts.get(&key) {
-            if form(&account.base) != form(&series.value) {
+            if form(&account.base) != form(&value) {
                 return false;
             }
         } else if accounts.len() >= Series::MAX {
             return false;
         }
-        let told = self.workers.entry(id).or_insert_with(|| Told {
-            slot: slot.clone(),
-            has_ended: false,
-            values: BTreeMap::new(),
-        });
-        if told
-            .values
-            .get(&key)
-            .is_some_and(|before| !before.may_become(&series.value))
-        {
+        if told.values.get(&key).is_some_and(|last| !last.may_become(&value)) {
             return false;
         }
         accounts.entry(key.clone()).or_insert_with(|| Account {
             help: series.help,
-            base: zero(&series.value),
+            base: zero(&value),
         });
-        told.values.insert(key, series.value);
+        told.values.insert(key, value);
         true
+    }
+
+    /// Who stood by and has a slot now leaves behind what it told before, so that nothing that counts ever falls; its gauges
+    /// go with it.
+    fn promote(&mut self, id: WorkerId, slot: &Slot) {
+        let Some(told) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if !told.slot.is_standby() || slot.is_standby() {
+            return;
+        }
+        let left = std::mem::replace(&mut told.slot, slot.clone());
+        told.before = std::mem::take(&mut told.values);
+        told.before.retain(|_, value| value.kind() != SeriesKind::Gauge);
+        if let Some(accounts) = self.slots.get_mut(&left) {
+            add_up(accounts, &told.before);
+        }
     }
 
     /// A worker's process is gone. Its last words may still be on their way.
@@ -110,11 +142,8 @@ impl Forwarded {
         if self.closed.contains(&id) {
             return;
         }
-        let told = self.workers.entry(id).or_insert_with(|| Told {
-            slot: slot.clone(),
-            has_ended: false,
-            values: BTreeMap::new(),
-        });
+        self.promote(id, slot);
+        let told = self.workers.entry(id).or_insert_with(|| Told::by(slot));
         if std::mem::replace(&mut told.has_ended, true) {
             return;
         }
@@ -131,13 +160,7 @@ impl Forwarded {
             return;
         };
         let accounts = self.slots.entry(told.slot).or_default();
-        for (key, value) in told.values {
-            if value.kind() != SeriesKind::Gauge
-                && let Some(account) = accounts.get_mut(&key)
-            {
-                account.base.add(&value);
-            }
-        }
+        add_up(accounts, &told.values);
         self.closed.insert(id);
         if self.closed.len() > CLOSED_MAX {
             self.closed.pop_first();
@@ -211,6 +234,25 @@ impl Forwarded {
             Some((name, form))
         });
         prevailing.collect()
+    }
+}
+
+/// What counts, into the bases of a slot.
+fn add_up(accounts: &mut BTreeMap<Key, Account>, values: &BTreeMap<Key, Value>) {
+    for (key, value) in values {
+        if value.kind() != SeriesKind::Gauge
+            && let Some(account) = accounts.get_mut(key)
+        {
+            account.base.add(value);
+        }
+    }
+}
+
+/// What came since then; `None` if it cannot be told by the same process.
+fn since(before: Option<&Value>, now: Value) -> Option<Value> {
+    match before {
+        None => Some(now),
+        Some(before) => before.may_become(&now).then(|| now.less(before)),
     }
 }
 
@@ -346,6 +388,78 @@ mod tests {
         // The largest number is one and does not wrap.
         told(&mut book, 3, 2, "jobs", Value::Counter(u64::MAX));
         assert_eq!(total(&book, "jobs"), Some(Value::Counter(u64::MAX)));
+    }
+
+    #[test]
+    fn a_promoted_worker_is_counted_where_it_is_and_takes_nothing_away() {
+        let (mut book, id) = (Forwarded::default(), WorkerId::new(1));
+        let (standby, slot) = (Slot::standby("web"), Slot::new("web", 0));
+        let took = |values: &[f64]| {
+            let mut buckets = Buckets::new(&[1.0]);
+            values.iter().for_each(|value| buckets.observe(*value));
+            series("took", Value::Histogram(buckets))
+        };
+        let report = |jobs, queue, values: &[f64]| {
+            let mut per_slot = vec![
+                series("jobs", Value::Counter(jobs)),
+                series("queue", Value::Gauge(queue)),
+                took(values),
+            ];
+            per_slot.iter_mut().for_each(|it| it.per_slot = true);
+            per_slot
+        };
+        let rows = |book: &Forwarded, name: &str| -> BTreeMap<String, Value> {
+            let family = book.families().into_iter().find(|family| family.name() == name);
+            let rows = family.map(|family| family.rows().to_vec()).unwrap_or_default();
+            let by_slot = rows.into_iter().map(|(labels, value)| {
+                let (_, slot) = labels.into_iter().find(|(label, _)| label == "slot").unwrap();
+                (slot, value)
+            });
+            by_slot.collect()
+        };
+        book.told(id, &standby, report(2, 5.0, &[0.5]));
+        // With its slot it defines one more series, as an application that starts does.
+        let mut promoted = report(9, 3.0, &[0.5, 2.0]);
+        promoted.push(series("late", Value::Counter(4)));
+        book.told(id, &slot, promoted.clone());
+        let jobs = |standby, own| {
+            BTreeMap::from([
+                ("standby".to_owned(), Value::Counter(standby)),
+                ("0".to_owned(), Value::Counter(own)),
+            ])
+        };
+        assert_eq!(rows(&book, "jobs"), jobs(2, 7));
+        assert_eq!(
+            rows(&book, "queue"),
+            BTreeMap::from([("0".to_owned(), Value::Gauge(3.0))])
+        );
+        let Some(Value::Histogram(own)) = rows(&book, "took").remove("0") else {
+            panic!("it is a histogram");
+        };
+        assert_eq!((own.counts, own.sum), (vec![0, 1], 2.0));
+        assert_eq!(total(&book, "late"), Some(Value::Counter(4)));
+        // It cannot take back what it told while it stood by.
+        book.told(id, &slot, vec![report(1, 0.0, &[]).remove(0)]);
+        assert_eq!((rows(&book, "jobs"), book.refused().get(&slot)), (jobs(2, 7), Some(&1)));
+        // Its end, and ever more ends: everything stays.
+        for id in 1..200 {
+            book.ended(WorkerId::new(id), &slot);
+        }
+        assert_eq!(rows(&book, "jobs"), jobs(2, 7));
+        assert_eq!(total(&book, "late"), Some(Value::Counter(4)));
+        assert_eq!(total(&book, "took").map(|it| it.kind()), Some(SeriesKind::Histogram));
+    }
+
+    #[test]
+    fn what_a_standby_told_may_come_after_its_end_in_a_slot() {
+        let (mut book, slot) = (Forwarded::default(), Slot::new("web", 0));
+        book.ended(WorkerId::new(1), &slot);
+        let late = vec![series("jobs", Value::Counter(2))];
+        book.told(WorkerId::new(1), &Slot::standby("web"), late);
+        for id in 1..200 {
+            book.ended(WorkerId::new(id), &slot);
+        }
+        assert_eq!(total(&book, "jobs"), Some(Value::Counter(2)));
     }
 
     /// Whatever processes tell, lie, and in which order they end: no counter goes backwards.
