@@ -159,8 +159,10 @@ impl Forwarded {
         let Some(told) = self.workers.remove(&id) else {
             return;
         };
-        let accounts = self.slots.entry(told.slot).or_default();
-        add_up(accounts, &told.values);
+        // Who told nothing that was taken has no account, and needs none.
+        if let Some(accounts) = self.slots.get_mut(&told.slot) {
+            add_up(accounts, &told.values);
+        }
         self.closed.insert(id);
         if self.closed.len() > CLOSED_MAX {
             self.closed.pop_first();
@@ -460,6 +462,20 @@ mod tests {
             book.ended(WorkerId::new(id), &slot);
         }
         assert_eq!(total(&book, "jobs"), Some(Value::Counter(2)));
+    }
+
+    #[test]
+    fn who_told_nothing_takes_no_room() {
+        let mut book = Forwarded::default();
+        for id in 1..=2 * SLOTS_MAX as u64 {
+            book.ended(
+                WorkerId::new(id),
+                &Slot::new(format!("s{id}"), u32::try_from(id).unwrap()),
+            );
+        }
+        assert_eq!(book.slots.len(), 0);
+        told(&mut book, 1_000_000, 0, "jobs", Value::Counter(1));
+        assert_eq!(total(&book, "jobs"), Some(Value::Counter(1)));
     }
 
     /// Whatever processes tell, lie, and in which order they end: no counter goes backwards.
