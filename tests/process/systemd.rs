@@ -73,6 +73,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "systemd_socket_that_comes_late_hears_what_was_said_without_anything_new",
+        app: || {
+            inherit_through_env(&[&format!("NOTIFY_SOCKET={}", own_path())]);
+            // Nothing happens any more that would be told.
+            let cluster = SystemdNotifier::new(SystemdConfig::from_env()).attach(plain());
+            cluster.workers(1).main()
+        },
+        check: |master| {
+            master.expect_ready();
+            master.expect_log("the service manager cannot be notified", 1);
+            // The last word of the start, a status, has had its time.
+            master.ask(&Order::Ping, "pong");
+            let_pass(limit(Duration::from_millis(100)));
+            Manager::at_path(master).expect("READY=1");
+        },
+    },
+    Scenario {
         name: "systemd_socket_that_is_full_delays_nobody_and_is_caught_up_with",
         app: || notified(&own_path(), |config| config).main(),
         check: |master| {
