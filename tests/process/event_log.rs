@@ -52,10 +52,7 @@ fn logged(path: &str, rotation: Rotation) -> ExitCode {
     if actix_cluster::is_master() {
         std::thread::spawn(move || tell(&counts));
     }
-    probe::cluster()
-        .worker(talks)
-        .subscribe_with(log.options(), |_| log.start_on_own_thread())
-        .main()
+    log.attach(probe::cluster().worker(talks)).main()
 }
 
 /// Says the numbers whenever they change.
