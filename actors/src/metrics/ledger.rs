@@ -108,16 +108,17 @@ impl Ledger {
     /// A worker's own numbers, as they are known now. One that tells less than before is not believed. Who stood by and has
     /// a slot now leaves behind what it told before, so that neither account ever falls.
     pub(super) fn told(&mut self, id: WorkerId, slot: &Slot, stats: WorkerStats) {
-        self.account(slot);
+        let slot = self.place(slot);
+        self.slots.entry(slot.clone()).or_default();
         let living = self.living.entry(id).or_insert_with(|| Living {
             slot: slot.clone(),
             told: Work::default(),
             before: Work::default(),
         });
-        let promoted = (living.slot != *slot).then(|| {
+        let promoted = (living.slot != slot).then(|| {
             let done = living.work();
             living.before = living.told;
-            (std::mem::replace(&mut living.slot, slot.clone()), done)
+            (std::mem::replace(&mut living.slot, slot), done)
         });
         living.told.requests = living.told.requests.max(stats.requests);
         living.told.errors = living.told.errors.max(stats.errors);
@@ -140,11 +141,16 @@ impl Ledger {
     }
 
     fn account(&mut self, slot: &Slot) -> &mut Account {
+        let place = self.place(slot);
+        self.slots.entry(place).or_default()
+    }
+
+    /// Where a slot is counted. Specs of ever other names, added and deleted: what is beyond the limit is told as one.
+    fn place(&self, slot: &Slot) -> Slot {
         if !self.slots.contains_key(slot) && self.slots.len() >= SLOTS_MAX {
-            // Specs of ever other names, added and deleted: what is beyond the limit is told as one.
-            return self.slots.entry(Slot::new("other", 0)).or_default();
+            return Slot::new("other", 0);
         }
-        self.slots.entry(slot.clone()).or_default()
+        slot.clone()
     }
 
     /// All of it.
@@ -380,6 +386,30 @@ mod tests {
             (requests(&ledger, "standby"), requests(&ledger, "0")),
             (Some(2), Some(7))
         );
+    }
+
+    #[test]
+    fn beyond_the_slots_that_are_kept_counters_stay_where_they_are() {
+        let mut ledger = Ledger::default();
+        for index in 0..u32::try_from(SLOTS_MAX).unwrap() {
+            ledger.told(
+                WorkerId::new(u64::from(index) + 1),
+                &Slot::new("web", index),
+                stats(0, 0),
+            );
+        }
+        let (id, slot) = (WorkerId::new(1_000_000), Slot::new("late", 7));
+        let told = |ledger: &Ledger| {
+            let other = "actix_cluster_requests_total{slot=\"0\",spec=\"other\"}";
+            (
+                line(ledger, other),
+                line(ledger, "actix_cluster_requests_total{slot=\"7\",spec=\"late\"}"),
+            )
+        };
+        ledger.told(id, &slot, stats(3, 0));
+        let before = told(&ledger);
+        ledger.ended(id, &slot, &killed());
+        assert_eq!((before, told(&ledger)), ((Some(3), None), (Some(3), None)));
     }
 
     /// The core's enum may grow, so the compiler does not ask; this is every reason there is.
