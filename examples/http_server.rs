@@ -200,7 +200,7 @@ fn cluster(args: &Args) -> ClusterBuilder {
         // On a thread of its own: nobody may be reading standard output.
         Some(Format::Json) => {
             let log = EventLog::new(EventLogConfig::new(), std::io::stdout());
-            builder.subscribe_with(log.options(), |_| log.start_on_own_thread())
+            log.attach(builder)
         }
         None => builder,
     }

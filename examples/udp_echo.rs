@@ -1,6 +1,6 @@
 //! A UDP service: one socket, bound by the master, on which all workers receive.
 //!
-//! Try it with `nc -u localhost 8083`, and with `kill -9` of a worker in between: what arrives meanwhile waits.
+//! Try it with `nc -u localhost 8085`, and with `kill -9` of a worker in between: what arrives meanwhile waits.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use actix_cluster::{Cluster, ListenError, Worker};
 fn main() -> ExitCode {
     Cluster::builder()
         .workers(3)
-        .listen_udp("echo", "127.0.0.1:8083")
+        .listen_udp("echo", "127.0.0.1:8085")
         .worker(echo)
         .main()
 }

@@ -33,6 +33,19 @@ pub enum BuildError {
     /// Two listeners have one name.
     #[error("two listeners are named {0:?}: give each its own name")]
     DuplicateListener(String),
+    /// Two listeners are one descriptor, and each would take the other's connections.
+    #[error(
+        "listeners {first:?} and {second:?} are both descriptor {fd}; name what the service manager hands over \
+         (`FileDescriptorName=`), or give one of them an address"
+    )]
+    SameDescriptor {
+        /// The one that was declared first.
+        first: String,
+        /// The other one.
+        second: String,
+        /// The number of the descriptor.
+        fd: std::os::fd::RawFd,
+    },
     /// A listener is to be scheduled by a policy that was not given.
     #[error("listener {0:?} has custom scheduling, but no policy: give it one with `.schedule({0:?}, ..)`")]
     NoPolicy(String),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler};
-use actix_cluster::{ClusterEvent, EventFilter, EventKind, Settings, SubscribeOptions};
+use actix_cluster::{ClusterBuilder, ClusterEvent, EventFilter, EventKind, Settings, SubscribeOptions};
 use serde::Serialize;
 
 /// What is logged, and how much may wait for a slow sink.
@@ -67,8 +67,8 @@ impl Default for EventLogConfig {
 /// full, broken or closed costs the lines it did not take; they are counted in [`EventLogCounts::dropped`] and seen as a
 /// gap in the lines' `seq`, and the next event tries again.
 ///
-/// A sink that *blocks* (a pipe nobody reads) holds up the thread the actor runs on. Supervision is on another one; to
-/// spare the other plug-ins too, start the log with [`start_on_own_thread`](Self::start_on_own_thread).
+/// A sink that *blocks* (a pipe nobody reads) holds up the thread the actor runs on: by [`attach`](Self::attach) one of its
+/// own, so neither supervision nor other plug-ins wait for it.
 ///
 /// ```no_run
 /// use actix_cluster::{Cluster, Worker};
@@ -76,10 +76,8 @@ impl Default for EventLogConfig {
 ///
 /// fn main() -> std::process::ExitCode {
 ///     let log = EventLog::new(EventLogConfig::new(), std::io::stdout());
-///     Cluster::builder()
-///         .worker(|worker: Worker| async move { worker.shutdown().started().await })
-///         .subscribe_with(log.options(), |_cluster| log.start_on_own_thread())
-///         .main()
+///     let cluster = Cluster::builder().worker(|worker: Worker| async move { worker.shutdown().started().await });
+///     log.attach(cluster).main()
 /// }
 /// ```
 pub struct EventLog<W> {
@@ -98,7 +96,12 @@ impl<W: Write + Send + Unpin + 'static> EventLog<W> {
         }
     }
 
-    /// How to subscribe it: to be given to `subscribe_with`, beside the actor.
+    /// Adds it to a cluster, on a thread of its own.
+    pub fn attach(self, cluster: ClusterBuilder) -> ClusterBuilder {
+        cluster.subscribe_with(self.options(), |_| self.start())
+    }
+
+    /// How to subscribe it, beside the actor: [`attach`](Self::attach) does both.
     pub fn options(&self) -> SubscribeOptions {
         let filter = self.config.filter.clone();
         SubscribeOptions::new()
@@ -113,7 +116,9 @@ impl<W: Write + Send + Unpin + 'static> EventLog<W> {
         self.counts.clone()
     }
 
-    /// Starts it on a thread of its own, which lives as long as the program.
+    /// Starts it on a thread of its own, which lives as long as the program: for one that is subscribed to a cluster that
+    /// runs ([`ClusterHandle::subscribe_with`](actix_cluster::ClusterHandle::subscribe_with)). [`attach`](Self::attach) needs
+    /// no second one.
     pub fn start_on_own_thread(self) -> Addr<Self> {
         Self::start_in_arbiter(&Arbiter::new().handle(), |_| self)
     }
@@ -339,14 +344,12 @@ mod tests {
             .restart(RestartType::Temporary)
             .ready_when(ReadyWhen::Spawned)
             .when_empty(WhenEmpty::Stop)
-            .disable_signals()
-            .subscribe_with(log.options(), move |_| {
-                if own_thread {
-                    log.start_on_own_thread()
-                } else {
-                    log.start()
-                }
-            });
+            .disable_signals();
+        let cluster = if own_thread {
+            cluster.subscribe_with(log.options(), move |_| log.start_on_own_thread())
+        } else {
+            log.attach(cluster)
+        };
         let running = cluster.build().unwrap().start().await.unwrap();
         let ended = actix_rt::time::timeout(Duration::from_secs(60), running.wait()).await;
         (counts, ended.unwrap().unwrap())

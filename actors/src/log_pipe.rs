@@ -19,8 +19,7 @@ use actix::clock::Instant;
 /// counts. A line of which it has read a part is lost with it: its successor begins with a whole one. What it had not read
 /// yet from the pipe, at most 64 KiB, is lost too, and nobody can know how much that was.
 ///
-/// One that does not read blocks the thread of the log, so start that on its own
-/// ([`EventLog::start_on_own_thread`](crate::EventLog::start_on_own_thread)).
+/// One that does not read blocks the thread of the log, which is its own ([`EventLog::attach`](crate::EventLog::attach)).
 ///
 /// ```no_run
 /// use std::process::Command;

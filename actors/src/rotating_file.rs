@@ -2,7 +2,7 @@
 //!
 //! The renaming is `rolling-file`'s. Here: when, lines that stay whole, and what happens while the disk does not take any.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,8 +103,9 @@ impl Write for RotatingFile {
             }
         };
         // Ordered here and not by its own rule: that one complains on standard error, and panics where this is full too.
-        if self.age.is_over(&now, self.rotation) && file.rollover().is_ok() {
-            self.age = Age::of(&self.path);
+        if self.age.is_over(&now, self.rotation) {
+            let is_renewed = file.rollover().is_ok();
+            self.age.tried(&self.path, is_renewed, now);
         }
         let taken = file.write(part)?;
         self.age.took(&part[..taken], now);
@@ -124,6 +125,8 @@ struct Age {
     since: Option<DateTime<Local>>,
     /// What comes next belongs to the line before it.
     is_within_line: bool,
+    /// When it was last to be put aside and could not be.
+    refused: Option<DateTime<Local>>,
 }
 
 impl Age {
@@ -134,10 +137,24 @@ impl Age {
         }
     }
 
+    /// What is there after an attempt to put the file aside. If it is gone and no new one could be opened, it was put aside: to
+    /// do so again with each line would push all old files out. If it is there yet it is as old as before, and is let be for
+    /// a while, because each attempt moves the old files on.
+    fn tried(&mut self, path: &Path, is_renewed: bool, now: DateTime<Local>) {
+        let is_gone = || std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if is_renewed || is_gone() {
+            *self = Self::of(path);
+        } else {
+            self.refused = Some(now);
+        }
+    }
+
     fn is_over(&self, now: &DateTime<Local>, rotation: Rotation) -> bool {
-        let age = self
-            .since
-            .map_or(Duration::ZERO, |since| (*now - since).to_std().unwrap_or_default());
+        let passed = |since: DateTime<Local>| (*now - since).to_std().unwrap_or_default();
+        let age = self.since.map_or(Duration::ZERO, passed);
+        if self.refused.is_some_and(|refused| passed(refused) < RETRY) {
+            return false;
+        }
         let is_large = rotation.max_bytes.is_some_and(|max| self.bytes >= max.max(1));
         let is_old = rotation.max_age.is_some_and(|max| age >= max) && self.since.is_some();
         (is_large || is_old) && !self.is_within_line
@@ -160,6 +177,8 @@ impl RollingCondition for Never {
     }
 }
 
+/// When a file that could not be put aside is tried again.
+const RETRY: Duration = Duration::from_secs(60);
 /// What may wait in memory for a disk that is full.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -210,6 +229,28 @@ mod tests {
         put(&mut file, "next\n");
         assert_eq!(fs::read_to_string(directory.join("events.1")).unwrap(), long);
         assert_eq!(fs::read_to_string(&path).unwrap(), "next\n");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_is_let_be_and_keeps_its_age() {
+        let directory = directory("stays");
+        // No room in the name for a number behind it.
+        let path = directory.join("e".repeat(255));
+        let mut file = RotatingFile::new(&path, Rotation::new().max_bytes(Some(5)));
+        for line in ["aaaa\n", "bbbb\n", "cccc\n"] {
+            put(&mut file, line);
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "aaaa\nbbbb\ncccc\n");
+        let (rotation, Some(refused)) = (file.rotation, file.age.refused) else {
+            panic!("it was tried");
+        };
+        assert!(!file.age.is_over(&(refused + RETRY / 2), rotation));
+        assert!(file.age.is_over(&(refused + RETRY), rotation));
+        assert!(
+            file.age.since.is_some_and(|since| since < refused),
+            "it is as old as before"
+        );
         fs::remove_dir_all(&directory).unwrap();
     }
 

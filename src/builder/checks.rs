@@ -6,10 +6,33 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::{Config, LAME_DUCK_MAX, is_flight_recorder};
+use crate::config::{Config, DeclaredListener, LAME_DUCK_MAX, is_flight_recorder};
 use crate::error::BuildError;
-use crate::model::SpecName;
+use crate::model::{ListenAddr, SpecName};
 use crate::supervision::SpecConfig;
+
+/// May this listener be declared beside those? Answers with its address.
+pub(super) fn check_listener(
+    declared: &[DeclaredListener],
+    name: &str,
+    address: Result<ListenAddr, BuildError>,
+) -> Result<ListenAddr, BuildError> {
+    if declared.iter().any(|other| other.name == name) {
+        return Err(BuildError::DuplicateListener(name.to_owned()));
+    }
+    let address = address?;
+    // A worker has none of the master's descriptors, and all of them have the same number there.
+    if let Some(fd) = address.descriptor().filter(|_| !crate::is_worker())
+        && let Some(first) = declared.iter().find(|other| other.address.descriptor() == Some(fd))
+    {
+        return Err(BuildError::SameDescriptor {
+            first: first.name.clone(),
+            second: name.to_owned(),
+            fd,
+        });
+    }
+    Ok(address)
+}
 
 /// Are the numbers and durations such as can be?
 pub(super) fn check_ranges(config: &Config) -> Result<(), BuildError> {
@@ -126,3 +149,28 @@ const EVENT_HISTORY_MAX: usize = 1 << 16;
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// A worker whose master is dead must not hold the port for long.
 const ORPHAN_GRACE_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cluster;
+
+    #[test]
+    fn two_listeners_cannot_have_one_name_or_one_descriptor() {
+        let build = |second: (&str, &str)| {
+            let cluster = Cluster::builder().listen("http", "fd:3").worker(async |_| ());
+            cluster.listen(second.0, second.1).build().map(drop)
+        };
+        assert_eq!(build(("admin", "fd:4")), Ok(()));
+        assert_eq!(
+            build(("http", "fd:4")),
+            Err(BuildError::DuplicateListener("http".to_owned()))
+        );
+        for same in ["fd:3", "udp:fd:3"] {
+            let error = build(("admin", same)).unwrap_err();
+            assert!(matches!(error, BuildError::SameDescriptor { fd: 3, .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("\"http\" and \"admin\""), "{text}");
+        }
+    }
+}

@@ -79,11 +79,11 @@ impl ClusterBuilder {
     }
 
     /// Listens on a socket that the service manager has opened (systemd's socket activation): the one whose
-    /// `FileDescriptorName=` is `name`, or the only one, whatever it is called. Clients can then connect before this
+    /// `FileDescriptorName=` is `name`, or the only one, if nobody chose a name for it. Clients can then connect before this
     /// program runs, and while it is restarted. All workers share it.
     ///
-    /// `LISTEN_PID` of another process counts as none; [`build`](Self::build) tells if there is no such socket, and the start
-    /// if it is no listening stream socket. Workers do not see `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`.
+    /// `LISTEN_PID` of another process counts as none; [`build`](Self::build) tells if there is no such socket, or if another
+    /// listener has it, and the start if it is no listening stream socket. Workers do not see `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`.
     pub fn listen_activated(mut self, name: impl Into<String>) -> Self {
         let name = name.into();
         let address = activated(&name).map_err(|why| BuildError::NotActivated {
@@ -95,7 +95,7 @@ impl ClusterBuilder {
     }
 
     /// [`listen_activated`](Self::listen_activated), or [`listen`](Self::listen) on `address` where no such socket was handed
-    /// over: one program for both ways to be started.
+    /// over, or a listener that was declared before has it: one program for both ways to be started.
     pub fn listen_activated_or(self, name: impl Into<String>, address: impl ToListenAddr) -> Self {
         self.listen_activated_or_with(name, address, ListenOptions::default())
     }
@@ -111,9 +111,19 @@ impl ClusterBuilder {
     ) -> Self {
         let name = name.into();
         match activated(&name) {
-            Ok(activated) => self.listen(name, activated),
-            Err(_) => self.listen_with(name, address, options),
+            Ok(activated) if !self.has(&activated) => self.listen(name, activated),
+            Ok(_) | Err(_) => self.listen_with(name, address, options),
         }
+    }
+
+    /// Does a listener have this descriptor already? In a worker, which has nothing of the service manager's, none has.
+    fn has(&self, activated: &ListenAddr) -> bool {
+        let number = activated.descriptor();
+        let mut others = self
+            .listeners
+            .iter()
+            .filter_map(|(_, address, _)| address.as_ref().ok());
+        !crate::is_worker() && others.any(|other| other.descriptor() == number)
     }
 }
 

@@ -370,10 +370,7 @@ impl ClusterBuilder {
             return Err(BuildError::NoWorker);
         }
         for (name, address, options) in listeners {
-            if config.listeners.iter().any(|declared| declared.name == name) {
-                return Err(BuildError::DuplicateListener(name));
-            }
-            let address = address?;
+            let address = checks::check_listener(&config.listeners, &name, address)?;
             let own = policies.iter().rposition(|(of, _)| *of == name);
             let policy = own.map(|at| policies.swap_remove(at).1);
             policies.retain(|(of, _)| *of != name);

@@ -30,6 +30,14 @@ pub enum ListenAddr {
 }
 
 impl ListenAddr {
+    /// The descriptor of the master that it is, if it is one.
+    pub(crate) const fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Fd(number) | Self::UdpFd(number) => Some(*number),
+            Self::Tcp(_) | Self::AnyHost { .. } | Self::Unix(_) | Self::Udp(_) => None,
+        }
+    }
+
     /// The UDP address that is meant where only a UDP one can be meant.
     pub(crate) fn into_udp(self) -> Result<Self, ListenAddrError> {
         match self {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use crate::sys;
 
@@ -52,22 +53,31 @@ impl HandedOver {
         }
     }
 
-    /// By its name; the only one also without, because systemd names it after the unit where nobody chose a name.
+    /// By its name; the only one also if nobody chose it a name. One that somebody did is another listener's, perhaps one that
+    /// this program had stored itself.
     fn find(&self, name: &str) -> Result<RawFd, String> {
         let Self::Sockets { count, names } = self else {
             return Err(
                 "no socket was handed over to this process: LISTEN_PID and LISTEN_FDS do not say so".to_owned(),
             );
         };
-        if *count == 1 {
+        if let ([] | [_], 1) = (names.as_slice(), *count)
+            && names.first().is_none_or(|only| is_unchosen(only))
+        {
             return Ok(FIRST);
         }
         let place = (FIRST..FIRST + count).zip(names).find(|(_, known)| *known == name);
         place.map(|(number, _)| number).ok_or_else(|| {
             let names = names.join(", ");
-            format!("of the {count} sockets that were handed over none has this name; set FileDescriptorName=, there are: {names}")
+            format!("none of what was handed over ({count}) has this name; set FileDescriptorName=, there are: {names}")
         })
     }
+}
+
+/// Is it a name that systemd gives where nobody chose one? The socket unit's own, or `stored` for what came without a name
+/// from a service; `unknown` is what `sd_listen_fds_with_names` says for a missing one.
+fn is_unchosen(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|unit| unit == "socket") || ["", "unknown", "stored"].contains(&name)
 }
 
 /// `SD_LISTEN_FDS_START`.
@@ -84,13 +94,23 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_found_by_name_and_the_only_one_by_any() {
+    fn sockets_are_found_by_name_and_the_only_one_without_if_nobody_chose_one() {
         let two = handed("7", "2", Some("http:admin"));
         assert_eq!((two.find("http"), two.find("admin")), (Ok(3), Ok(4)));
         assert!(two.find("metrics").unwrap_err().contains("http, admin"));
         assert_eq!(two.numbers(), 3..5);
-        assert_eq!(handed("7", "1", Some("app.socket")).find("http"), Ok(3));
+        for unchosen in ["app.socket", "unknown", "stored", ""] {
+            assert_eq!(handed("7", "1", Some(unchosen)).find("http"), Ok(3), "{unchosen}");
+        }
         assert_eq!(handed("7", "1", None).find("http"), Ok(3));
+        // Somebody chose this one: it is another listener's.
+        assert_eq!(handed("7", "1", Some("http")).find("http"), Ok(3));
+        assert!(
+            handed("7", "1", Some("http"))
+                .find("admin")
+                .unwrap_err()
+                .contains("http")
+        );
         assert!(handed("7", "2", None).find("http").is_err());
         // A name without a descriptor is none.
         assert!(handed("7", "2", Some("a:b:c")).find("c").is_err());

@@ -25,6 +25,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: is_full_for_a_while,
     },
     Scenario {
+        name: "f_227_without_a_free_descriptor_lines_are_lost_and_no_old_files",
+        app: || logged("events", Rotation::new().max_bytes(Some(4096)).keep(3)),
+        check: keeps_old_files,
+    },
+    Scenario {
         name: "f_227_a_path_that_cannot_be_written_costs_lines_and_recovers_alone",
         app: || logged("missing/events", Rotation::new()),
         check: |master| {
@@ -47,10 +52,7 @@ fn logged(path: &str, rotation: Rotation) -> ExitCode {
     if actix_cluster::is_master() {
         std::thread::spawn(move || tell(&counts));
     }
-    probe::cluster()
-        .worker(talks)
-        .subscribe_with(log.options(), |_| log.start_on_own_thread())
-        .main()
+    log.attach(probe::cluster().worker(talks)).main()
 }
 
 /// Says the numbers whenever they change.
@@ -123,6 +125,27 @@ fn rotates(master: &mut Master) {
     assert!(!master.directory().join("events.4").exists(), "three are kept");
     let old = fs::metadata(master.directory().join("events.1")).unwrap().len();
     assert!((4096..8192).contains(&old), "{old} bytes");
+}
+
+/// The new file cannot be opened: the old ones are moved on by one, however many lines come meanwhile.
+fn keeps_old_files(master: &mut Master) {
+    master.expect_ready();
+    master.order(&Order::Broadcast("talk".to_owned()));
+    counts(master, |written, _| written >= 100);
+    // Less than the number of the log's file.
+    master.ask(&Order::Limit("nofile".to_owned(), Some(4)), "limited");
+    master.order(&Order::Broadcast("talk".to_owned()));
+    counts(master, |_, dropped| dropped > 50);
+    for old in ["events.1", "events.2", "events.3"] {
+        assert!(!lines(&master.directory().join(old)).is_empty(), "{old}");
+    }
+    let newest = lines(&master.directory().join("events.1"));
+    let until = newest.last().expect("there are some")["seq"].as_u64();
+    master.ask(&Order::Limit("nofile".to_owned(), None), "limited");
+    master.order(&Order::Broadcast("talk".to_owned()));
+    master.until("the log goes on", |master| {
+        kept(master).last().is_some_and(|event| event["seq"].as_u64() > until)
+    });
 }
 
 fn is_full_for_a_while(master: &mut Master) {

@@ -40,10 +40,8 @@ fn piped(script: &'static str) -> ExitCode {
         command
     });
     let log = EventLog::new(EventLogConfig::new(), pipe.retry(limit(RETRY)).or_stderr(true));
-    probe::cluster()
-        .worker(|worker: Worker| async move { probe::idle(&worker).await })
-        .subscribe_with(log.options(), |_| log.start_on_own_thread())
-        .main()
+    let cluster = probe::cluster().worker(|worker: Worker| async move { probe::idle(&worker).await });
+    log.attach(cluster).main()
 }
 
 /// How long after a death it is started again.

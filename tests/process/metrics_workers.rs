@@ -1,17 +1,20 @@
 //! Metrics that workers define: refused where they would break the text, summed in the master, exact after an ordered end.
 
 use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use actix_cluster::{Message, Worker};
+use actix_cluster::{Message, RestartLimit, Worker};
 use actix_cluster_actors::metrics::worker::{WorkerMetrics, scrape};
 use actix_cluster_actors::metrics::{MetricError, is_ours};
+use actix_cluster_tests::http::Client;
 use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::openmetrics::Exposition;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
+use actix_web::{App, web};
 use nix::sys::signal::Signal;
 
 use crate::metrics::{assert_exact, metered, port, until};
@@ -26,6 +29,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "a_worker_that_lies_about_its_metrics_harms_its_own_only",
         app: counting,
         check: lied,
+    },
+    Scenario {
+        name: "i_40_no_counter_falls_or_is_lost_when_standbys_take_slots",
+        app: || {
+            let cluster = probe::cluster().listen("http", "127.0.0.1:0").worker(count_in_a_slot);
+            let cluster = cluster.restart_limit(RestartLimit::unlimited());
+            metered(cluster.workers(2).standby(1)).main()
+        },
+        check: promoted,
     },
     Scenario {
         name: "a_worker_can_show_the_whole_cluster_in_its_own_application",
@@ -99,6 +111,23 @@ async fn count(worker: Worker) -> Result<(), MetricError> {
     Ok(())
 }
 
+/// Counts its process when it begins, and requests when it has a slot; each for its slot.
+async fn count_in_a_slot(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
+    let metrics = WorkerMetrics::new(&worker).per_slot();
+    metrics.counter("processes", "Begun", &[])?.inc();
+    worker.activated().await;
+    let answered = metrics.counter("answered", "Requests", &[])?;
+    let app = move || {
+        let answered = answered.clone();
+        let answer = move || {
+            answered.inc();
+            std::future::ready("")
+        };
+        App::new().route("/", web::get().to(answer))
+    };
+    Ok(worker.serve("http", app).await?)
+}
+
 /// Names that would break the text are errors of the one who registers them.
 fn refuses(metrics: &WorkerMetrics) {
     for name in ["a\"b", "a\nb", "", "1", "actix_cluster_requests"] {
@@ -149,6 +178,50 @@ fn counted(master: &mut Master) {
     });
     gone.follows(&after);
     assert_exact(jobs(&gone), 130);
+}
+
+/// Everything was told before somebody is killed, so everything is counted.
+fn promoted(master: &mut Master) {
+    let http = master.expect_ready().expect("a listener is declared");
+    let (port, address) = (port(master), SocketAddr::from((Ipv4Addr::LOCALHOST, http)));
+    let mut before = Exposition::default();
+    for round in 0..4_u32 {
+        for _ in 0..20 {
+            let answer = Client::new(address, limit(Duration::from_secs(10))).get("/");
+            assert_eq!(answer.expect("it is answered").status, 200);
+        }
+        let asked = f64::from((round + 1) * 20);
+        let told = until(port, "all requests, and one that stands by", |scrape| {
+            scrape.follows(&before);
+            let sum = |name| scrape.sum(name, &[]);
+            sum("actix_cluster_requests_total") >= asked
+                && sum("answered_total") >= asked
+                && sum("processes_total") >= f64::from(3 + round)
+        });
+        for slot in ["slot=0", "slot=1"] {
+            let sum = |name| told.sum(name, &[slot]);
+            assert!(sum("answered_total") <= sum("actix_cluster_requests_total"), "{told:?}");
+        }
+        assert_exact(
+            told.sum("actix_cluster_requests_total", &[]),
+            u64::from((round + 1) * 20),
+        );
+        assert_exact(told.sum("answered_total", &[]), u64::from((round + 1) * 20));
+        assert_exact(told.sum("processes_total", &["slot=standby"]), u64::from(round + 1));
+        let (oldest, standby) = (u64::from(round + 1), u64::from(round + 3));
+        master.sees(standby, "standby");
+        send(master.sees(oldest, "fork").pid(), Signal::SIGKILL);
+        master.sees(oldest, "exit");
+        master.sees(standby, "ready");
+        before = told;
+    }
+    let last = until(port, "the last standby", |scrape| {
+        scrape.follows(&before);
+        scrape.sum("processes_total", &[]) >= 7.0
+    });
+    assert_exact(last.sum("answered_total", &[]), 80);
+    assert_exact(last.sum("actix_cluster_requests_total", &[]), 80);
+    assert_exact(last.sum("actix_cluster_requests_total", &["slot=standby"]), 0);
 }
 
 fn lied(master: &mut Master) {

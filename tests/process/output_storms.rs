@@ -66,7 +66,7 @@ fn quiet() -> ClusterBuilder {
 /// With a log of everything, also of lines, that is written into this pipe.
 fn logged(sink: PipeWriter) -> ClusterBuilder {
     let log = EventLog::new(EventLogConfig::new().filter(EventFilter::all()), sink);
-    quiet().subscribe_with(log.options(), |_| log.start_on_own_thread())
+    log.attach(quiet())
 }
 
 /// Prints so many lines, as fast as they are taken, and leaves a note when it is done.

@@ -73,6 +73,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "systemd_socket_that_comes_late_hears_what_was_said_without_anything_new",
+        app: || {
+            inherit_through_env(&[&format!("NOTIFY_SOCKET={}", own_path())]);
+            // Nothing happens any more that would be told.
+            let cluster = SystemdNotifier::new(SystemdConfig::from_env()).attach(plain());
+            cluster.workers(1).main()
+        },
+        check: |master| {
+            master.expect_ready();
+            master.expect_log("the service manager cannot be notified", 1);
+            // The last word of the start, a status, has had its time.
+            master.ask(&Order::Ping, "pong");
+            let_pass(limit(Duration::from_millis(100)));
+            Manager::at_path(master).expect("READY=1");
+        },
+    },
+    Scenario {
         name: "systemd_socket_that_is_full_delays_nobody_and_is_caught_up_with",
         app: || notified(&own_path(), |config| config).main(),
         check: |master| {
@@ -94,7 +111,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "systemd_hands_over_a_socket_that_outlives_workers_who_hear_nothing_of_it",
-        app: || activated(None),
+        app: || activated("$$", "web.socket", |cluster| cluster.listen_activated("http")),
         check: |master| {
             let port = master.expect_ready().expect("it was handed over");
             assert_eq!(master.sees(1, "listening").data()["fd"], 3);
@@ -106,12 +123,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "systemd_sockets_of_another_process_are_not_taken",
-        app: || activated(Some("1")),
+        app: || {
+            activated("1", "web.socket", |cluster| {
+                cluster.listen_activated_or("http", "127.0.0.1:0")
+            })
+        },
         check: |master| {
             let port = master.expect_ready().expect("there is an address besides");
             assert!(master.sees(1, "listening").data()["fd"].is_null());
             assert_eq!(ask(port), "1");
         },
+    },
+    Scenario {
+        name: "systemd_socket_that_is_called_by_another_listener_is_not_taken",
+        app: || activated("$$", "http", both),
+        check: not_taken,
+    },
+    Scenario {
+        name: "systemd_socket_without_a_chosen_name_is_taken_by_one_listener_only",
+        app: || {
+            activated("$$", "web.socket", |cluster| {
+                let cluster = cluster.listen_activated_or("http", "127.0.0.1:0");
+                said(cluster.listen_activated_or("admin", "127.0.0.1:0"))
+            })
+        },
+        check: not_taken,
     },
 ];
 
@@ -273,25 +309,46 @@ async fn stubborn(worker: Worker) {
     gate.await.expect("the wait is not cancelled");
 }
 
-/// A cluster that was handed over a socket, as descriptor 3, for itself or for the process `pid`.
-fn activated(pid: Option<&str>) -> ExitCode {
+/// A cluster that was handed over a socket of this name, as descriptor 3, for itself or for another process.
+fn activated(pid: &str, name: &str, listen: fn(ClusterBuilder) -> ClusterBuilder) -> ExitCode {
     if !actix_cluster::is_worker() && std::env::var_os("LISTEN_FDS").is_none() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
         fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).expect("it is open");
         let script = format!(
-            "exec 3<&{}; export LISTEN_PID={} LISTEN_FDS=1 LISTEN_FDNAMES=web.socket; exec \"$0\"",
+            "exec 3<&{}; export LISTEN_PID={pid} LISTEN_FDS=1 LISTEN_FDNAMES={name}; exec \"$0\"",
             listener.as_raw_fd(),
-            pid.unwrap_or("$$")
         );
         let program = std::env::current_exe().expect("a running program has a path");
         let error = Command::new("sh").arg("-c").arg(script).arg(program).exec();
         panic!("there is a shell: {error}");
     }
-    let cluster = match pid {
-        None => probe::cluster().listen_activated("http"),
-        Some(_) => probe::cluster().listen_activated_or("http", "127.0.0.1:0"),
-    };
-    cluster.worker(answers).main()
+    listen(probe::cluster()).worker(answers).main()
+}
+
+/// The one that was not handed over is declared first.
+fn both(cluster: ClusterBuilder) -> ClusterBuilder {
+    let cluster = cluster.listen_activated_or("admin", "127.0.0.1:0");
+    said(cluster.listen_activated_or("http", "127.0.0.1:0"))
+}
+
+/// Says where its listeners are.
+fn said(cluster: ClusterBuilder) -> ClusterBuilder {
+    cluster.on_event(|event, cluster| {
+        if matches!(event.kind, EventKind::AllReady { .. }) {
+            let port = |name| cluster.address(name).and_then(|address| address.socket_addr());
+            probe::say(&format!("at {:?} {:?}", port("http"), port("admin")));
+        }
+    })
+}
+
+fn not_taken(master: &mut Master) {
+    let port = master.expect_ready().expect("one was handed over");
+    assert_eq!(master.sees(1, "listening").data()["fd"], 3);
+    let at = master.expect_said("at ");
+    let (http, admin) = at.split_once(' ').expect("there are two");
+    assert!(http != admin && http.contains(&port.to_string()), "{at}");
+    assert!(admin.contains("127.0.0.1"), "{at}");
+    assert_eq!(ask(port), "1");
 }
 
 /// Answers each connection with its id.

@@ -8,7 +8,7 @@ use actix_cluster::{ClusterHandle, ReadyWhen, Worker};
 use actix_cluster_actors::{GetTable, SetMetadata, StateTracker, StateTrackerConfig};
 use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, SOON, send};
-use actix_cluster_tests::outside::wait_for_file;
+use actix_cluster_tests::outside::{let_pass, wait_for_file};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
@@ -65,6 +65,35 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.log().matches("a worker is slow to start").count(), 1);
         },
     },
+    Scenario {
+        name: "i_40_a_standby_that_gets_a_slot_and_is_not_ready_in_time_is_told",
+        app: || {
+            let config = StateTrackerConfig::new().slow_start(Some(limit(SLOW)));
+            let cluster = probe::cluster().workers(1).standby(1).ready_when(ReadyWhen::Called);
+            StateTracker::new(config)
+                .attach(cluster.worker(slow_if_promoted))
+                .main()
+        },
+        check: |master| {
+            master.expect_ready();
+            master.sees(2, "standby");
+            // It stands by for longer than a start may take, and nobody minds.
+            let_pass(limit(SLOW) * 2);
+            assert!(master.seen("custom").is_empty());
+            send(master.sees(1, "fork").pid(), Signal::SIGKILL);
+            let told = master.expect("custom");
+            assert_eq!(
+                (&told.0["worker"]["id"], &told.data()["name"]),
+                (&json!(2), &json!("slow_start"))
+            );
+            let data = &told.data()["data"];
+            assert!(data["took_ms"].as_u64() >= data["limit_ms"].as_u64(), "{data}");
+            assert!(data["ready_ms"].is_null(), "it is not ready yet: {data}");
+            fs::write(master.directory().join("seen"), "").expect("the directory is ours");
+            master.sees(2, "ready");
+            assert_eq!(master.seen("custom").len(), 1);
+        },
+    },
 ];
 
 /// Two workers that beat; all records are said again and again.
@@ -118,6 +147,18 @@ async fn counts(worker: Worker) {
 /// The first worker is not ready before the scenario has seen that it is slow.
 async fn slow_if_first(worker: Worker) {
     if worker.id().get() == 1 {
+        let gate = actix_rt::task::spawn_blocking(|| wait_for_file("seen"));
+        gate.await.expect("the wait is not cancelled");
+    }
+    worker.ready();
+    probe::idle(&worker).await;
+}
+
+/// The first one is ready at once; one that had to wait for its slot, when the scenario has seen that it is slow.
+async fn slow_if_promoted(worker: Worker) {
+    let stood_by = worker.is_standby();
+    worker.activated().await;
+    if stood_by {
         let gate = actix_rt::task::spawn_blocking(|| wait_for_file("seen"));
         gate.await.expect("the wait is not cancelled");
     }

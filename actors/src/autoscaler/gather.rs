@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use actix_cluster::{ClusterSnapshot, Mono, Phase, SlotState, SpecName, WorkerSnapshot, WorkerState};
+use actix_cluster::{BoundAddress, ClusterSnapshot, Mono, Phase, SlotState, SpecName, WorkerSnapshot, WorkerState};
 
 use super::config::AutoscaleConfig;
 use super::decide::{Facts, ScaleReason};
@@ -115,18 +115,23 @@ fn lag_word(worker: &WorkerSnapshot, config: &AutoscaleConfig, now: Mono) -> Wor
     Word::Load(main.late.as_secs_f64() / config.lag_full.as_secs_f64())
 }
 
-/// The queue of the fullest address, for each worker; `None` where nobody listens on TCP. An address whose sockets cannot be
-/// found is one that tells nothing.
+/// The queue of the fullest address, for each worker; `None` where nobody listens on TCP. An address without sockets was
+/// given back since, or made up: it says nothing about the others, and only where no address has any is nothing known.
 fn fullest_queue(workers: &[&WorkerSnapshot], config: &AutoscaleConfig) -> Option<Reading> {
     let addresses = workers.iter().flat_map(|worker| &worker.addresses);
-    let addresses: BTreeSet<SocketAddr> = addresses.filter_map(actix_cluster::BoundAddress::socket_addr).collect();
+    let addresses: BTreeSet<SocketAddr> = addresses.filter_map(tcp_address).collect();
     let of = |address: SocketAddr| queue_reading(&accept_queue::depths(address), workers.len(), config);
-    // One that tells nothing comes before all that do.
-    let order = |reading: &Reading| reading.load.unwrap_or(f64::INFINITY);
+    let order = |reading: &Reading| reading.load.unwrap_or(f64::NEG_INFINITY);
     addresses
         .into_iter()
         .map(of)
         .max_by(|a, b| order(a).total_cmp(&order(b)))
+}
+
+/// As the kernel's table has it, which knows no scope and no flow. Datagrams have no queue of connections.
+fn tcp_address(bound: &BoundAddress) -> Option<SocketAddr> {
+    let address = bound.socket_addr().filter(|_| !bound.address_type.is_udp())?;
+    Some(SocketAddr::new(address.ip(), address.port()))
 }
 
 /// One socket for all, or one for each slot, also of slots that are no more and whose queue somebody else serves: what waits
@@ -147,9 +152,10 @@ fn to_u32(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
     use std::time::Duration;
 
-    use actix_cluster::{BoundAddress, Generation, LoopBeat, Slot};
+    use actix_cluster::{Generation, LoopBeat, Slot};
 
     use super::*;
 
@@ -233,5 +239,34 @@ mod tests {
         // An address that nobody listens on tells nothing, and is no queue of none.
         snapshot.workers[0].addresses = vec![BoundAddress::tcp(([127, 0, 0, 77], 1).into())];
         assert_eq!(facts_of(&snapshot, LoadSignal::Queue).readings[0].load, None);
+        // Datagrams come to no queue of connections.
+        snapshot.workers[0].addresses = vec![BoundAddress::udp(([127, 0, 0, 77], 1).into())];
+        assert!(facts_of(&snapshot, LoadSignal::Queue).readings.is_empty());
+    }
+
+    #[test]
+    fn an_address_without_sockets_hides_no_queue() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let waits = TcpStream::connect(address).unwrap();
+        let mut snapshot = ClusterSnapshot::for_test([worker(0)]);
+        snapshot.workers[0].addresses = vec![
+            // Given back since, made up, of another kind.
+            BoundAddress::tcp(([127, 0, 0, 77], 1).into()),
+            BoundAddress::tcp(address),
+            BoundAddress::udp(address),
+        ];
+        let config = AutoscaleConfig::new().signals([LoadSignal::Queue]).queue_full(4);
+        let read = |snapshot: &ClusterSnapshot| Sources::default().facts(snapshot, &config).readings.remove(0);
+        assert_eq!((read(&snapshot).load, read(&snapshot).silent), (Some(0.25), 0));
+        drop(waits);
+        // A scope is part of an address, and of no row of the table.
+        let Ok(local) = TcpListener::bind("[::1]:0") else {
+            eprintln!("skipped: there is no IPv6");
+            return;
+        };
+        let scoped = SocketAddrV6::new(Ipv6Addr::LOCALHOST, local.local_addr().unwrap().port(), 0, 1);
+        snapshot.workers[0].addresses = vec![BoundAddress::tcp(scoped.into())];
+        assert_eq!(read(&snapshot).load, Some(0.0));
     }
 }

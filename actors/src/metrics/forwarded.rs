@@ -37,7 +37,21 @@ struct Account {
 struct Told {
     slot: Slot,
     has_ended: bool,
+    /// Since it has this slot.
     values: BTreeMap<Key, Value>,
+    /// Since its start, of one that stood by: what it had told before it had this slot, which is in that account's base.
+    before: BTreeMap<Key, Value>,
+}
+
+impl Told {
+    fn by(slot: &Slot) -> Self {
+        Self {
+            slot: slot.clone(),
+            has_ended: false,
+            values: BTreeMap::new(),
+            before: BTreeMap::new(),
+        }
+    }
 }
 
 /// What must be the same everywhere for values to be added up.
@@ -53,13 +67,19 @@ impl Forwarded {
         if self.closed.contains(&id) {
             return;
         }
-        if !self.slots.contains_key(slot) && self.slots.len() >= SLOTS_MAX {
-            self.refuse(slot);
+        self.promote(id, slot);
+        // What one told while it stood by may come after its end in a slot: then it is the slot's.
+        let slot = self
+            .workers
+            .get(&id)
+            .map_or_else(|| slot.clone(), |told| told.slot.clone());
+        if !self.slots.contains_key(&slot) && self.slots.len() >= SLOTS_MAX {
+            self.refuse(&slot);
             return;
         }
         for series in report {
-            if !self.take(id, slot, series) {
-                self.refuse(slot);
+            if !self.take(id, &slot, series) {
+                self.refuse(&slot);
             }
         }
     }
@@ -78,31 +98,43 @@ impl Forwarded {
         };
         let accounts = self.slots.entry(slot.clone()).or_default();
         let key = (series.name, series.labels, series.per_slot);
+        let told = self.workers.entry(id).or_insert_with(|| Told::by(slot));
+        let Some(value) = since(told.before.get(&key), series.value) else {
+            return false;
+        };
         if let Some(account) = accounts.get(&key) {
-            if form(&account.base) != form(&series.value) {
+            if form(&account.base) != form(&value) {
                 return false;
             }
         } else if accounts.len() >= Series::MAX {
             return false;
         }
-        let told = self.workers.entry(id).or_insert_with(|| Told {
-            slot: slot.clone(),
-            has_ended: false,
-            values: BTreeMap::new(),
-        });
-        if told
-            .values
-            .get(&key)
-            .is_some_and(|before| !before.may_become(&series.value))
-        {
+        if told.values.get(&key).is_some_and(|last| !last.may_become(&value)) {
             return false;
         }
         accounts.entry(key.clone()).or_insert_with(|| Account {
             help: series.help,
-            base: zero(&series.value),
+            base: zero(&value),
         });
-        told.values.insert(key, series.value);
+        told.values.insert(key, value);
         true
+    }
+
+    /// Who stood by and has a slot now leaves behind what it told before, so that nothing that counts ever falls; its gauges
+    /// go with it.
+    fn promote(&mut self, id: WorkerId, slot: &Slot) {
+        let Some(told) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if !told.slot.is_standby() || slot.is_standby() {
+            return;
+        }
+        let left = std::mem::replace(&mut told.slot, slot.clone());
+        told.before = std::mem::take(&mut told.values);
+        told.before.retain(|_, value| value.kind() != SeriesKind::Gauge);
+        if let Some(accounts) = self.slots.get_mut(&left) {
+            add_up(accounts, &told.before);
+        }
     }
 
     /// A worker's process is gone. Its last words may still be on their way.
@@ -110,11 +142,8 @@ impl Forwarded {
         if self.closed.contains(&id) {
             return;
         }
-        let told = self.workers.entry(id).or_insert_with(|| Told {
-            slot: slot.clone(),
-            has_ended: false,
-            values: BTreeMap::new(),
-        });
+        self.promote(id, slot);
+        let told = self.workers.entry(id).or_insert_with(|| Told::by(slot));
         if std::mem::replace(&mut told.has_ended, true) {
             return;
         }
@@ -130,13 +159,9 @@ impl Forwarded {
         let Some(told) = self.workers.remove(&id) else {
             return;
         };
-        let accounts = self.slots.entry(told.slot).or_default();
-        for (key, value) in told.values {
-            if value.kind() != SeriesKind::Gauge
-                && let Some(account) = accounts.get_mut(&key)
-            {
-                account.base.add(&value);
-            }
+        // Who told nothing that was taken has no account, and needs none.
+        if let Some(accounts) = self.slots.get_mut(&told.slot) {
+            add_up(accounts, &told.values);
         }
         self.closed.insert(id);
         if self.closed.len() > CLOSED_MAX {
@@ -214,6 +239,25 @@ impl Forwarded {
     }
 }
 
+/// What counts, into the bases of a slot.
+fn add_up(accounts: &mut BTreeMap<Key, Account>, values: &BTreeMap<Key, Value>) {
+    for (key, value) in values {
+        if value.kind() != SeriesKind::Gauge
+            && let Some(account) = accounts.get_mut(key)
+        {
+            account.base.add(value);
+        }
+    }
+}
+
+/// What came since then; `None` if it cannot be told by the same process.
+fn since(before: Option<&Value>, now: Value) -> Option<Value> {
+    match before {
+        None => Some(now),
+        Some(before) => before.may_become(&now).then(|| now.less(before)),
+    }
+}
+
 fn form(value: &Value) -> Form {
     match value {
         Value::Counter(_) => Form {
@@ -247,132 +291,5 @@ const ENDED_MAX: usize = 64;
 const CLOSED_MAX: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::series::Buckets;
-
-    fn series(name: &str, value: Value) -> Series {
-        Series {
-            name: name.to_owned(),
-            help: "Help".to_owned(),
-            labels: Labels::new(),
-            per_slot: false,
-            value,
-        }
-    }
-
-    fn told(book: &mut Forwarded, id: u64, slot: u32, name: &str, value: Value) {
-        book.told(WorkerId::new(id), &Slot::new("web", slot), vec![series(name, value)]);
-    }
-
-    fn total(book: &Forwarded, name: &str) -> Option<Value> {
-        let families = book.families();
-        let family = families.iter().find(|family| family.name() == name)?;
-        family.rows().first().map(|(_, value)| value.clone())
-    }
-
-    #[test]
-    fn counters_are_folded_over_processes_and_summed_over_slots() {
-        let mut book = Forwarded::default();
-        told(&mut book, 1, 0, "jobs", Value::Counter(5));
-        told(&mut book, 2, 1, "jobs", Value::Counter(7));
-        book.ended(WorkerId::new(1), &Slot::new("web", 0));
-        told(&mut book, 3, 0, "jobs", Value::Counter(1));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(13)));
-        // Last words that come after the exit replace what was told, and are not added to it.
-        told(&mut book, 1, 0, "jobs", Value::Counter(6));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(14)));
-    }
-
-    #[test]
-    fn many_ends_later_the_sum_is_the_same_and_late_words_do_not_count_twice() {
-        let mut book = Forwarded::default();
-        for id in 1..=200 {
-            told(&mut book, id, 0, "jobs", Value::Counter(id));
-            book.ended(WorkerId::new(id), &Slot::new("web", 0));
-        }
-        told(&mut book, 1, 0, "jobs", Value::Counter(1));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(200 * 201 / 2)));
-        assert_eq!(book.workers.len(), ENDED_MAX);
-    }
-
-    #[test]
-    fn gauges_are_summed_over_those_that_live() {
-        let mut book = Forwarded::default();
-        told(&mut book, 1, 0, "queue", Value::Gauge(3.0));
-        told(&mut book, 2, 1, "queue", Value::Gauge(4.0));
-        assert_eq!(total(&book, "queue"), Some(Value::Gauge(7.0)));
-        book.ended(WorkerId::new(1), &Slot::new("web", 0));
-        told(&mut book, 1, 0, "queue", Value::Gauge(9.0));
-        assert_eq!(total(&book, "queue"), Some(Value::Gauge(4.0)));
-    }
-
-    #[test]
-    fn histograms_are_folded_bucket_by_bucket() {
-        let mut book = Forwarded::default();
-        let seen = |values: &[f64]| {
-            let mut buckets = Buckets::new(&[1.0, 2.0]);
-            values.iter().for_each(|value| buckets.observe(*value));
-            Value::Histogram(buckets)
-        };
-        told(&mut book, 1, 0, "took", seen(&[0.5, 1.5]));
-        book.ended(WorkerId::new(1), &Slot::new("web", 0));
-        told(&mut book, 2, 0, "took", seen(&[9.0]));
-        let Some(Value::Histogram(sum)) = total(&book, "took") else {
-            panic!("it is a histogram");
-        };
-        assert_eq!((sum.counts, sum.sum), (vec![1, 1, 1], 11.0));
-    }
-
-    #[test]
-    fn a_liar_harms_its_own_series_only() {
-        let mut book = Forwarded::default();
-        // It claims a name as another kind, before the others come.
-        told(&mut book, 1, 0, "jobs", Value::Gauge(1e300));
-        told(&mut book, 2, 1, "jobs", Value::Counter(7));
-        told(&mut book, 3, 2, "jobs", Value::Counter(7));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(14)));
-        // Backwards, another kind, a name that is none: refused and counted.
-        told(&mut book, 2, 1, "jobs", Value::Counter(3));
-        told(&mut book, 2, 1, "jobs", Value::Gauge(3.0));
-        told(&mut book, 2, 1, "a\"b", Value::Gauge(3.0));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(14)));
-        assert_eq!(book.refused().get(&Slot::new("web", 1)), Some(&3));
-        // A flood of names ends at the limit of its slot, over all of its processes.
-        for n in 0..1_000 {
-            told(&mut book, 100 + n, 3, &format!("n{n}"), Value::Counter(1));
-        }
-        assert_eq!(book.slots[&Slot::new("web", 3)].len(), Series::MAX);
-        // The largest number is one and does not wrap.
-        told(&mut book, 3, 2, "jobs", Value::Counter(u64::MAX));
-        assert_eq!(total(&book, "jobs"), Some(Value::Counter(u64::MAX)));
-    }
-
-    /// Whatever processes tell, lie, and in which order they end: no counter goes backwards.
-    #[test]
-    fn no_counter_ever_goes_backwards() {
-        for seed in 1..=30_u64 {
-            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-            let mut any = |below: u64| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state % below
-            };
-            let mut book = Forwarded::default();
-            let mut before = 0;
-            for _ in 0..1_200 {
-                let id = 1 + any(300);
-                let slot = u32::try_from(id % 4).unwrap();
-                match any(4) {
-                    0 => book.ended(WorkerId::new(id), &Slot::new("web", slot)),
-                    _ => told(&mut book, id, slot, "jobs", Value::Counter(any(1_000))),
-                }
-                if let Some(Value::Counter(now)) = total(&book, "jobs") {
-                    assert!(now >= before, "seed {seed}: {before} and then {now}");
-                    before = now;
-                }
-            }
-        }
-    }
-}
+#[path = "forwarded_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use super::text::{Family, slot_labels};
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     slots: BTreeMap<Slot, Account>,
-    living: BTreeMap<WorkerId, (Slot, Work)>,
+    living: BTreeMap<WorkerId, Living>,
     events: BTreeMap<&'static str, u64>,
     reloads: BTreeMap<&'static str, u64>,
     subscribers_lost: BTreeMap<&'static str, u64>,
@@ -36,11 +36,39 @@ struct Account {
     last: Option<&'static str>,
 }
 
+/// A process that has not ended.
+#[derive(Debug)]
+struct Living {
+    slot: Slot,
+    /// The highest numbers that it told.
+    told: Work,
+    /// What of them belongs to where it stood by, and is in that account's base.
+    before: Work,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Work {
     requests: u64,
     errors: u64,
     active: u64,
+}
+
+impl Living {
+    /// What it did in the slot that it has.
+    const fn work(&self) -> Work {
+        Work {
+            requests: self.told.requests.saturating_sub(self.before.requests),
+            errors: self.told.errors.saturating_sub(self.before.errors),
+            active: self.told.active,
+        }
+    }
+}
+
+impl Account {
+    const fn book(&mut self, work: Work) {
+        self.base.requests = self.base.requests.saturating_add(work.requests);
+        self.base.errors = self.base.errors.saturating_add(work.errors);
+    }
 }
 
 impl Ledger {
@@ -77,21 +105,35 @@ impl Ledger {
         raise(&mut self.account(slot).recycled, why, 1);
     }
 
-    /// A worker's own numbers, as they are known now. One that tells less than before is not believed.
+    /// A worker's own numbers, as they are known now. One that tells less than before is not believed. Who stood by and has
+    /// a slot now leaves behind what it told before, so that neither account ever falls.
     pub(super) fn told(&mut self, id: WorkerId, slot: &Slot, stats: WorkerStats) {
-        self.account(slot);
-        let (_, work) = self.living.entry(id).or_insert_with(|| (slot.clone(), Work::default()));
-        work.requests = work.requests.max(stats.requests);
-        work.errors = work.errors.max(stats.errors);
-        work.active = stats.active;
+        let slot = self.place(slot);
+        self.slots.entry(slot.clone()).or_default();
+        let living = self.living.entry(id).or_insert_with(|| Living {
+            slot: slot.clone(),
+            told: Work::default(),
+            before: Work::default(),
+        });
+        let promoted = (living.slot != slot).then(|| {
+            let done = living.work();
+            living.before = living.told;
+            (std::mem::replace(&mut living.slot, slot), done)
+        });
+        living.told.requests = living.told.requests.max(stats.requests);
+        living.told.errors = living.told.errors.max(stats.errors);
+        living.told.active = stats.active;
+        if let Some((left, done)) = promoted {
+            self.account(&left).book(done);
+        }
     }
 
     /// A worker's process is gone.
     pub(super) fn ended(&mut self, id: WorkerId, slot: &Slot, exit: &Exit) {
-        let work = self.living.remove(&id).map_or_else(Work::default, |(_, work)| work);
+        if let Some(living) = self.living.remove(&id) {
+            self.account(&living.slot).book(living.work());
+        }
         let account = self.account(slot);
-        account.base.requests = account.base.requests.saturating_add(work.requests);
-        account.base.errors = account.base.errors.saturating_add(work.errors);
         account.cut = account.cut.saturating_add(exit.requests_cut);
         let reason = reason(&exit.reason);
         account.last = Some(reason);
@@ -99,11 +141,16 @@ impl Ledger {
     }
 
     fn account(&mut self, slot: &Slot) -> &mut Account {
+        let place = self.place(slot);
+        self.slots.entry(place).or_default()
+    }
+
+    /// Where a slot is counted. Specs of ever other names, added and deleted: what is beyond the limit is told as one.
+    fn place(&self, slot: &Slot) -> Slot {
         if !self.slots.contains_key(slot) && self.slots.len() >= SLOTS_MAX {
-            // Specs of ever other names, added and deleted: what is beyond the limit is told as one.
-            return self.slots.entry(Slot::new("other", 0)).or_default();
+            return Slot::new("other", 0);
         }
-        self.slots.entry(slot.clone()).or_default()
+        slot.clone()
     }
 
     /// All of it.
@@ -167,8 +214,9 @@ impl Ledger {
             .iter()
             .map(|(slot, account)| (slot, (account.base, account.cut)))
             .collect();
-        for (slot, work) in self.living.values() {
-            let (sum, _) = sums.entry(slot).or_default();
+        for living in self.living.values() {
+            let work = living.work();
+            let (sum, _) = sums.entry(&living.slot).or_default();
             sum.requests = sum.requests.saturating_add(work.requests);
             sum.errors = sum.errors.saturating_add(work.errors);
             sum.active = sum.active.saturating_add(work.active);
@@ -309,6 +357,59 @@ mod tests {
             line(&ledger, "actix_cluster_events_total{kind=\"restart_scheduled\"}"),
             Some(1)
         );
+    }
+
+    #[test]
+    fn a_promoted_worker_takes_nothing_away_from_where_it_stood_by() {
+        let (mut ledger, slot) = (Ledger::default(), Slot::new("web", 0));
+        let requests = |ledger: &Ledger, slot: &str| {
+            line(
+                ledger,
+                &format!("actix_cluster_requests_total{{slot=\"{slot}\",spec=\"web\"}}"),
+            )
+        };
+        ledger.told(WorkerId::new(1), &Slot::standby("web"), stats(2, 0));
+        ledger.told(WorkerId::new(1), &slot, stats(2, 0));
+        assert_eq!(
+            (requests(&ledger, "standby"), requests(&ledger, "0")),
+            (Some(2), Some(0))
+        );
+        ledger.told(WorkerId::new(1), &slot, stats(9, 4));
+        assert_eq!(
+            (requests(&ledger, "standby"), requests(&ledger, "0")),
+            (Some(2), Some(7))
+        );
+        let active = "actix_cluster_active_requests{slot=\"0\",spec=\"web\"}";
+        assert!(super::super::text::exposition(ledger.families()).contains(&format!("{active} 4.0\n")));
+        ledger.ended(WorkerId::new(1), &slot, &killed());
+        assert_eq!(
+            (requests(&ledger, "standby"), requests(&ledger, "0")),
+            (Some(2), Some(7))
+        );
+    }
+
+    #[test]
+    fn beyond_the_slots_that_are_kept_counters_stay_where_they_are() {
+        let mut ledger = Ledger::default();
+        for index in 0..u32::try_from(SLOTS_MAX).unwrap() {
+            ledger.told(
+                WorkerId::new(u64::from(index) + 1),
+                &Slot::new("web", index),
+                stats(0, 0),
+            );
+        }
+        let (id, slot) = (WorkerId::new(1_000_000), Slot::new("late", 7));
+        let told = |ledger: &Ledger| {
+            let other = "actix_cluster_requests_total{slot=\"0\",spec=\"other\"}";
+            (
+                line(ledger, other),
+                line(ledger, "actix_cluster_requests_total{slot=\"7\",spec=\"late\"}"),
+            )
+        };
+        ledger.told(id, &slot, stats(3, 0));
+        let before = told(&ledger);
+        ledger.ended(id, &slot, &killed());
+        assert_eq!((before, told(&ledger)), ((Some(3), None), (Some(3), None)));
     }
 
     /// The core's enum may grow, so the compiler does not ask; this is every reason there is.

@@ -1,12 +1,16 @@
 //! `Metrics`: the whole cluster as OpenMetrics text, answered by the master.
 //!
-//! Eight parts: what the cluster counts (`ledger`), what workers define (`worker` on their side, `series` between the two,
-//! `forwarded` on ours), one scrape (`view`), its text (`text`), a small server (`http`), and here the configuration and
-//! the actor. Every number belongs to a slot, not to a process, so a counter goes on where a dead worker left it.
+//! Nine parts: what the cluster counts (`ledger`), what workers define (`worker` on their side, `series` between the two,
+//! `forwarded` on ours), one scrape (`view`), its text (`text`), a small server (`http`), workers who ask (`answer`), and
+//! here the configuration and the actor. Every number belongs to a slot, not to a process, so a counter goes on where a dead
+//! worker left it.
 //!
-//! How exact it is: what a worker told is never lost, and a worker that ends in order tells everything before its end. One
-//! that is killed takes along what it did since it told last, which is at most a second's work.
+//! How exact it is: what was taken in is never lost, and a worker that ends in order tells everything before its end. One
+//! that is killed takes along what it did since it told last, which is at most a second's work. A report tells everything
+//! since the worker's start, so one that is lost in a flood of messages is made up for by the next, which comes within
+//! 30 s; only of a worker that ends meanwhile is that missing.
 
+mod answer;
 mod forwarded;
 mod http;
 mod ledger;

@@ -121,6 +121,21 @@ impl Value {
         }
         true
     }
+
+    /// What came to it since `before`, of which it [may have become](Self::may_become) this.
+    pub(super) fn less(mut self, before: &Self) -> Self {
+        match (&mut self, before) {
+            (Self::Counter(now), Self::Counter(before)) => *now = now.saturating_sub(*before),
+            (Self::Histogram(now), Self::Histogram(before)) => {
+                for (now, before) in now.counts.iter_mut().zip(&before.counts) {
+                    *now = now.saturating_sub(*before);
+                }
+                now.sum = finite(now.sum - before.sum);
+            }
+            (Self::Counter(_) | Self::Gauge(_) | Self::Histogram(_), _) => {}
+        }
+        self
+    }
 }
 
 impl Buckets {

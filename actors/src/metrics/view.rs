@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use actix::clock::Instant;
 use actix_cluster::{
     ClusterEvent, ClusterHandle, ClusterSnapshot, EventKind, Message, Phase, Slot, SlotState, WorkerId, WorkerInfo,
     WorkerRef, WorkerSnapshot,
 };
 
+use super::answer::Answer;
 use super::forwarded::Forwarded;
 use super::ledger::Ledger;
 use super::series::{Labels, Ours, Report, Series, Value, recognize};
@@ -29,6 +31,8 @@ struct Shared {
     address: OnceLock<SocketAddr>,
     cluster: OnceLock<ClusterHandle>,
     books: Mutex<Books>,
+    /// What workers are answered with.
+    answer: Answer,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +53,7 @@ impl MetricsView {
                 address: OnceLock::new(),
                 cluster: OnceLock::new(),
                 books: Mutex::default(),
+                answer: Answer::default(),
             }),
         }
     }
@@ -129,7 +134,7 @@ impl MetricsView {
             Ours::No => {}
             Ours::Scrape => {
                 if let Some(reply) = message.reply()
-                    && let Err(error) = reply.ok(&self.render())
+                    && let Err(error) = reply.ok(&*self.shared.answer.at(Instant::now(), || self.render()))
                 {
                     reply.err(error.to_string());
                 }

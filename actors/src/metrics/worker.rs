@@ -15,8 +15,8 @@ use super::series::{Buckets, Labels, MetricError, Report, SCRAPE, Series, Value}
 
 /// The metrics of this worker. Clones share them.
 ///
-/// What they hold is told to the master at most once a second, when it has changed, and once more when the worker ends in
-/// order; a worker that is killed takes along what it counted since it told last.
+/// What they hold is told to the master at most once a second, when it has changed, every 30 s also when it has not, and once
+/// more when the worker ends in order; a worker that is killed takes along what it counted since it told last.
 ///
 /// ```no_run
 /// use actix_cluster::Worker;
@@ -252,12 +252,22 @@ impl Signal {
             self.changed.notified().await;
         }
     }
+
+    /// Resolves when the values are to be told: they have changed, or nothing was told for so long. A report can get lost in
+    /// the master's queue, and the worker does not learn of it.
+    async fn due(&self, repeat: Duration) {
+        // Too late is as good as a change, and clears nothing that was raised meanwhile.
+        drop(tokio::time::timeout(repeat, self.changed()).await);
+    }
 }
 
-/// Tells the series when they have changed, at most once in a while. Ends with the channel.
+/// Tells the series when they have changed, at most once in a while, and else from time to time. Ends with the channel.
 async fn report(shared: Arc<Shared>) {
+    // Before the first one is registered there is nothing to repeat.
+    shared.signal.changed().await;
+    shared.signal.raise();
     loop {
-        shared.signal.changed().await;
+        shared.signal.due(REPEAT).await;
         match shared.tell() {
             Ok(()) => {}
             // The master does not read fast enough: the next report says it all.
@@ -367,3 +377,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Values are told at most this often.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Values that do not change are told this often.
+const REPEAT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn what_does_not_change_is_told_again_and_a_change_at_once() {
+        let signal = Signal::default();
+        let ever = Duration::from_secs(3600);
+        signal.raise();
+        signal.due(ever).await;
+        // Nothing has changed since; this ends by itself.
+        let again = signal.due(Duration::from_millis(1));
+        tokio::time::timeout(Duration::from_secs(60), again).await.unwrap();
+        // What changes while nobody waits is not lost by a repetition that came before it.
+        signal.raise();
+        signal.due(ever).await;
+        let waits = signal.due(ever);
+        let changes = async { signal.raise() };
+        tokio::join!(waits, changes);
+    }
+}

@@ -59,7 +59,7 @@ impl StateTrackerConfig {
         self
     }
 
-    /// A start from fork to ready that takes so long is told: a warning in the log, and a `Custom` event `slow_start` of
+    /// A start from fork (or from its slot, of one that stood by) to ready that takes so long is told: a warning in the log, and a `Custom` event `slow_start` of
     /// `state-tracker`, once for each worker, as soon as the time is over. Default 5 s; `None` for never.
     pub const fn slow_start(mut self, limit: Option<Duration>) -> Self {
         self.slow_start = limit;
@@ -268,7 +268,8 @@ impl Handler<ClusterEvent> for StateTracker {
         self.reader.shared.book().learn(info, &event.kind, event.at, link, rule);
         let id = info.id;
         match (event.kind.kind(), self.config.slow_start) {
-            (Kind::Fork, Some(limit)) => {
+            // Who stands by is never late, and starts anew when it gets a slot.
+            (Kind::Fork | Kind::Promoted, Some(limit)) => {
                 ctx.run_later(limit, move |tracker, ctx| tracker.check_start(id, ctx));
             }
             (Kind::Ready, _) => self.check_start(id, ctx),
@@ -288,9 +289,11 @@ struct SlowStart {
 }
 
 /// Steps of a worker's life.
-const WANTED: [Kind; 8] = [
+const WANTED: [Kind; 10] = [
     Kind::Fork,
     Kind::Online,
+    Kind::Standby,
+    Kind::Promoted,
     Kind::Listening,
     Kind::Ready,
     Kind::Exiting,

@@ -99,7 +99,7 @@ impl Default for SystemdConfig {
 /// `READY=1` (with `MAINPID=`) as soon as enough workers are ready, `RELOADING=1` with `MONOTONIC_USEC=` and then `READY=1`
 /// around each reload, also one that fails, `STOPPING=1`, `STATUS=` for people, and `WATCHDOG=1` at half the watchdog's limit:
 /// each time the supervisor is asked something, and only its answer becomes a sign of life. Without a `NOTIFY_SOCKET` it does
-/// nothing. A socket that cannot be reached costs one line of the log; one that is full delays nobody.
+/// nothing. A socket that cannot be reached costs one line of the log, and is tried again each second; one that is full delays nobody.
 ///
 /// For a unit of `Type=notify` or `Type=notify-reload` with `NotifyAccess=main`.
 ///
@@ -175,22 +175,25 @@ impl SystemdNotifier {
     }
 
     fn after(&mut self, sent: &Sent, ctx: &mut Context<Self>) {
-        match sent {
-            Sent::All | Sent::StillLost => {}
+        let later = match sent {
+            Sent::All => return,
             Sent::Lost(error) => {
                 tracing::warn!(err = %error, "the service manager cannot be notified; the cluster runs on");
+                RETRY_LOST
             }
-            Sent::Full if self.is_retrying => {}
-            Sent::Full => {
-                self.is_retrying = true;
-                ctx.run_later(RETRY, |notifier, ctx| {
-                    notifier.is_retrying = false;
-                    if let Some(sent) = notifier.socket.as_mut().map(NotifySocket::push) {
-                        notifier.after(&sent, ctx);
-                    }
-                });
-            }
+            Sent::StillLost => RETRY_LOST,
+            Sent::Full => RETRY,
+        };
+        if self.is_retrying {
+            return;
         }
+        self.is_retrying = true;
+        ctx.run_later(later, |notifier, ctx| {
+            notifier.is_retrying = false;
+            if let Some(sent) = notifier.socket.as_mut().map(NotifySocket::push) {
+                notifier.after(&sent, ctx);
+            }
+        });
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
@@ -315,3 +318,5 @@ const FRAMING: Kinds = Kinds::NONE
 const GATHER: Duration = Duration::from_millis(50);
 /// When a service manager that did not read is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// When one is tried again that was not there, as while it is started anew.
+const RETRY_LOST: Duration = Duration::from_secs(1);

@@ -15,7 +15,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 /// A way to the service manager, with what it could not take yet.
 ///
 /// `sd-notify` sends on a socket that blocks: a service manager that does not read would hold up the thread. So a message
-/// that does not fit waits here, in its order, and the oldest gives way to the newest.
+/// that does not fit waits here, in its order. Where too many wait, those give way that a later one makes idle: a status,
+/// or both ends of a reload before the last. What else there is is said once: that it is ready or stops, and its sockets.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
     socket: UnixDatagram,
@@ -31,6 +32,13 @@ struct Parcel {
     text: String,
     /// Closed here once it is sent.
     fd: Option<OwnedFd>,
+}
+
+impl Parcel {
+    /// Nothing but words for people?
+    fn is_status(&self) -> bool {
+        self.text.starts_with("STATUS=") && !self.text.contains('\n')
+    }
 }
 
 /// What became of an attempt.
@@ -78,11 +86,35 @@ impl NotifySocket {
 
     /// [`say`](Self::say), with a descriptor.
     pub(super) fn give(&mut self, text: String, fd: Option<OwnedFd>) -> Sent {
-        if self.waiting.len() == WAITING_MAX {
-            self.waiting.pop_front();
+        let parcel = Parcel { text, fd };
+        if parcel.is_status() && self.waiting.back().is_some_and(Parcel::is_status) {
+            self.waiting.pop_back();
         }
-        self.waiting.push_back(Parcel { text, fd });
+        self.waiting.push_back(parcel);
+        if self.waiting.len() > WAITING_MAX {
+            self.make_room();
+        }
         self.push()
+    }
+
+    /// Drops the oldest of what nobody misses.
+    fn make_room(&mut self) {
+        if let Some(at) = self.waiting.iter().position(Parcel::is_status) {
+            self.waiting.remove(at);
+            return;
+        }
+        let begins = |word: &'static str| move |(_, parcel): &(usize, &Parcel)| parcel.text.starts_with(word);
+        let mut reloads = self.waiting.iter().enumerate().filter(begins("RELOADING=1"));
+        // The last one is true yet.
+        let (Some((begun, _)), Some(_)) = (reloads.next(), reloads.next()) else {
+            return;
+        };
+        let mut after = self.waiting.iter().enumerate().skip(begun);
+        let over = after.find(begins("READY=1")).map(|(at, _)| at);
+        if let Some(over) = over {
+            self.waiting.remove(over);
+        }
+        self.waiting.remove(begun);
     }
 
     /// Says `text` now or never: what is true only now.
@@ -130,7 +162,8 @@ impl NotifySocket {
     }
 }
 
-/// Messages that wait for a service manager which does not read: enough for several reloads.
+/// Messages that wait for a service manager which does not read: enough for several reloads. Only sockets to be stored, of
+/// which each is given once, may be more.
 const WAITING_MAX: usize = 32;
 
 #[cfg(test)]
@@ -169,34 +202,68 @@ mod tests {
     }
 
     #[test]
-    fn a_full_socket_blocks_nobody_and_gets_the_newest_in_order_once_it_is_read() {
+    fn a_full_socket_blocks_nobody_and_loses_nothing_that_a_later_word_does_not_make_idle() {
         let path = path("full");
         let served = UnixDatagram::bind(&path).unwrap();
         let mut socket = NotifySocket::new(path.as_os_str()).unwrap();
-        let mut taken = 0;
-        while matches!(socket.say(format!("STATUS={taken}")), Sent::All) {
-            taken += 1;
-        }
-        for number in taken + 1..taken + 1000 {
-            assert!(matches!(socket.say(format!("STATUS={number}")), Sent::Full));
-            assert!(matches!(socket.say_now("WATCHDOG=1".to_owned()), Sent::Full));
-        }
-        assert_eq!(socket.waiting.len(), WAITING_MAX);
-        for number in 0..taken {
-            assert_eq!(read(&served), format!("STATUS={number}"));
-        }
-        // The socket is empty now; what waited comes in its order, and it is the newest.
-        let last = taken + 1000;
-        let mut expected = last - WAITING_MAX..last;
-        while !expected.is_empty() {
-            let before = socket.waiting.len();
-            socket.push();
-            for _ in socket.waiting.len()..before {
-                let number = expected.next().unwrap();
-                assert_eq!(read(&served), format!("STATUS={number}"));
+        let mut said = Vec::new();
+        for number in 0.. {
+            let text = format!("FDSTORE=1\nFDNAME={number}");
+            said.push(text.clone());
+            if matches!(socket.say(text), Sent::Full) {
+                break;
             }
         }
-        assert!(socket.waiting.is_empty());
+        // A flood of words, of which the last is true; reloads, and between them what is said once.
+        let flood = |socket: &mut NotifySocket| {
+            for number in 0..1000 {
+                assert!(matches!(socket.say(format!("STATUS={number}")), Sent::Full));
+                assert!(matches!(socket.say_now("WATCHDOG=1".to_owned()), Sent::Full));
+            }
+        };
+        let pair = |number| {
+            [
+                format!("RELOADING=1\nSTATUS={number}"),
+                format!("READY=1\nSTATUS={number}"),
+            ]
+        };
+        socket.say("READY=1".to_owned());
+        flood(&mut socket);
+        for number in 0..100 {
+            for text in pair(number) {
+                socket.say(text);
+                flood(&mut socket);
+            }
+            assert!(socket.waiting.len() <= WAITING_MAX);
+        }
+        socket.say("STOPPING=1".to_owned());
+        said.push("READY=1".to_owned());
+        let mut heard = Vec::new();
+        while !socket.waiting.is_empty() || heard.len() < said.len() {
+            heard.push(read(&served));
+            socket.push();
+        }
+        served.set_nonblocking(true).unwrap();
+        let mut text = [0; 1024];
+        while let Ok(length) = served.recv(&mut text) {
+            heard.push(String::from_utf8(text[..length].to_vec()).unwrap());
+        }
+        assert_eq!(heard[..said.len()], said);
+        assert_eq!(heard.last().unwrap(), "STOPPING=1");
+        let framing: Vec<&String> = heard[said.len()..]
+            .iter()
+            .filter(|text| !text.starts_with("STATUS"))
+            .collect();
+        // Whole reloads, to the last one.
+        let (_, reloads) = framing.split_last().unwrap();
+        assert!(reloads.len() >= 2 && reloads.len() % 2 == 0, "{reloads:?}");
+        for reload in reloads.chunks(2) {
+            let number: u32 = reload[0].rsplit('=').next().unwrap().parse().unwrap();
+            assert_eq!(reload, pair(number).iter().collect::<Vec<_>>());
+        }
+        assert_eq!(reloads[reloads.len() - 1], &pair(99)[1]);
+        let words = heard.iter().filter(|text| text.starts_with("STATUS"));
+        assert!(words.clone().all(|text| text == "STATUS=999"), "{words:?}");
         std::fs::remove_file(&path).unwrap();
     }
 
