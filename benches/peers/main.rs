@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         Some(Task::ServeActix { port, threads }) => roles::serve_actix(port, threads),
         Some(Task::ServeTiny { port }) => roles::serve_tiny(port),
         Some(Task::List) => list(),
-        Some(Task::Install) => Installed::new(&targets::folders()).map(|installed| tell_versions(&installed)),
+        Some(Task::Install) => Installed::new(&targets::folders(), true).map(|installed| tell_versions(&installed)),
         Some(Task::Table) => Records::open(&args.folder()).and_then(|records| write(&args.folder(), &records)),
         None => run(&args),
     };
@@ -155,7 +155,10 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut folders: Vec<&str> = wanted.map(|target| target.folder).collect();
     folders.retain(|folder| !folder.is_empty());
     folders.dedup();
-    let installed = Installed::new(&folders)?;
+    let is_static = |(id, _): &(&str, &str)| TARGETS.iter().any(|target| target.id == *id && target.is_static());
+    let mut all = measures.iter().flat_map(|measure| measure.cells());
+    let with_static = all.any(|cell| is_static(&cell) && args.wants(cell.0));
+    let installed = Installed::new(&folders, with_static)?;
     running::adopt_orphans()?;
     end_with_signals()?;
 
