@@ -134,8 +134,8 @@ pub(crate) const TARGETS: &[Target] = &[
         "ours-http-server",
         "actix-cluster, unmodified HttpServer",
         ["--scheduling", "per-worker", "--server", "http-server"],
-        "With `survive_kill`, as far as a server goes that accepts for itself: it cannot hand over a kept connection, so a reload closes it \
-         under the request that crosses."
+        "With `survive_kill`, which saves of a server that accepts for itself only connections it has not read from. Before its stop it \
+         accepts nothing for up to 250 ms, and then closes kept connections under requests that cross."
     ),
     ours!(
         "ours-round-robin",
