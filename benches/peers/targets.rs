@@ -111,6 +111,7 @@ macro_rules! ours {
 
 /// What rows of ours that have no failures owe them to.
 const SURVIVES: &str = "With `survive_kill`, which the library leaves off: a keeper beside each worker holds its connections, and whoever follows serves them on.";
+const AS_THE_FIRST: &str = "With `survive_kill`, like the first row.";
 const STATIC: &str = "With `survive_kill`, and linked statically, as benches/README.md recommends it; A and E only.";
 
 const PM2: &str = "{prefix}/node_modules/pm2/bin/pm2";
@@ -128,7 +129,7 @@ pub(crate) const TARGETS: &[Target] = &[
         "ours-shared",
         "actix-cluster, shared socket",
         ["--scheduling", "shared"],
-        SURVIVES
+        AS_THE_FIRST
     ),
     ours!(
         "ours-http-server",
@@ -141,19 +142,19 @@ pub(crate) const TARGETS: &[Target] = &[
         "ours-round-robin",
         "actix-cluster, round robin",
         ["--scheduling", "round-robin"],
-        SURVIVES
+        AS_THE_FIRST
     ),
     ours!(
         "ours-standby",
         "actix-cluster, one standby",
         ["--scheduling", "per-worker", "--standby", "1"],
-        SURVIVES
+        AS_THE_FIRST
     ),
     ours!(
         "ours-zygote",
         "actix-cluster, zygote",
         ["--scheduling", "per-worker", "--spawn", "zygote"],
-        SURVIVES
+        AS_THE_FIRST
     ),
     ours!(
         "{ours-static}",
