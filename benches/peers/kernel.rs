@@ -38,6 +38,12 @@ pub(crate) fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+/// The name that the process gave itself.
+pub(crate) fn name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
 /// Is there such a process, and has it not ended?
 pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -75,14 +81,9 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// How quiet the machine is, told beside each result.
+/// How quiet the machine is, told beside each result: what others do while nothing of ours runs. Not the load average, which remembers
+/// our own cell before.
 pub(crate) fn noise() -> Value {
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load: f64 = load
-        .split(' ')
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or_default();
     let before = busy_ticks();
     rest(LISTENING);
     let after = busy_ticks();
@@ -93,7 +94,6 @@ pub(crate) fn noise() -> Value {
         word = std::hint::black_box(word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
     }
     json!({
-        "load": load,
         "others_busy": if total == 0 { 0.0 } else { busy as f64 / total as f64 },
         "spin_us": begun.elapsed().as_micros() as u64,
     })

@@ -18,7 +18,7 @@ mod table;
 mod targets;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::install::Installed;
 use crate::measure::{Effort, MEASURES, Measure};
-use crate::record::{Record, Records};
+use crate::record::{Record, Records, Taken};
 use crate::targets::{TARGETS, Target};
 
 /// Measures this project beside its peers, and writes results/, RESULTS.md and the README's table.
@@ -42,18 +42,21 @@ struct Args {
     /// Targets, by id or the beginning of one, as in ours,node; default: all.
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
-    /// How often each cell is taken.
+    /// How often each cell is taken; three times that for the closed loops of D, two at most for E and F.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Seconds of load in each cell.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Kills in each cell of A.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 15)]
     kills: usize,
     /// Keep what was taken, take what is missing or failed.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "anew")]
     resume: bool,
+    /// Forget all old cells of the measures that are taken, also of targets that are not.
+    #[arg(long)]
+    anew: bool,
     /// Where results go; default: results/ beside the peers.
     #[arg(long, global = true)]
     out: Option<PathBuf>,
@@ -89,7 +92,7 @@ fn main() -> ExitCode {
         Some(Task::ServeActix { port, threads }) => roles::serve_actix(port, threads),
         Some(Task::ServeTiny { port }) => roles::serve_tiny(port),
         Some(Task::List) => list(),
-        Some(Task::Install) => Installed::new(&targets::folders()).map(|installed| tell_versions(&installed)),
+        Some(Task::Install) => Installed::new(&targets::folders(), true).map(|installed| tell_versions(&installed)),
         Some(Task::Table) => Records::open(&args.folder()).and_then(|records| write(&args.folder(), &records)),
         None => run(&args),
     };
@@ -115,6 +118,14 @@ impl Args {
             Measure::of_letter(letter).ok_or_else(|| format!("there is no measure {letter:?}; there are A to F").into())
         };
         self.only.iter().map(of).collect()
+    }
+
+    const fn effort(&self) -> Taken {
+        Taken {
+            rounds: self.rounds,
+            seconds: self.seconds,
+            kills: self.kills,
+        }
     }
 
     fn wants(&self, target: &str) -> bool {
@@ -155,16 +166,23 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut folders: Vec<&str> = wanted.map(|target| target.folder).collect();
     folders.retain(|folder| !folder.is_empty());
     folders.dedup();
-    let installed = Installed::new(&folders)?;
+    let is_static = |(id, _): &(&str, &str)| TARGETS.iter().any(|target| target.id == *id && target.is_static());
+    let mut all = measures.iter().flat_map(|measure| measure.cells());
+    let with_static = all.any(|cell| is_static(&cell) && args.wants(cell.0));
+    // Before anything is built: whoever is refused should not wait for that.
+    let mut records = Records::open(&folder)?;
+    let is_taken = |record: &Record| measures.iter().any(|measure| measure.letter() == record.measure);
+    // What failed is tried again in all cases.
+    let goes = |record: &Record| {
+        let is_wanted = args.anew || args.wants(&record.target) && (!args.resume || record.result.is_none());
+        is_taken(record) && is_wanted
+    };
+    records.refuse_mixture(args.effort(), |record| is_taken(record) && !goes(record))?;
+    let installed = Installed::new(&folders, with_static)?;
     running::adopt_orphans()?;
     end_with_signals()?;
 
-    let mut records = Records::open(&folder)?;
-    let is_wanted = |record: &Record| {
-        measures.iter().any(|measure| measure.letter() == record.measure) && args.wants(&record.target)
-    };
-    // What failed is tried again in both cases.
-    records.forget(|record| is_wanted(record) && (!args.resume || record.result.is_none()))?;
+    records.forget(goes)?;
     table::keep_machine(&folder, &installed)?;
 
     let cells: Vec<Cell> = plan(args, &measures)
@@ -175,13 +193,21 @@ fn run(args: &Args) -> Result<(), Failure> {
         time: Duration::from_secs_f64(args.seconds),
         kills: args.kills,
     };
+    let commit = commit();
+    let mut ours_failed = Vec::new();
     for (at, cell) in cells.iter().enumerate() {
         let name = format!("{} {} {}", cell.measure.letter(), cell.target.id, cell.variant);
         eprint!("[{}/{}] round {}: {name} ", at + 1, cells.len(), cell.round + 1);
         let noise = kernel::noise();
         let taken = match installed.missing(cell.target) {
             Some(reason) => Err(format!("{}: {reason}", table::LEFT_OUT)),
-            None => take(cell, effort, &installed),
+            None => {
+                let taken = take(cell, effort, &installed);
+                if taken.is_err() && cell.target.is_ours() {
+                    ours_failed.push(name);
+                }
+                taken
+            }
         };
         match &taken {
             Ok(result) => eprintln!("{}", table::headline(cell.measure, result)),
@@ -198,21 +224,58 @@ fn run(args: &Args) -> Result<(), Failure> {
             round: cell.round,
             at: wall(),
             noise,
+            effort: Some(args.effort()),
+            commit: commit.clone(),
             result,
             error,
         })?;
     }
-    write(&folder, &records)
+    write(&folder, &records)?;
+    if ours_failed.is_empty() {
+        return Ok(());
+    }
+    Err(format!("cells of this project failed: {}", ours_failed.join(", ")).into())
 }
 
-/// Every cell in the order in which it is taken: round by round, measure by measure, each round from another target on.
+/// What this tree is, for people: the commit, and whether there is more than that. `None` without git.
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(place::here()).output();
+        let output = output.ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let mut commit = git(&["rev-parse", "--short", "HEAD"])?;
+    // Results are written again and again while this runs, and what git does not know is not built.
+    let changed = git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        ":/",
+        ":/!benches/peers/results",
+    ])?;
+    if !changed.is_empty() {
+        commit.push('+');
+    }
+    Some(commit)
+}
+
+/// Every cell in the order in which it is taken: round by round, measure by measure, each round from another target on. The loads
+/// of D come one after the other, so that what is compared was taken within two minutes.
 fn plan(args: &Args, measures: &[Measure]) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for round in 0..args.rounds {
+    let last = |measure: &Measure| {
+        let own = measure.cells().into_iter();
+        own.map(|(_, variant)| measure.rounds(variant, args.rounds)).max()
+    };
+    let rounds = measures.iter().filter_map(last).max().unwrap_or_default();
+    for round in 0..rounds {
         for measure in measures {
+            let of = last(measure).unwrap_or(1).max(1);
             let mut own: Vec<Cell> = measure
                 .cells()
                 .into_iter()
+                .filter(|(_, variant)| round < measure.rounds(variant, args.rounds))
                 .filter_map(|(id, variant)| {
                     let target = TARGETS.iter().find(|target| target.id == id && args.wants(id))?;
                     Some(Cell {
@@ -223,8 +286,11 @@ fn plan(args: &Args, measures: &[Measure]) -> Vec<Cell> {
                     })
                 })
                 .collect();
-            let by = own.len() * round / args.rounds.max(1);
+            let by = own.len() * (round % of) / of;
             own.rotate_left(by);
+            if *measure == Measure::Throughput {
+                own.sort_by_key(|cell| cell.variant);
+            }
             cells.extend(own);
         }
     }

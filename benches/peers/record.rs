@@ -23,10 +23,34 @@ pub(crate) struct Record {
     pub(crate) at: u64,
     /// How quiet the machine was right before.
     pub(crate) noise: Value,
+    /// With what effort; unknown of what was taken before that was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) effort: Option<Taken>,
+    /// The commit of this project, with a `+` if there were changes; none without git.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) commit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+}
+
+/// The options that a cell depends on. Cells of one measure with different ones are not to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    /// How often it is taken.
+    pub(crate) rounds: usize,
+    /// How long a load lasts.
+    pub(crate) seconds: f64,
+    /// Kills in a cell of A.
+    pub(crate) kills: usize,
+}
+
+impl std::fmt::Display for Taken {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rounds, seconds, kills } = self;
+        write!(to, "--rounds {rounds} --seconds {seconds} --kills {kills}")
+    }
 }
 
 /// The file with all of them.
@@ -37,6 +61,13 @@ pub(crate) struct Records {
 }
 
 impl Records {
+    /// Of these, and of no file.
+    #[cfg(test)]
+    pub(crate) fn of(all: Vec<Record>) -> Self {
+        let path = PathBuf::from("raw.jsonl");
+        Self { path, all }
+    }
+
     /// Reads what was taken before.
     ///
     /// # Errors
@@ -61,6 +92,28 @@ impl Records {
         self.all
             .iter()
             .any(|record| record.is(measure, target, variant) && record.round == round && record.result.is_some())
+    }
+
+    /// Is there something that would stay beside what is to be taken, and was taken with another effort?
+    ///
+    /// # Errors
+    /// There is.
+    pub(crate) fn refuse_mixture(&self, effort: Taken, stays: impl Fn(&Record) -> bool) -> Result<(), Failure> {
+        let other = |record: &&Record| stays(record) && record.effort != Some(effort);
+        let Some(record) = self.all.iter().find(other) else {
+            return Ok(());
+        };
+        let theirs = record
+            .effort
+            .map_or_else(|| "unknown options".to_owned(), |taken| taken.to_string());
+        Err(format!(
+            "{} has cells of measure {} (of {}, for one) that were taken with {theirs}, and these would be taken with {effort}. Give the same, \
+             another --out, or --anew to forget all old cells of the measures that are taken",
+            self.path.display(),
+            record.measure,
+            record.target,
+        )
+        .into())
     }
 
     /// Forgets cells, in the file too.
@@ -94,15 +147,71 @@ impl Records {
         of.filter_map(|record| record.result.as_ref()).collect()
     }
 
-    /// Why there is none, if there is none.
-    pub(crate) fn error(&self, measure: Measure, target: &str, variant: &str) -> Option<&str> {
-        let mut of = self.all.iter().filter(|record| record.is(measure, target, variant));
-        of.find_map(|record| record.error.as_deref())
+    /// The same with their rounds, for comparing neighbours in time.
+    pub(crate) fn rounds(&self, measure: Measure, target: &str, variant: &str) -> Vec<(usize, &Value)> {
+        let of = self.all.iter().filter(|record| record.is(measure, target, variant));
+        of.filter_map(|record| Some((record.round, record.result.as_ref()?)))
+            .collect()
+    }
+
+    /// The runs that failed: which round, and why.
+    pub(crate) fn errors(&self, measure: Measure, target: &str, variant: &str) -> Vec<(usize, &str)> {
+        let of = self.all.iter().filter(|record| record.is(measure, target, variant));
+        of.filter_map(|record| Some((record.round, record.error.as_deref()?)))
+            .collect()
     }
 }
 
 impl Record {
     fn is(&self, measure: Measure, target: &str, variant: &str) -> bool {
         self.measure == measure.letter() && self.target == target && self.variant == variant
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EFFORT: Taken = Taken {
+        rounds: 3,
+        seconds: 3.0,
+        kills: 15,
+    };
+
+    fn record(measure: &str, effort: Option<Taken>) -> Record {
+        Record {
+            measure: measure.to_owned(),
+            target: "nginx".to_owned(),
+            variant: String::new(),
+            round: 0,
+            at: 0,
+            noise: Value::Null,
+            effort,
+            commit: None,
+            result: Some(Value::Null),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn what_stays_beside_other_options_is_refused_and_named() {
+        let shorter = Taken { rounds: 1, ..EFFORT };
+        let same = Records::of(vec![record("A", Some(EFFORT)), record("D", Some(shorter))]);
+        same.refuse_mixture(EFFORT, |record| record.measure == "A")
+            .expect("the same options");
+        let refused = same.refuse_mixture(EFFORT, |_| true).expect_err("others").to_string();
+        assert!(
+            refused.contains("measure D") && refused.contains("--rounds 1 "),
+            "{refused}"
+        );
+        let old = Records::of(vec![record("A", None)]);
+        old.refuse_mixture(EFFORT, |_| true).expect_err("nobody knows");
+    }
+
+    #[test]
+    fn a_line_from_before_efforts_were_noted_is_read() {
+        let line = r#"{"measure":"A","target":"ours","variant":"","round":1,"at":5,"noise":{},"error":"gone"}"#;
+        let record: Record = serde_json::from_str(line).expect("a record");
+        assert_eq!((record.effort, record.commit, record.round), (None, None, 1));
     }
 }

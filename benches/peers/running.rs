@@ -70,6 +70,7 @@ impl<'a> Running<'a> {
             ("{folder}", text(&place::here().join(target.folder))),
             ("{self}", text(&installed.driver)),
             ("{ours}", text(&installed.ours)),
+            ("{ours-static}", installed.ours_static().map(text).unwrap_or_default()),
         ]);
         if target.id == "nginx" {
             configure_nginx(&words, &scratch)?;
@@ -143,14 +144,15 @@ impl<'a> Running<'a> {
         self.master
     }
 
-    /// The processes that serve, by their command lines.
+    /// The processes that serve, by their command lines; also those that stand by, which only the target itself can tell from them.
     pub(crate) fn workers(&self) -> Vec<u32> {
         let mut found = kernel::descendants(self.master);
-        found.retain(|pid| kernel::command_line(*pid).contains(self.target.workers));
+        found.retain(|pid| kernel::command_line(*pid).contains(self.target.workers) && kernel::name(*pid) != ZYGOTE);
         found
     }
 
-    /// The workers as the target itself names them, if it does: a helper of the master's may have a worker's command line.
+    /// The workers as the target itself names them, if it does: who stands by is none yet, and a helper of the master's may have a
+    /// worker's command line.
     ///
     /// # Errors
     /// It does not say.
@@ -164,6 +166,7 @@ impl<'a> Running<'a> {
         let state: Value = serde_json::from_str(&state)?;
         let workers = state["workers"].as_array().into_iter().flatten();
         Ok(workers
+            .filter(|worker| worker["standby"] != true)
             .filter_map(|worker| u32::try_from(worker["pid"].as_u64()?).ok())
             .collect())
     }
@@ -292,6 +295,8 @@ pub(crate) fn pid(id: u32) -> Pid {
     Pid::from_raw(id.cast_signed())
 }
 
+/// What our process calls itself that workers are copied from; its command line is theirs.
+const ZYGOTE: &str = "zygote";
 const READY: &str = "ready";
 const OUTPUT: &str = "output";
 /// For an answer while a target starts.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 /// A program that serves, and how it is treated. Words in braces are filled in: `{port}`, `{workers}`, `{scratch}` (a folder of
-/// this start), `{prefix}` (where the peer is installed), `{folder}` (its folder here), `{self}` (this program), `{ours}`.
+/// this start), `{prefix}` (where the peer is installed), `{folder}` (its folder here), `{self}` (this program), `{ours}`,
+/// `{ours-static}` (the example, linked as usual and statically).
 #[derive(Debug)]
 pub(crate) struct Target {
     /// Its name in options and in the raw data.
@@ -91,47 +92,85 @@ const PEER: Target = Target {
 
 /// A variant of our own example: what its flags are is all that differs. A flag that it does not know yet is skipped with a note.
 macro_rules! ours {
-    ($id:literal, $name:literal, [$($flag:literal),*]) => {
+    ($id:literal, $name:literal, [$($flag:literal),*], $note:expr) => {
+        ours!("{ours}", $id, $name, [$($flag),*], "", $note)
+    };
+    ($program:literal, $id:literal, $name:literal, [$($flag:literal),*], $without:literal, $note:expr) => {
         Target {
             id: $id,
             name: $name,
-            start: &["{ours}", "--listen", "127.0.0.1:{port}", "--workers", "{workers}", $($flag),*],
+            start: &[$program, "--listen", "127.0.0.1:{port}", "--workers", "{workers}", $($flag),*],
             workers: "http_server",
             ready: Ready::State,
+            without: $without,
+            note: $note,
             ..PEER
         }
     };
 }
 
+/// What rows of ours that have no failures owe them to.
+const SURVIVES: &str = "With `survive_kill`, which the library leaves off: a keeper beside each worker holds its connections, and whoever follows serves them on.";
+const AS_THE_FIRST: &str = "With `survive_kill`, like the first row.";
+const STATIC: &str = "With `survive_kill`, and linked statically, as benches/README.md recommends it; A and E only.";
+
 const PM2: &str = "{prefix}/node_modules/pm2/bin/pm2";
 
 /// Everybody, in the order of the tables.
 pub(crate) const TARGETS: &[Target] = &[
-    ours!("ours", "actix-cluster", ["--scheduling", "per-worker"]),
+    ours!("ours", "actix-cluster", ["--scheduling", "per-worker"], SURVIVES),
+    ours!(
+        "ours-default",
+        "actix-cluster, the library's default",
+        ["--scheduling", "per-worker", "--no-survive-kill"],
+        "Without `survive_kill`: what a killed worker was answering is lost, as with everybody else."
+    ),
     ours!(
         "ours-shared",
         "actix-cluster, shared socket",
-        ["--scheduling", "shared"]
+        ["--scheduling", "shared"],
+        AS_THE_FIRST
     ),
     ours!(
         "ours-http-server",
         "actix-cluster, unmodified HttpServer",
-        ["--scheduling", "per-worker", "--server", "http-server"]
+        ["--scheduling", "per-worker", "--server", "http-server"],
+        "With `survive_kill`, which saves of a server that accepts for itself only connections it has not read from. Before its stop it \
+         accepts nothing for up to 250 ms, and then closes kept connections under requests that cross."
     ),
     ours!(
         "ours-round-robin",
         "actix-cluster, round robin",
-        ["--scheduling", "round-robin"]
+        ["--scheduling", "round-robin"],
+        AS_THE_FIRST
     ),
     ours!(
         "ours-standby",
         "actix-cluster, one standby",
-        ["--scheduling", "per-worker", "--standby", "1"]
+        ["--scheduling", "per-worker", "--standby", "1"],
+        AS_THE_FIRST
     ),
     ours!(
         "ours-zygote",
         "actix-cluster, zygote",
-        ["--scheduling", "per-worker", "--spawn", "zygote"]
+        ["--scheduling", "per-worker", "--spawn", "zygote"],
+        AS_THE_FIRST
+    ),
+    ours!(
+        "{ours-static}",
+        "ours-static",
+        "actix-cluster, static",
+        ["--scheduling", "per-worker"],
+        "BCDF",
+        STATIC
+    ),
+    ours!(
+        "{ours-static}",
+        "ours-static-standby",
+        "actix-cluster, static, one standby",
+        ["--scheduling", "per-worker", "--standby", "1"],
+        "BCDF",
+        STATIC
     ),
     Target {
         id: "actix-web",
@@ -289,7 +328,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "Erlang/OTP supervisor over ports",
         folder: "erlang",
         start: &["sh", "{folder}/start.sh"],
-        env: &[("PEERS_TINY", "{self}")],
+        env: &[
+            ("PEERS_TINY", "{self}"),
+            // Whoever kills it while it starts gets a dump of megabytes into the folder where it was started.
+            ("ERL_CRASH_DUMP", "/dev/null"),
+        ],
         workers: "serve-tiny",
         reload: Reload::Never,
         without: "CD",
@@ -297,6 +340,20 @@ pub(crate) const TARGETS: &[Target] = &[
         ..PEER
     },
 ];
+
+impl Target {
+    /// Is it this project?
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.start.first(), Some(&("{ours}" | STATICALLY)))
+    }
+
+    /// Does it need the example that is linked statically?
+    pub(crate) fn is_static(&self) -> bool {
+        self.start.first() == Some(&STATICALLY)
+    }
+}
+
+const STATICALLY: &str = "{ours-static}";
 
 /// The folder that a peer is installed from, once each.
 pub(crate) fn folders() -> Vec<&'static str> {

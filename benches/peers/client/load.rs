@@ -3,7 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix_cluster_benches::{Failure, now};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
 use super::{Connection, Failed, Outcome, ask};
@@ -20,8 +26,8 @@ use super::{Connection, Failed, Outcome, ask};
 pub(crate) enum Pace {
     /// So many clients, each of which asks as soon as it is answered. A stalled server is asked less, which flatters it.
     Closed(usize),
-    /// So many requests a second, in a group each millisecond; latencies count from when a request was due.
-    Open(usize),
+    /// So many requests a second, evenly spread; latencies count from when a request was due, whenever it was sent.
+    Open(u32),
 }
 
 /// What to do to a server.
@@ -87,6 +93,7 @@ impl Drop for Loader {
 fn run(load: Load, shared: Arc<Shared>) -> Result<Vec<Outcome>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let clients = tokio::task::LocalSet::new();
+    let mut paced = None;
     let tally = Rc::new(Tally {
         phases: RefCell::new(vec![Outcome::new(now())]),
         shared,
@@ -98,10 +105,13 @@ fn run(load: Load, shared: Arc<Shared>) -> Result<Vec<Outcome>, Failure> {
             }
         }
         Pace::Open(per_second) => {
-            clients.spawn_local(open(load, per_second, Rc::clone(&tally)));
+            paced = Some(clients.spawn_local(open(load, per_second, Rc::clone(&tally))));
         }
     }
     runtime.block_on(clients);
+    if let Some(paced) = paced {
+        runtime.block_on(paced)??;
+    }
     tally.turn();
     let mut phases = tally.phases.take();
     if let Some(last) = phases.last_mut() {
@@ -131,6 +141,15 @@ impl Tally {
             phases.push(Outcome::new(now));
         }
         true
+    }
+
+    /// A request was sent so long after it was due.
+    fn sent(&self, late: Duration) {
+        self.phases
+            .borrow_mut()
+            .last_mut()
+            .expect("there is always one")
+            .sent(late);
     }
 
     fn note(&self, begun: Instant, answer: Result<u32, Failed>) {
@@ -169,27 +188,19 @@ async fn closed(load: Load, tally: Rc<Tally>) {
     }
 }
 
-async fn open(load: Load, per_second: usize, tally: Rc<Tally>) {
+/// Requests come when the kernel's timer says so: the runtime's own has steps of a millisecond, so it would be the timer that is measured.
+async fn open(load: Load, per_second: u32, tally: Rc<Tally>) -> Result<(), Failure> {
     let pool: Rc<RefCell<Vec<TcpStream>>> = Rc::default();
     let waiting = Rc::new(Cell::new(0_usize));
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-    let mut due_total = 0;
-    let mut ticked = 0;
+    let every = Duration::from_secs(1) / per_second.max(1);
+    let mut due = now();
+    let ticks = ticks(every)?;
     while tally.turn() {
-        let due = ticks.tick().await.into_std();
-        let now = now();
-        // A timer is late by up to two ticks on a healthy machine; later than that, somebody waited.
-        let begun = if now.saturating_duration_since(due) > 2 * TICK {
-            due
-        } else {
-            now
-        };
-        ticked += 1;
-        let until = per_second * ticked / 1000;
-        for _ in due_total..until {
+        for _ in 0..passed(&ticks).await? {
+            due += every;
+            tally.sent(now().saturating_duration_since(due));
             if waiting.get() >= WAITING_MAX {
-                tally.note(begun, Err(Failed::Unsent));
+                tally.note(due, Err(Failed::Unsent));
                 continue;
             }
             waiting.set(waiting.get() + 1);
@@ -202,13 +213,40 @@ async fn open(load: Load, per_second: usize, tally: Rc<Tally>) {
                     answer.pid
                 });
                 waiting.set(waiting.get() - 1);
-                tally.note(begun, answer);
+                tally.note(due, answer);
             });
         }
-        due_total = until;
     }
     while waiting.get() > 0 {
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// A timer that becomes readable every so often, first after that time.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; an `OwnedFd` keeps the promise which that asks for"
+)]
+fn ticks(every: Duration) -> Result<AsyncFd<OwnedFd>, Failure> {
+    let timer = TimerFd::new(
+        ClockId::CLOCK_MONOTONIC,
+        TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+    )?;
+    let every = TimeSpec::from_duration(every);
+    timer.set(Expiration::IntervalDelayed(every, every), TimerSetTimeFlags::empty())?;
+    Ok(AsyncFd::with_interest(OwnedFd::from(timer), Interest::READABLE)?)
+}
+
+/// How often it has expired since the last time this was asked; waits until it has.
+async fn passed(ticks: &AsyncFd<OwnedFd>) -> io::Result<u64> {
+    loop {
+        let mut ready = ticks.readable().await?;
+        let mut count = [0; 8];
+        // Else it was not readable after all.
+        if let Ok(read) = ready.try_io(|timer| Ok(nix::unistd::read(timer, &mut count)?)) {
+            return read.map(|_| u64::from_ne_bytes(count));
+        }
     }
 }
 
@@ -216,7 +254,6 @@ async fn open(load: Load, per_second: usize, tally: Rc<Tally>) {
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long a client rests after a failure.
 const PAUSE: Duration = Duration::from_millis(5);
-const TICK: Duration = Duration::from_millis(1);
 /// Requests of an open loop that may wait at once.
 const WAITING_MAX: usize = 512;
 const STOP: usize = usize::MAX;

@@ -42,6 +42,8 @@ pub(crate) const FAILURES: [(Failed, &str); 8] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     latencies: Histogram<u64>,
+    /// How late requests of an open loop were sent: the client's share of their latencies.
+    late: Histogram<u64>,
     failures: [u64; FAILURES.len()],
     begun: Instant,
     /// How long the phase was.
@@ -56,6 +58,7 @@ impl Outcome {
         // From a microsecond to a minute, three digits: a few dozen KiB, and no allocation while it counts.
         let latencies = Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds that the crate allows");
         Self {
+            late: latencies.clone(),
             latencies,
             failures: [0; FAILURES.len()],
             begun: now,
@@ -63,6 +66,11 @@ impl Outcome {
             last_answer: now,
             max_gap: Duration::ZERO,
         }
+    }
+
+    pub(crate) fn sent(&mut self, late: Duration) {
+        self.late
+            .saturating_record(u64::try_from(late.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
     pub(crate) fn answered(&mut self, begun: Instant, now: Instant) {
@@ -87,6 +95,7 @@ impl Outcome {
     pub(crate) fn add(&mut self, other: &Self) {
         // Both have the same bounds, so this cannot fail.
         self.latencies.add(&other.latencies).ok();
+        self.late.add(&other.late).ok();
         for (count, more) in self.failures.iter_mut().zip(other.failures) {
             *count += more;
         }
@@ -106,7 +115,7 @@ impl Outcome {
         let classes: serde_json::Map<String, Value> = classes
             .map(|((_, name), count)| ((*name).to_owned(), json!(count)))
             .collect();
-        json!({
+        let mut told = json!({
             "seconds": seconds,
             "answers": self.answers(),
             "per_second": self.answers() as f64 / seconds.max(1e-9),
@@ -117,7 +126,11 @@ impl Outcome {
             "p999_us": self.latencies.value_at_quantile(0.999),
             "max_us": self.latencies.max(),
             "max_gap_ms": self.max_gap.as_secs_f64() * 1e3,
-        })
+        });
+        if !self.late.is_empty() {
+            told["late_p99_us"] = json!(self.late.value_at_quantile(0.99));
+        }
+        told
     }
 }
 
@@ -133,12 +146,19 @@ mod tests {
         outcome.answered(begun, at(2));
         outcome.answered(at(2), at(52));
         outcome.failed(Failed::Reset);
+        assert_eq!(
+            outcome.to_json().get("late_p99_us"),
+            None,
+            "a closed loop is never late"
+        );
+        outcome.sent(Duration::from_micros(30));
         outcome.end(at(60));
         let told = outcome.to_json();
         assert_eq!((outcome.answers(), &told["failed"]), (2, &json!(1)));
         assert_eq!(told["classes"], json!({ "reset": 1 }));
         assert_eq!(told["max_gap_ms"], json!(50.0));
         assert_eq!(told["max_us"].as_u64().map(|us| us / 100), Some(500));
+        assert_eq!(told["late_p99_us"], json!(30));
         let mut both = outcome.clone();
         both.add(&outcome);
         assert_eq!(

@@ -6,3 +6,5 @@ EMU=beam
 PROGNAME=erl
 export ROOTDIR BINDIR EMU PROGNAME
 ERL=$BINDIR/erlexec
+# Whoever is killed while it starts would leave a dump of megabytes in this folder.
+export ERL_CRASH_DUMP=/dev/null

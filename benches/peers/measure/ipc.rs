@@ -79,12 +79,15 @@ fn node(lines: &str) -> Result<Value, Failure> {
             Some(65_536) => "64 KiB",
             other => return Err(format!("Node told of the size {other:?}").into()),
         };
-        let rates = told["rates"].as_array().into_iter().flatten().filter_map(Value::as_f64);
-        let rate = actix_cluster_benches::median(&mut rates.collect::<Vec<_>>());
-        found.insert(
-            format!("Node, worker to master, one way, {size}"),
-            json!({ "per_second": rate }),
-        );
+        for (way, name) in [("to_master", "worker to master"), ("to_worker", "master to worker")] {
+            let rates = told[way].as_array().into_iter().flatten().filter_map(Value::as_f64);
+            let mut rates: Vec<f64> = rates.collect();
+            if rates.is_empty() {
+                return Err(format!("Node told of no rate {way}").into());
+            }
+            let rate = actix_cluster_benches::median(&mut rates);
+            found.insert(format!("Node, {name}, one way, {size}"), json!({ "per_second": rate }));
+        }
         let trip = json!({ "p50_us": told["p50_us"], "p99_us": told["p99_us"] });
         found.insert(format!("Node, round trip, {size}"), trip);
     }

@@ -78,6 +78,16 @@ impl Measure {
             .collect()
     }
 
+    /// How often a cell is taken in a run of so many rounds. A closed loop falls into one of two states (see the README), so it needs
+    /// more of them; starting 200 interpreters, and F, are long and steady.
+    pub(crate) fn rounds(self, variant: &str, rounds: usize) -> usize {
+        match self {
+            Self::Throughput if variant != "open" => rounds * 3,
+            Self::Idle | Self::Ipc => rounds.min(2),
+            _ => rounds,
+        }
+    }
+
     /// How long one cell may take before everything it started is killed.
     pub(crate) const fn limit(self) -> Duration {
         match self {
@@ -120,3 +130,28 @@ pub(crate) fn take(
 
 /// How long a target may take to start; 200 interpreters on a crowded machine take more than a minute.
 const START: Duration = Duration::from_secs(150);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_loops_are_taken_more_often_and_long_starts_less() {
+        let rounds = |measure: Measure, variant| measure.rounds(variant, 3);
+        assert_eq!(rounds(Measure::Throughput, "new"), 9);
+        assert_eq!(rounds(Measure::Throughput, "open"), 3);
+        assert_eq!((rounds(Measure::Idle, "2"), rounds(Measure::Crash, "")), (2, 3));
+        assert_eq!(Measure::Idle.rounds("2", 1), 1);
+    }
+
+    #[test]
+    fn who_is_linked_statically_takes_part_in_two_measures() {
+        let takes_part = |measure: &&Measure| measure.cells().iter().any(|(id, _)| *id == "ours-static");
+        let letters: String = MEASURES
+            .iter()
+            .filter(takes_part)
+            .map(|measure| measure.letter())
+            .collect();
+        assert_eq!(letters, "AE");
+    }
+}

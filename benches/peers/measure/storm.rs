@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Effort, START};
 use crate::client::{Connection, Load, Loader, Pace};
 use crate::install::Installed;
+use crate::kernel;
 use crate::running::{Running, pid};
 use crate::targets::Target;
 
@@ -25,7 +26,8 @@ pub(super) fn take(target: &Target, effort: Effort, installed: &Installed) -> Re
     let (begun, mut turns, mut kills, mut fewest) = (now(), 0_u32, 0_u32, WORKERS);
     while begun.elapsed() < effort.time {
         rest(EVERY.saturating_sub(begun.elapsed().saturating_sub(EVERY * turns)));
-        let alive = running.workers();
+        let mut alive = running.own_workers()?;
+        alive.retain(|pid| kernel::is_alive(*pid));
         fewest = fewest.min(alive.len());
         // One that serves: standbys would be wasted kills. The choice turns, so that each slot has its share.
         let seen = loader.take_seen();
@@ -40,7 +42,7 @@ pub(super) fn take(target: &Target, effort: Effort, installed: &Installed) -> Re
     }
     loader.next_phase();
     rest(AFTER);
-    let after = running.workers().len();
+    let after = running.own_workers()?.len();
     let phases = loader.stop()?;
     let mut result = phases.get(1).ok_or("no phase")?.to_json();
     result["kills"] = json!(kills);

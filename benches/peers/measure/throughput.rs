@@ -36,10 +36,11 @@ pub(super) fn take(target: &Target, variant: &str, effort: Effort, installed: &I
         let workers = processes.iter().map(|pid| kernel::cpu(*pid)).sum::<Duration>();
         (kernel::cpu(running.master()), workers)
     };
+    let own = || kernel::cpu(std::process::id());
     loaders.iter().for_each(Loader::next_phase);
-    let (begun, before) = (now(), cpu());
+    let (begun, before, own_before) = (now(), cpu(), own());
     rest(effort.time);
-    let (time, after) = (begun.elapsed(), cpu());
+    let (time, after, own_after) = (begun.elapsed(), cpu(), own());
     loaders.iter().for_each(Loader::next_phase);
     let mut phase: Option<Outcome> = None;
     for loader in loaders {
@@ -55,6 +56,7 @@ pub(super) fn take(target: &Target, variant: &str, effort: Effort, installed: &I
     let percent = |spent: Duration| 100.0 * spent.as_secs_f64() / time.as_secs_f64();
     result["master_cpu_percent"] = json!(percent(master));
     result["workers_cpu_percent"] = json!(percent(workers));
+    result["client_cpu_percent"] = json!(percent(own_after.saturating_sub(own_before)));
     result["cpu_us_per_answer"] = json!((master + workers).as_secs_f64() * 1e6 / phase.answers().max(1) as f64);
     Ok(result)
 }

@@ -10,27 +10,31 @@ const SIZES = [
 ];
 const TRIPS = 20000;
 
-if (process.argv[2] === 'child') {
-  const flood = (size, count) => {
-    const datum = { id: 1, data: 'x'.repeat(size) };
-    let sent = 0;
-    const more = () => {
-      while (sent < count) {
-        sent += 1;
-        if (sent % 64 === 0) return process.send(datum, more);
-        process.send(datum);
-      }
-    };
-    more();
+const flood = (to, size, count) => {
+  const datum = { id: 1, data: 'x'.repeat(size) };
+  let sent = 0;
+  const more = () => {
+    while (sent < count) {
+      sent += 1;
+      if (sent % 64 === 0) return to.send(datum, more);
+      to.send(datum);
+    }
   };
+  more();
+};
+
+if (process.argv[2] === 'child') {
+  let awaited = 0;
   process.on('message', (message) => {
-    if (message.flood) flood(message.flood.size, message.flood.count);
-    else process.send(message);
+    if (message.flood) flood(process, message.flood.size, message.flood.count);
+    else if (message.expect) awaited = message.expect;
+    else if (awaited === 0) process.send(message);
+    else if (--awaited === 0) process.send({ complete: true });
   });
 } else {
   const rounds = Number(process.argv[2]) || 3;
   const child = fork(__filename, ['child'], { serialization: 'json' });
-  const oneWay = (size, count) =>
+  const toMaster = (size, count) =>
     new Promise((resolve) => {
       let came = 0;
       const begun = process.hrtime.bigint();
@@ -42,6 +46,13 @@ if (process.argv[2] === 'child') {
       };
       child.on('message', listener);
       child.send({ flood: { size, count } });
+    });
+  const toWorker = (size, count) =>
+    new Promise((resolve) => {
+      const begun = process.hrtime.bigint();
+      child.once('message', () => resolve(count / (Number(process.hrtime.bigint() - begun) / 1e9)));
+      child.send({ expect: count });
+      flood(child, size, count);
     });
   const trips = (size, count) =>
     new Promise((resolve) => {
@@ -63,12 +74,14 @@ if (process.argv[2] === 'child') {
     });
   (async () => {
     for (const [size, count] of SIZES) {
-      await oneWay(size, count / 10);
-      const rates = [];
-      for (let round = 0; round < rounds; round++) rates.push(await oneWay(size, count));
+      const rates = { toMaster: [], toWorker: [] };
+      for (const [way, told] of [[toMaster, rates.toMaster], [toWorker, rates.toWorker]]) {
+        await way(size, count / 10);
+        for (let round = 0; round < rounds; round++) told.push(await way(size, count));
+      }
       const took = await trips(size, size > 4096 ? TRIPS / 10 : TRIPS);
       const at = (percent) => took[Math.floor((took.length * percent) / 100)];
-      console.log(JSON.stringify({ size, rates, p50_us: at(50), p99_us: at(99) }));
+      console.log(JSON.stringify({ size, to_master: rates.toMaster, to_worker: rates.toWorker, p50_us: at(50), p99_us: at(99) }));
     }
     child.disconnect();
   })();

@@ -14,7 +14,7 @@ struct Column(&'static str, &'static str, f64);
 
 /// The text of one measure.
 pub(super) fn section(measure: Measure, records: &Records) -> String {
-    let (title, text) = prose(measure);
+    let (title, text) = super::prose::of(measure);
     let mut told = format!("\n## {}. {title}\n\n{text}\n", measure.letter());
     if measure == Measure::Ipc {
         told.push_str(&messages(records));
@@ -46,11 +46,12 @@ fn name(measure: Measure, variant: &str) -> String {
 }
 
 fn table(measure: Measure, variant: &str, records: &Records) -> String {
-    let columns = columns(measure);
+    let columns = columns(measure, variant);
     let first: &[&str] = match measure {
         Measure::Crash => &["median ms (range)", "p90 ms", "failed probes a kill", "kills"],
         Measure::Storm => &["failed a kill (range of runs)", "classes, all runs", "kills"],
         Measure::Reload => &["failed, each run", "classes, all runs"],
+        Measure::Throughput if variant != "open" => &["of nginx, same round"],
         Measure::Throughput | Measure::Idle | Measure::Ipc => &[],
     };
     let heads: Vec<&str> = first
@@ -63,34 +64,63 @@ fn table(measure: Measure, variant: &str, records: &Records) -> String {
         heads.join(" | "),
         "---:|".repeat(heads.len())
     );
-    let mut left_out = Vec::new();
+    let mut failed = Vec::new();
     for (id, _) in measure.cells().iter().filter(|(_, of)| *of == variant) {
         let Some(target) = TARGETS.iter().find(|target| target.id == *id) else {
             continue;
         };
         let results = records.results(measure, id, variant);
+        // Who is left out of everything is told once, at the head.
+        let mut errors = records.errors(measure, id, variant);
+        errors.retain(|(_, error)| !error.starts_with(LEFT_OUT));
+        failed.extend(
+            errors
+                .iter()
+                .map(|(round, error)| format!("- round {} of {}: {error}", round + 1, target.name)),
+        );
         if results.is_empty() {
-            // Who is left out of everything is told once, at the head.
-            let error = records.error(measure, id, variant);
-            if let Some(error) = error.filter(|error| !error.starts_with(LEFT_OUT)) {
-                left_out.push(format!("- {}: {error}", target.name));
-            }
             continue;
         }
+        let name = match errors.len() {
+            0 => target.name.to_owned(),
+            some => format!(
+                "{} (**{} of {} runs**)",
+                target.name,
+                results.len(),
+                results.len() + some
+            ),
+        };
         let mut cells = special(measure, &results);
+        if measure == Measure::Throughput && variant != "open" {
+            cells.push(beside_nginx(records, id, variant).map_or_else(|| "–".to_owned(), Spread::cell));
+        }
         cells.extend(columns.iter().map(|Column(_, path, scale)| {
             let figures = results.iter().filter_map(|result| result.pointer(path)?.as_f64());
             Spread::of(figures.map(|figure| figure * scale)).map_or_else(|| "–".to_owned(), Spread::cell)
         }));
-        told.push_str(&format!("| {} | {} |\n", target.name, cells.join(" | ")));
+        told.push_str(&format!("| {name} | {} |\n", cells.join(" | ")));
     }
-    if !left_out.is_empty() {
-        told.push_str(&format!("\nNot measured:\n\n{}\n", left_out.join("\n")));
+    if !failed.is_empty() {
+        told.push_str(&format!(
+            "\nRuns that failed, and are in no figure above:\n\n{}\n",
+            failed.join("\n")
+        ));
     }
     told
 }
 
-const fn columns(measure: Measure) -> &'static [Column] {
+/// Answers a second as a part of nginx's in the same round, over all rounds that both have.
+fn beside_nginx(records: &Records, target: &str, variant: &str) -> Option<Spread> {
+    let rate = |result: &Value| result["per_second"].as_f64();
+    let theirs = records.rounds(Measure::Throughput, "nginx", variant);
+    let ours = records.rounds(Measure::Throughput, target, variant);
+    Spread::of(ours.iter().filter_map(|(round, result)| {
+        let (_, other) = theirs.iter().find(|(other, _)| other == round)?;
+        Some(rate(result)? / rate(other)?)
+    }))
+}
+
+fn columns(measure: Measure, variant: &str) -> &'static [Column] {
     const MS: f64 = 1e-3;
     const MIB: f64 = 1.0 / 1024.0;
     match measure {
@@ -110,6 +140,18 @@ const fn columns(measure: Measure) -> &'static [Column] {
             Column("answers/s before", "/before/per_second", 1.0),
             Column("answers/s during", "/during/per_second", 1.0),
         ],
+        Measure::Throughput if variant == "open" => &[
+            Column("answers/s", "/per_second", 1.0),
+            Column("p50 ms", "/p50_us", MS),
+            Column("p99 ms", "/p99_us", MS),
+            Column("p99.9 ms", "/p999_us", MS),
+            Column("of that, sent late: p99 ms", "/late_p99_us", MS),
+            Column("failed", "/failed", 1.0),
+            Column("CPU µs an answer", "/cpu_us_per_answer", 1.0),
+            Column("master CPU %", "/master_cpu_percent", 1.0),
+            Column("workers CPU %", "/workers_cpu_percent", 1.0),
+            Column("client CPU %", "/client_cpu_percent", 1.0),
+        ],
         Measure::Throughput => &[
             Column("answers/s", "/per_second", 1.0),
             Column("p50 ms", "/p50_us", MS),
@@ -119,6 +161,7 @@ const fn columns(measure: Measure) -> &'static [Column] {
             Column("CPU µs an answer", "/cpu_us_per_answer", 1.0),
             Column("master CPU %", "/master_cpu_percent", 1.0),
             Column("workers CPU %", "/workers_cpu_percent", 1.0),
+            Column("client CPU %", "/client_cpu_percent", 1.0),
         ],
         Measure::Idle => &[
             Column("all ready after ms", "/start_ms", 1.0),
@@ -127,6 +170,9 @@ const fn columns(measure: Measure) -> &'static [Column] {
             Column("master CPU ms a minute", "/master_cpu_ms_a_minute", 1.0),
             Column("a worker's PSS MiB", "/worker_pss_kib", MIB),
             Column("a worker's CPU ms a minute", "/worker_cpu_ms_a_minute", 1.0),
+            Column("processes", "/processes", 1.0),
+            Column("all in, PSS MiB a worker", "/all_in_pss_kib", MIB),
+            Column("all in, CPU ms a minute and worker", "/all_in_cpu_ms_a_minute", 1.0),
         ],
     }
 }
@@ -195,6 +241,7 @@ fn classes(results: &[&Value]) -> String {
 }
 
 fn messages(records: &Records) -> String {
+    let mut failed = String::new();
     let mut told = "\n| what | messages/s | p50 µs | p99 µs |\n|---|---:|---:|---:|\n".to_owned();
     for target in ["ours", "node-rr"] {
         let results = records.results(Measure::Ipc, target, "");
@@ -211,46 +258,53 @@ fn messages(records: &Records) -> String {
                 cell("p99_us")
             ));
         }
-        if let Some(error) = records.error(Measure::Ipc, target, "").filter(|_| results.is_empty()) {
-            told.push_str(&format!("\n{target}: not measured, {error}\n"));
+        for (round, error) in records.errors(Measure::Ipc, target, "") {
+            failed.push_str(&format!("\nRound {} of {target} failed: {error}\n", round + 1));
         }
     }
-    told
+    told + &failed
 }
 
-const fn prose(measure: Measure) -> (&'static str, &'static str) {
-    match measure {
-        Measure::Crash => (
-            "Crash to answer",
-            "One worker, killed by `SIGKILL`; how long until another process answers. A probe connects at once, every 2 ms, and \
-             1 ms after one failed. With one worker it is the restart that is measured, and not who wins a connection. \
-             Probes that are refused mean that nobody kept the listening socket while no worker lived.",
-        ),
-        Measure::Storm => (
-            "Kill storm",
-            "Four workers, 16 clients with new connections in a closed loop; every 200 ms one of the workers that serve is killed. What a \
-             killed worker was answering is lost whoever supervises it, so the faster a server, the more it has in its hands: compare \
-             failures a kill with others of the same speed. A client whose request failed rests for 5 ms.",
-        ),
-        Measure::Reload => (
-            "Rolling reload",
-            "Four workers, 16 clients in a closed loop; the reload is over when no old worker is left and as many new ones run. Failures \
-             count over the whole run, before and after it too.",
-        ),
-        Measure::Throughput => (
-            "Throughput and latency",
-            "Two workers and the load client share the machine's cores, so above some rate it is the client that is measured; processor \
-             time for each answer does not have this fault. 64 kept connections, 32 with new ones.",
-        ),
-        Measure::Idle => (
-            "Idle workers",
-            "From the start of the program until every worker is ready; then a second of rest, and a look at what it costs. PSS counts \
-             shared pages in parts.",
-        ),
-        Measure::Ipc => (
-            "Messages between master and worker",
-            "JSON objects with a text of that size; the bare socket carries the same bytes without JSON. Node's is `process.send` of \
-             `child_process.fork`, the channel of its cluster.",
-        ),
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn records() -> Records {
+        let cell = |target: &str, round: usize, result: Value| json!({ "measure": "D", "target": target, "variant": "new", "round": round, "at": 0, "noise": {}, "result": result });
+        let rate = |rate: u32| json!({ "per_second": rate });
+        let mut failed = cell("puma", 1, Value::Null);
+        failed["error"] = json!("no end within 40s");
+        let lines = [
+            cell("nginx", 0, rate(100)),
+            cell("nginx", 1, rate(400)),
+            cell("ours", 0, rate(90)),
+            cell("ours", 1, rate(440)),
+            cell("ours", 2, rate(1)),
+            cell("puma", 0, rate(50)),
+            failed,
+        ];
+        let all = lines.map(|line| serde_json::from_value(line).expect("a record"));
+        Records::of(all.into())
+    }
+
+    #[test]
+    fn rates_are_compared_within_a_round_and_where_nginx_has_none_not_at_all() {
+        let beside = beside_nginx(&records(), "ours", "new").expect("two rounds");
+        assert_eq!((beside.min, beside.max), (0.9, 1.1));
+    }
+
+    #[test]
+    fn a_run_that_failed_is_told_in_its_row_and_below() {
+        let told = table(Measure::Throughput, "new", &records());
+        assert!(
+            told.contains("| Puma, cluster mode (5 threads) (**1 of 2 runs**) |"),
+            "{told}"
+        );
+        assert!(
+            told.contains("- round 2 of Puma, cluster mode (5 threads): no end within 40s"),
+            "{told}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 mod columns;
 mod papers;
+mod prose;
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The head of the results, and the README's section.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -51,7 +52,7 @@ pub(super) fn head(machine: &Value, records: &Records, beside: &str) -> String {
     told
 }
 
-/// One paragraph: when, on what, how quiet it was.
+/// One paragraph: when, on what, with which options, how quiet it was.
 fn circumstances(machine: &Value, records: &Records) -> String {
     let days: Vec<String> = [
         records.all.iter().map(|record| record.at).min(),
@@ -76,8 +77,8 @@ fn circumstances(machine: &Value, records: &Records) -> String {
             .map_or_else(|| "?".to_owned(), figure)
     };
     format!(
-        "{} (UTC). {}, {} cores, {} GiB, Linux {}; {}, {}. Right before each cell: load {}, the cores {} % busy with other things, a \
-         fixed piece of arithmetic took {} ms. A range of the last three far from its median means that the machine was not quiet.",
+        "{} (UTC). {}, {} cores, {} GiB, Linux {}; {}, {}; {}. Right before each cell, with nothing of ours running, others kept the cores \
+         {} % busy, and a fixed piece of arithmetic took {} ms: a range far from its median means that the machine was not quiet.",
         days.join(" to "),
         text("/machine/cpu"),
         number("/machine/cores"),
@@ -85,10 +86,33 @@ fn circumstances(machine: &Value, records: &Records) -> String {
         text("/machine/kernel"),
         text("/rustc"),
         text("/profile"),
-        noise("/load", 1.0),
+        options(records),
         noise("/others_busy", 100.0),
         noise("/spin_us", 1e-3),
     )
+}
+
+/// With which options and of which commits, measure by measure where they differ.
+fn options(records: &Records) -> String {
+    let mut by_measure: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
+    for record in &records.all {
+        let effort = record
+            .effort
+            .map_or_else(|| "unknown options".to_owned(), |effort| format!("`{effort}`"));
+        let commit = record.commit.clone().unwrap_or_else(|| "unknown".to_owned());
+        by_measure.entry((effort, commit)).or_default().insert(&record.measure);
+    }
+    let is_one = by_measure.len() == 1;
+    let told = by_measure.into_iter().map(|((effort, commit), letters)| {
+        let letters: Vec<&str> = letters.into_iter().collect();
+        let of = if is_one {
+            String::new()
+        } else {
+            format!("{}: ", letters.join(", "))
+        };
+        format!("{of}{effort}, commit {commit}")
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// The short table: one row for each target, one figure for each measure.
@@ -138,13 +162,16 @@ pub(super) fn put_into_readme(machine: &Value, records: &Records) -> Result<(), 
     let (before, rest) = text.split_once(BEGIN).ok_or("the README has no place for the table")?;
     let (_, after) = rest.split_once(END).ok_or("the README's table has no end")?;
     let section = format!(
-        "{BEGIN}\n{}\n{}\n{END}",
+        "{BEGIN}\n{}\n{CAPTION}\n\n{}\n{END}",
         summary(records),
         circumstances(machine, records)
     );
     Ok(fs::write(path, format!("{before}{section}{after}"))?)
 }
 
+/// What the table owes to a setting that is off by default.
+const CAPTION: &str = "Rows of actix-cluster have `survive_kill` set, a keeper beside each worker that holds its connections, but for \"the library's \
+    default\", where it is off; \"static\" is linked statically.";
 const BEGIN: &str = "<!-- written by the peers bench: begin -->";
 const END: &str = "<!-- written by the peers bench: end -->";
 
