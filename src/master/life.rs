@@ -9,16 +9,18 @@ use std::sync::Arc;
 use actix::Addr;
 
 use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome, ToMaster};
-use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
 use crate::master::printed::Printed;
+use crate::master::unread::Unreading;
 use crate::master::worker_actor::WorkerActor;
+use crate::master::{Link, Subscribers};
 use crate::model::ExitStatus;
 use crate::process::{OomWatch, ProcessHandle};
 
 /// What the life task of one worker works with.
 pub(crate) struct Life {
     pub(crate) worker: Addr<WorkerActor>,
+    pub(crate) link: Arc<Link>,
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
     pub(crate) subscribers: Arc<Subscribers>,
@@ -73,13 +75,18 @@ impl Life {
         oom: &mut OomWatch,
         mut exited: Pin<&mut impl Future<Output = ExitStatus>>,
     ) -> ReadEnd {
+        let mut free = FREE;
         loop {
             let mut frames = Vec::new();
             let outcome = tokio::select! {
                 outcome = self.channel.read_batch(decoder, &mut frames) => Some(outcome),
                 _ = exited.as_mut() => None,
             };
-            let makes_events = frames.iter().any(makes_events);
+            let holds_back = frames
+                .iter()
+                .filter(|incoming| makes_event(&incoming.frame, &mut free))
+                .count()
+                > 0;
             // Who puts workers into groups of their own has done it by then, or the worker itself has.
             if frames.iter().any(|incoming| tells_a_step(&incoming.frame)) {
                 oom.look_again();
@@ -98,13 +105,26 @@ impl Life {
                     return ReadEnd::ChannelEnded;
                 }
             }
-            if makes_events {
+            if holds_back {
                 tokio::select! {
-                    () = self.subscribers.room_for_messages() => {}
+                    () = self.room(decoder) => {}
                     _ = exited.as_mut() => return ReadEnd::ProcessEnded,
                 }
             }
         }
+    }
+
+    /// Waits until every subscriber that loses nothing has room. What the worker says meanwhile lies unread, its signs of life
+    /// among it, and must not be missed: that is noted, but not of one that says nothing.
+    async fn room(&self, decoder: &Decoder) {
+        let mut room = pin!(self.subscribers.room_for_messages());
+        tokio::select! {
+            biased;
+            () = room.as_mut() => return,
+            () = self.channel.unread(decoder) => {}
+        }
+        let _unread = Unreading::begin(&self.link);
+        room.await;
     }
 
     /// A grandchild may hold the other end, so this takes what is there and does not wait for end-of-file.
@@ -149,14 +169,16 @@ impl Life {
 }
 
 /// Is it something of which a worker can say as much as it likes, each time making an event? A subscriber that loses
-/// nothing is protected from all of these, or an endless row of wishes for listeners would fill its queue.
-const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
-    match incoming.frame {
-        ToMaster::Message(_)
-        | ToMaster::Call { .. }
-        | ToMaster::Listening { .. }
-        | ToMaster::Bind { .. }
-        | ToMaster::Failed(_) => true,
+/// nothing is protected from all of these, or an endless row of wishes for listeners would fill its queue. The first wishes and
+/// listeners of a worker are `free`: a full subscriber must not keep a worker from serving that has nothing to say.
+const fn makes_event(frame: &ToMaster, free: &mut u32) -> bool {
+    match frame {
+        ToMaster::Listening { .. } | ToMaster::Bind { .. } => {
+            let is_free = *free > 0;
+            *free = free.saturating_sub(1);
+            !is_free
+        }
+        ToMaster::Message(_) | ToMaster::Call { .. } | ToMaster::Failed(_) => true,
         ToMaster::Online { .. }
         | ToMaster::Standby
         | ToMaster::Ready
@@ -179,3 +201,6 @@ const fn tells_a_step(frame: &ToMaster) -> bool {
         ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Standby | ToMaster::Ready
     )
 }
+
+/// Listeners and wishes for them that a worker may tell of whoever is full: more than a program usually has.
+const FREE: u32 = 32;

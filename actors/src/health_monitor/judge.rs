@@ -53,6 +53,8 @@ pub(super) struct Facts {
     pub(super) last_beat: Option<Mono>,
     /// Until when it asked to be left alone.
     pub(super) more_time_until: Option<Mono>,
+    /// Until when the master did not read what it said.
+    pub(super) unread_until: Option<Mono>,
     /// The loop that is most behind, as the last beat told.
     pub(super) late: Option<(String, Duration)>,
     /// It listened, and accepts on nothing any more.
@@ -244,6 +246,10 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
     if lag.is_held_up(now) {
         return Sight::Unread;
     }
+    // Nobody but a subscriber is to blame that it is not heard.
+    if facts.unread_until.is_some_and(|until| until >= now) {
+        return Sight::Unread;
+    }
     // A program that does not use the library never beats.
     let Some(beat) = facts.last_beat else {
         return Sight::Well;
@@ -254,6 +260,7 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
         Phase::Draining(since) => (UnhealthyReason::Drain, config.drain, since),
     };
     let heard = beat.max(since).max(case.excused.unwrap_or(beat));
+    let heard = heard.max(facts.unread_until.unwrap_or(heard));
     let heard = case.excused_by_pauses(heard, lag);
     let silent = now.since(heard);
     if let Some(limit) = limit {

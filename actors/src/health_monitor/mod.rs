@@ -274,6 +274,7 @@ fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Op
         phase,
         last_beat: worker.last_heartbeat,
         more_time_until: worker.more_time_until,
+        unread_until: worker.unread_until,
         late: latest.map(|it| (it.name.clone(), it.late)),
         is_deaf: worker.state == WorkerState::Listening && worker.accepting == 0,
         is_traced: config.pause_for_debugger && silent > config.interval && worker.pid.is_some_and(thread::is_traced),
