@@ -43,6 +43,8 @@ struct Case {
 pub(super) enum Phase {
     Boot(Mono),
     Serving(Mono),
+    /// It has booted, and waits for a slot.
+    Standby(Mono),
     Draining(Mono),
 }
 
@@ -214,7 +216,7 @@ impl Case {
 
     /// Silence was held against it in this phase.
     fn is_counted(&self, phase: Phase) -> bool {
-        let (Phase::Boot(since) | Phase::Serving(since) | Phase::Draining(since)) = phase;
+        let (Phase::Boot(since) | Phase::Serving(since) | Phase::Standby(since) | Phase::Draining(since)) = phase;
         let is_silence = matches!(
             self.told,
             Some(UnhealthyReason::Hang | UnhealthyReason::Boot | UnhealthyReason::Drain)
@@ -256,7 +258,8 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
     };
     let (reason, limit, since) = match facts.phase {
         Phase::Boot(since) => (UnhealthyReason::Boot, config.boot, since),
-        Phase::Serving(since) => (UnhealthyReason::Hang, Some(config.stale_after), since),
+        // The one is to serve, and the other may have to at any moment.
+        Phase::Serving(since) | Phase::Standby(since) => (UnhealthyReason::Hang, Some(config.stale_after), since),
         Phase::Draining(since) => (UnhealthyReason::Drain, config.drain, since),
     };
     let heard = beat.max(since).max(case.excused.unwrap_or(beat));
@@ -275,8 +278,9 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
             return Sight::Over(reason, silent);
         }
     }
-    if !matches!(facts.phase, Phase::Serving(_)) {
-        return Sight::Well;
+    match facts.phase {
+        Phase::Serving(_) | Phase::Standby(_) => {}
+        Phase::Boot(_) | Phase::Draining(_) => return Sight::Well,
     }
     if let Some((name, late)) = &facts.late
         && *late >= config.interval / 2

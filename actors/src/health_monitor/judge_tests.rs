@@ -486,3 +486,6 @@ fn a_worker_that_hangs_is_killed_within_stale_and_three_checks() {
         );
     }
 }
+
+#[path = "judge_ladder_tests.rs"]
+mod ladder;

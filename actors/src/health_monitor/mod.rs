@@ -264,7 +264,11 @@ fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Op
         WorkerState::Created | WorkerState::Online | WorkerState::Listening if worker.ready => {
             Phase::Serving(times.ready?)
         }
-        WorkerState::Created | WorkerState::Online | WorkerState::Listening => Phase::Boot(times.created?),
+        WorkerState::Created | WorkerState::Online | WorkerState::Listening => match times.standby {
+            Some(at) if worker.standby => Phase::Standby(at),
+            // With its slot it begins anew.
+            _ => Phase::Boot(times.promoted.or(times.created)?),
+        },
         WorkerState::Exiting => Phase::Draining(times.exiting?),
         WorkerState::Disconnected | WorkerState::Dead => return None,
     };
