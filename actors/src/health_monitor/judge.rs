@@ -128,6 +128,7 @@ impl Ward {
 
     /// Looks at one worker. Everything must have been read before `now`.
     pub(super) fn look(&mut self, id: WorkerId, facts: &Facts, lag: Lag, occasion: Occasion, now: Mono) -> Finding {
+        let patience = self.config.check.saturating_mul(TREATED_CHECKS);
         let treated = self.treated(now).filter(|other| *other != id).count();
         let may_act = treated < self.config.max_at_once;
         let case = self.cases.entry(id).or_default();
@@ -143,6 +144,10 @@ impl Ward {
             Sight::Well if is_as_before && case.is_counted(facts.phase) => Finding::Nothing,
             Sight::Well => {
                 case.misses = 0;
+                // Heard again, and not only in another phase: what was done about it is over.
+                if !is_as_before {
+                    case.done = HealthAction::Tell;
+                }
                 case.told.take().map_or(Finding::Nothing, |_| Finding::Recovered)
             }
             Sight::Odd(reason, lasted) => {
@@ -167,7 +172,7 @@ impl Ward {
                 case.misses = case.misses.saturating_add(1);
                 case.missed_at = Some(now);
                 case.told = Some(reason.clone());
-                let wanted = next_action(&self.config, case.misses, case.done, facts.phase);
+                let wanted = next_action(&self.config, case.misses, case.pending(patience, now), facts.phase);
                 let action = if may_act { wanted } else { HealthAction::Tell };
                 if action != HealthAction::Tell {
                     case.done = action;
@@ -212,6 +217,15 @@ impl Case {
             self.paused = lag.paused;
         }
         is_new
+    }
+
+    /// What was done about it and may still bear fruit. A replacement that was refused, or whose successor did not come, is
+    /// asked for again after a while; whoever got `SIGABRT` gets `SIGKILL`, however long ago that was.
+    fn pending(&self, patience: Duration, now: Mono) -> HealthAction {
+        if self.done == HealthAction::Replace && now.since(self.done_at) >= patience {
+            return HealthAction::Tell;
+        }
+        self.done
     }
 
     /// Silence was held against it in this phase.
@@ -305,7 +319,8 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
     Sight::Well
 }
 
-/// The rung of the ladder that this miss reaches. Each is climbed once; `SIGKILL` may be repeated, which does no harm.
+/// The rung of the ladder that this miss reaches. Each is climbed once, until it is well again; `SIGKILL` may be repeated,
+/// which does no harm.
 fn next_action(config: &HealthConfig, misses: u32, done: HealthAction, phase: Phase) -> HealthAction {
     let reached = |rung: Option<u32>| rung.is_some_and(|rung| misses >= rung);
     if reached(config.kill_after) {

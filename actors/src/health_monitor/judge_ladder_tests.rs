@@ -19,3 +19,38 @@ fn a_standby_is_judged_like_one_that_serves_and_has_nothing_to_hand_over() {
         assert_eq!(found, Some((UnhealthyReason::Hang, missed, action)), "at {now}");
     }
 }
+
+#[test]
+fn who_recovers_after_a_replacement_was_wanted_has_the_whole_ladder_again() {
+    let config = HealthConfig::new().replace_after(Some(1)).kill_after(None);
+    let mut ward = Ward::new(config.clone());
+    let action = |ward: &mut Ward, beat, now| verdict(check(ward, &serving(at(beat)), at(now))).map(|found| found.2);
+    assert_eq!(action(&mut ward, 0, 15), Some(HealthAction::Replace));
+    assert_eq!(action(&mut ward, 0, 20), Some(HealthAction::Tell));
+    assert_eq!(check(&mut ward, &serving(at(22)), at(22)), Finding::Recovered);
+    // It shields nobody any more.
+    let other = verdict(ward.look(id(2), &serving(at(0)), lag(at(25), at(0)), Occasion::Check, at(25)));
+    assert_eq!(other.map(|found| found.2), Some(HealthAction::Replace));
+    ward.forget(id(2));
+    assert_eq!(action(&mut ward, 22, 35), Some(HealthAction::Replace));
+    // One that was never replaced, for whatever reason, is asked for again after a while.
+    let mut ward = Ward::new(config);
+    let replaced: Vec<u64> = (15..200)
+        .step_by(5)
+        .filter(|now| action(&mut ward, 0, *now) == Some(HealthAction::Replace))
+        .collect();
+    assert_eq!(replaced, [15, 75, 135, 195]);
+}
+
+#[test]
+fn one_that_is_only_told_to_stop_has_not_recovered_from_what_it_was_treated_for() {
+    let mut ward = Ward::new(HealthConfig::new().replace_after(Some(1)).kill_after(None));
+    assert!(verdict(check(&mut ward, &serving(at(0)), at(15))).is_some());
+    let draining = Facts {
+        phase: Phase::Draining(at(18)),
+        ..serving(at(0))
+    };
+    check(&mut ward, &draining, at(20));
+    let other = verdict(ward.look(id(2), &serving(at(0)), lag(at(25), at(0)), Occasion::Check, at(25)));
+    assert_eq!(other.map(|found| found.2), Some(HealthAction::Tell), "one at a time");
+}
