@@ -111,6 +111,11 @@ impl Ward {
         }
     }
 
+    /// From now on these limits are in force.
+    pub(super) fn heed(&mut self, config: HealthConfig) {
+        self.config = config;
+    }
+
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.cases.remove(&id);
     }

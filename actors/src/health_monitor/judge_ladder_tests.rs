@@ -54,3 +54,17 @@ fn one_that_is_only_told_to_stop_has_not_recovered_from_what_it_was_treated_for(
     let other = verdict(ward.look(id(2), &serving(at(0)), lag(at(25), at(0)), Occasion::Check, at(25)));
     assert_eq!(other.map(|found| found.2), Some(HealthAction::Tell), "one at a time");
 }
+
+#[test]
+fn workers_that_beat_less_often_than_was_asked_for_are_judged_by_what_they_can_keep() {
+    let config = HealthConfig::new().boot(Some(10 * SECOND)).for_interval(60 * SECOND);
+    assert_eq!(config.validate(), Ok(()));
+    let mut ward = Ward::new(HealthConfig::new());
+    ward.heed(config);
+    assert_eq!(check(&mut ward, &serving(at(0)), at(120)), Finding::Nothing);
+    assert!(verdict(check(&mut ward, &serving(at(0)), at(121))).is_some());
+    // Whoever has patience enough keeps it.
+    let patient = HealthConfig::new().stale_after(200 * SECOND);
+    let lengthened = patient.clone().for_interval(4 * SECOND);
+    assert_eq!(lengthened, patient.interval(4 * SECOND));
+}

@@ -13,8 +13,8 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, WrapFuture};
 use actix_cluster::{
     Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventKind,
-    Evidence, HealthAction, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions, Unhealthy, UnhealthyReason,
-    WorkerId, WorkerSnapshot, WorkerState,
+    Evidence, HealthAction, Lag, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions, Unhealthy,
+    UnhealthyReason, WorkerId, WorkerSnapshot, WorkerState,
 };
 
 pub use config::{HealthConfig, HealthConfigError};
@@ -44,6 +44,8 @@ pub struct HealthMonitor {
     config: HealthConfig,
     ward: Ward,
     view: HealthView,
+    /// That nobody beats was said.
+    is_off: bool,
 }
 
 impl HealthMonitor {
@@ -58,6 +60,7 @@ impl HealthMonitor {
             ward: Ward::new(config.clone()),
             config,
             view,
+            is_off: false,
         })
     }
 
@@ -90,8 +93,15 @@ impl HealthMonitor {
         };
         let snapshot = cluster.snapshot();
         let (now, Some(lag)) = (snapshot.now(), snapshot.lag) else {
+            let is_up = snapshot.workers.iter().any(|worker| worker.times.online.is_some());
+            if is_up && !std::mem::replace(&mut self.is_off, true) {
+                tracing::warn!(
+                    "workers do not beat, because the cluster's `heartbeat` is off: `HealthMonitor` watches nobody"
+                );
+            }
             return;
         };
+        self.heed(lag);
         if occasion == Occasion::Check {
             self.ward
                 .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
@@ -105,6 +115,22 @@ impl HealthMonitor {
         }
         let unwell = self.ward.unwell().map(|(id, reason)| (id, reason.clone())).collect();
         *lock(&self.view.shared.unwell) = unwell;
+    }
+
+    /// Workers may be told another interval than this monitor asked for: the builder was given one afterwards, or the monitor was
+    /// not attached by it.
+    fn heed(&mut self, lag: Lag) {
+        // The master's loop comes round three times in each.
+        let real = lag.period.saturating_mul(3);
+        if real > self.config.interval {
+            tracing::warn!(
+                asked_ms = self.config.interval.as_millis(),
+                real_ms = real.as_millis(),
+                "workers beat less often than `HealthMonitor` asked for: its limits are lengthened to what they can keep"
+            );
+            self.config = self.config.clone().for_interval(real);
+            self.ward.heed(self.config.clone());
+        }
     }
 
     /// Tells, then does, in this order.
