@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, WrapFuture};
 use actix_cluster::{
-    Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventKind,
-    Evidence, HealthAction, Lag, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions, Unhealthy,
-    UnhealthyReason, WorkerId, WorkerSnapshot, WorkerState,
+    Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventFilter,
+    EventKind, Evidence, HealthAction, Kind, Lag, Mono, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions,
+    Unhealthy, UnhealthyReason, WhenFull, WorkerId, WorkerSnapshot, WorkerState,
 };
 
 pub use config::{HealthConfig, HealthConfigError};
@@ -66,9 +66,13 @@ impl HealthMonitor {
 
     /// Adds it to a cluster: turns its workers' heartbeats on and starts it in the master, on the plug-ins' thread.
     pub fn attach(self, cluster: ClusterBuilder) -> ClusterBuilder {
+        // What it is told is read from the view, so of beats that wait only the last one matters.
+        let options = SubscribeOptions::new()
+            .filter(EventFilter::kinds([Kind::Heartbeat, Kind::Exit]))
+            .when_full(WhenFull::Coalesce(Kind::Heartbeat.into()));
         cluster
             .heartbeat(self.config.interval)
-            .subscribe_with(SubscribeOptions::lifecycle(), |cluster| self.watch(cluster))
+            .subscribe_with(options, |cluster| self.watch(cluster))
     }
 
     /// Starts it on this thread, for a cluster whose builder was given the same `heartbeat` interval. It must be
@@ -85,9 +89,9 @@ impl HealthMonitor {
         self.view.clone()
     }
 
-    /// Looks at some workers and does what follows. The view is read once and now: events may have waited in a queue, and
+    /// Looks at all workers and does what follows. The view is read once and now: events may have waited in a queue, and
     /// what the judge is told must not be older than the time it is told.
-    fn look(&mut self, which: impl Fn(WorkerId) -> bool, occasion: Occasion, ctx: &mut Context<Self>) {
+    fn check(&mut self, ctx: &mut Context<Self>) {
         let Some(cluster) = self.view.shared.cluster.get() else {
             return;
         };
@@ -102,17 +106,49 @@ impl HealthMonitor {
             return;
         };
         self.heed(lag);
-        if occasion == Occasion::Check {
-            self.ward
-                .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
+        self.ward
+            .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
+        for worker in &snapshot.workers {
+            self.look(worker, lag, Occasion::Check, now, ctx);
         }
-        for worker in snapshot.workers.iter().filter(|worker| which(worker.id)) {
-            let Some(facts) = facts(worker, &self.config, now.since(worker.last_heartbeat.unwrap_or(now))) else {
-                continue;
-            };
-            let finding = self.ward.look(worker.id, &facts, lag, occasion, now);
-            self.act(worker, finding, ctx);
+        self.show();
+    }
+
+    /// Looks at the worker that beat, and at nobody else: the larger the cluster, the more beats there are.
+    fn hear(&mut self, id: WorkerId, ctx: &mut Context<Self>) {
+        let Some(cluster) = self.view.shared.cluster.get() else {
+            return;
+        };
+        // The instant first: what is read after it is no older.
+        let (Some((now, lag)), Some(worker)) = (cluster.punctuality(), cluster.worker(id)) else {
+            return;
+        };
+        if self.look(&worker.snapshot(), lag, Occasion::Beat, now, ctx) {
+            self.show();
         }
+    }
+
+    /// Looks at one worker and does what follows; is there anything new?
+    fn look(
+        &mut self,
+        worker: &WorkerSnapshot,
+        lag: Lag,
+        occasion: Occasion,
+        now: Mono,
+        ctx: &mut Context<Self>,
+    ) -> bool {
+        let silent = now.since(worker.last_heartbeat.unwrap_or(now));
+        let Some(facts) = facts(worker, &self.config, silent) else {
+            return false;
+        };
+        let finding = self.ward.look(worker.id, &facts, lag, occasion, now);
+        let is_news = finding != Finding::Nothing;
+        self.act(worker, finding, ctx);
+        is_news
+    }
+
+    /// Lets the view have what is known.
+    fn show(&self) {
         let unwell = self.ward.unwell().map(|(id, reason)| (id, reason.clone())).collect();
         *lock(&self.view.shared.unwell) = unwell;
     }
@@ -182,7 +218,7 @@ impl Actor for HealthMonitor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(self.config.check, |monitor, ctx| {
-            monitor.look(|_| true, Occasion::Check, ctx);
+            monitor.check(ctx);
         });
     }
 }
@@ -193,7 +229,7 @@ impl Handler<ClusterEvent> for HealthMonitor {
     fn handle(&mut self, event: ClusterEvent, ctx: &mut Self::Context) {
         let Some(worker) = event.worker else { return };
         match event.kind {
-            EventKind::Heartbeat(_) => self.look(|id| id == worker.id, Occasion::Beat, ctx),
+            EventKind::Heartbeat(_) => self.hear(worker.id, ctx),
             EventKind::Exit(_) => {
                 self.ward.forget(worker.id);
                 lock(&self.view.shared.unwell).remove(&worker.id);
