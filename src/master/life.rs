@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use actix::Addr;
 
+use crate::clock;
 use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome, ToMaster};
 use crate::master::messages::{Frames, Happening};
 use crate::master::printed::Printed;
@@ -47,7 +48,7 @@ impl Life {
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
         let mut exited = pin!(self.process.exited());
-        let mut oom = OomWatch::begin(self.process.pid());
+        let mut oom = OomWatch::begin(self.process.pid(), clock::now());
         match self.read(&mut decoder, &mut oom, exited.as_mut()).await {
             ReadEnd::ProcessEnded => self.last_words(&mut decoder).await,
             // What follows, if anything does, makes no sense any more.
@@ -62,7 +63,8 @@ impl Life {
         let Some(reaped) = self.process.reap(self.kill_tree) else {
             return;
         };
-        self.tell(Happening::Died(reaped, oom.has_killed(reaped.status))).await;
+        self.tell(Happening::Died(reaped, oom.has_killed(reaped.status, clock::now())))
+            .await;
     }
 
     /// Reads until the channel or the process ends.
@@ -89,7 +91,10 @@ impl Life {
                 > 0;
             // Who puts workers into groups of their own has done it by then, or the worker itself has.
             if frames.iter().any(|incoming| tells_a_step(&incoming.frame)) {
-                oom.look_again();
+                oom.look_again(clock::now());
+            }
+            if frames.iter().any(|incoming| is_regular(&incoming.frame)) {
+                oom.note(clock::now());
             }
             self.hand_over(frames).await;
             match outcome {
@@ -192,6 +197,11 @@ const fn makes_event(frame: &ToMaster, free: &mut u32) -> bool {
         | ToMaster::MoreTime(_)
         | ToMaster::Reply { .. } => false,
     }
+}
+
+/// Does it come again and again from whoever lives, and not too often?
+const fn is_regular(frame: &ToMaster) -> bool {
+    matches!(frame, ToMaster::Heartbeat(_) | ToMaster::Stats(_))
 }
 
 /// Is it a step towards serving?
