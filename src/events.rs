@@ -47,7 +47,11 @@ impl Events {
     }
 
     pub(crate) fn subscription(&self) -> Subscription {
-        Subscription::new(Arc::downgrade(&self.queue), self.since)
+        Subscription::new(
+            Arc::downgrade(&self.queue),
+            Arc::downgrade(&self.subscribers),
+            self.since,
+        )
     }
 
     /// Hands every event to an actor, each when the one before was handled, until the cluster's last event or until the

@@ -17,8 +17,8 @@ use crate::error::CommandError;
 use crate::ipc::{self, CallError, SendError, ToWorker};
 use crate::master::{Command, Directory, Link, Subscribers, Urgency};
 use crate::model::{
-    BoundAddress, ClusterSnapshot, EventFilter, EventKind, Exit, FlightRecord, Generation, Kind, Payload, PayloadError,
-    Settings, ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
+    BoundAddress, ClusterSnapshot, EventFilter, EventKind, Exit, FlightRecord, Generation, Kind, Lag, Mono, Payload,
+    PayloadError, Settings, ShutdownReport, Signal, Slot, WorkerId, WorkerSnapshot, WorkerState,
 };
 use crate::subscription::SubscribeOptions;
 
@@ -184,6 +184,14 @@ impl ClusterHandle {
     pub fn lag(&self) -> Option<Duration> {
         let lag = self.shared.directory.read().lag;
         lag.map(|lag| lag.at(crate::clock::now()))
+    }
+
+    /// The present instant, and how punctual the supervising loop is, as in a snapshot; `None` where heartbeats are off. For whoever
+    /// judges one worker, and needs no snapshot of all.
+    #[must_use]
+    pub fn punctuality(&self) -> Option<(Mono, Lag)> {
+        let lag = self.shared.directory.read().lag;
+        lag.map(|lag| (crate::clock::now(), lag))
     }
 
     /// Where a declared listener is bound: with port 0, here is the real one.

@@ -10,7 +10,7 @@ use actix_rt::ArbiterHandle;
 use crate::error::CommandError;
 use crate::events::Events;
 use crate::handle::ClusterHandle;
-use crate::master::{Command, Queue};
+use crate::master::{Command, Queue, Subscribers};
 use crate::model::{ClusterEvent, ClusterSnapshot, EventFilter, Kind, Kinds, SubscriberLoss};
 
 /// What a subscriber wants to hear, and what happens when it is slow.
@@ -153,12 +153,17 @@ pub enum PlugInThread {
 #[derive(Clone, Debug)]
 pub struct Subscription {
     queue: Weak<Queue>,
+    subscribers: Weak<Subscribers>,
     since: u64,
 }
 
 impl Subscription {
-    pub(crate) const fn new(queue: Weak<Queue>, since: u64) -> Self {
-        Self { queue, since }
+    pub(crate) const fn new(queue: Weak<Queue>, subscribers: Weak<Subscribers>, since: u64) -> Self {
+        Self {
+            queue,
+            subscribers,
+            since,
+        }
     }
 
     /// The number of the last event before the subscription: what is replayed has this number or a lower one, everything
@@ -169,10 +174,13 @@ impl Subscription {
     }
 
     /// Ends it. The event that is being handled is the last one, if this is called by its handler; called from elsewhere,
-    /// one more may be on its way.
+    /// one more may be on its way. Workers that were held back for it are read again at once, whatever its handler is at.
     pub fn end(&self) {
         if let Some(queue) = self.queue.upgrade() {
             queue.abandon();
+        }
+        if let Some(subscribers) = self.subscribers.upgrade() {
+            subscribers.drained();
         }
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use bytes::BytesMut;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -104,6 +105,22 @@ impl Channel {
                 }
                 None => ready.clear_ready(),
             }
+        }
+    }
+
+    /// Waits until something lies unread, in the socket (its end is something, too) or in the decoder. Takes nothing.
+    pub(crate) async fn unread(&self, decoder: &Decoder) {
+        while !decoder.holds_line() {
+            // Failing only while the runtime shuts down, and then nobody polls this again.
+            let Ok(mut ready) = self.socket.readable().await else {
+                return std::future::pending().await;
+            };
+            // A look that cannot be had is an answer as well: whatever is there is not read now.
+            let mut here = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut here, PollTimeout::ZERO) != Ok(0) {
+                return;
+            }
+            ready.clear_ready();
         }
     }
 

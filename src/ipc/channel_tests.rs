@@ -240,11 +240,40 @@ async fn f_085_i_32_every_descriptor_sent_is_owned_or_closed_wherever_it_is_read
         assert_eq!((owned, closed, owned + closed), (30, 30, sent));
         // The kernel agrees: a pipe has a writer exactly as long as somebody owns what was sent.
         let has_writer = |read: &OwnedFd| {
-            let mut fds = [nix::poll::PollFd::new(read.as_fd(), nix::poll::PollFlags::empty())];
-            nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap() == 0
+            let mut fds = [PollFd::new(read.as_fd(), PollFlags::empty())];
+            poll(&mut fds, PollTimeout::ZERO).unwrap() == 0
         };
         assert!(kept_open.iter().all(|(read, owned)| has_writer(read) == *owned));
         drop(frames);
         assert!(kept_open.iter().all(|(read, _)| !has_writer(read)));
     }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn i_26_what_lies_unread_is_seen_and_nothing_is_taken() {
+    let (ours, mut theirs) = half();
+    let mut decoder = Decoder::new();
+    let is_unread = async |decoder: &Decoder| timeout(Duration::ZERO, ours.unread(decoder)).await.is_ok();
+    assert!(!is_unread(&decoder).await, "there is nothing");
+    for round in 0..2 {
+        theirs.write_all(b"{\"t\":\"ready\"}\n").unwrap();
+        timeout(LONG, ours.unread(&decoder)).await.expect("there is something");
+        let mut frames = Vec::<Incoming<ToMaster>>::new();
+        ours.read_batch(&mut decoder, &mut frames).await.unwrap();
+        assert_eq!(frames.len(), 1, "round {round}");
+        assert!(!is_unread(&decoder).await, "it was read");
+    }
+    // More than one turn gives: the rest is in the decoder.
+    theirs
+        .write_all("{\"t\":\"ready\"}\n".repeat(TURN_FRAMES + 1).as_bytes())
+        .unwrap();
+    let mut frames = Vec::<Incoming<ToMaster>>::new();
+    ours.read_batch(&mut decoder, &mut frames).await.unwrap();
+    assert!(is_unread(&decoder).await);
+    ours.read_batch(&mut decoder, &mut frames).await.unwrap();
+    assert!(!is_unread(&decoder).await);
+    drop(theirs);
+    timeout(LONG, ours.unread(&decoder))
+        .await
+        .expect("the end is something");
 }

@@ -140,6 +140,11 @@ impl Decoder {
         Ok(received.len)
     }
 
+    /// Is there a line that was not asked for yet?
+    pub(super) fn holds_line(&self) -> bool {
+        memchr(b'\n', &self.buf[self.scanned..]).is_some()
+    }
+
     /// Is the stream over? Complete frames may still be inside.
     pub(crate) const fn is_ended(&self) -> bool {
         matches!(self.end, End::Ended)

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::ipc::{Calls, Outbox};
 use crate::master::handover::Tally;
 use crate::master::messages::News;
+use crate::master::unread::Unread;
 use crate::model::{
     BoundAddress, ClusterSnapshot, Counts, Exit, FlightRecord, Generation, Heartbeat, Lag, ListenKey, LoopBeat, Mono,
     Payload, Phase, Slot, SlotSnapshot, WorkerId, WorkerInfo, WorkerSnapshot, WorkerState, WorkerStats, WorkerTimes,
@@ -57,6 +58,7 @@ pub(crate) struct View {
     pub(crate) last_heartbeat: Option<Mono>,
     pub(crate) loops: Vec<LoopBeat>,
     pub(crate) more_time_until: Option<Mono>,
+    pub(crate) unread: Unread,
     pub(crate) exit: Option<Exit>,
     pub(crate) announced: Option<Payload>,
 }
@@ -85,6 +87,7 @@ impl Link {
             last_heartbeat: None,
             loops: Vec::new(),
             more_time_until: None,
+            unread: Unread::default(),
             exit: None,
             announced: None,
         });
@@ -162,6 +165,7 @@ impl Link {
             last_heartbeat: worker.last_heartbeat,
             loops: worker.loops.clone(),
             more_time_until: worker.more_time_until,
+            unread: Unread::over_at(worker.unread_until),
             exit: None,
             announced: worker
                 .announced
@@ -284,6 +288,7 @@ impl Link {
             last_heartbeat: view.last_heartbeat,
             loops: view.loops.clone(),
             more_time_until: view.more_time_until,
+            unread_until: view.unread.until(now),
             announced: None,
         };
         drop(view);

@@ -8,17 +8,20 @@ use std::sync::Arc;
 
 use actix::Addr;
 
+use crate::clock;
 use crate::ipc::{Channel, ChannelError, Counters, Decoder, Incoming, ReadOutcome, ToMaster};
-use crate::master::Subscribers;
 use crate::master::messages::{Frames, Happening};
 use crate::master::printed::Printed;
+use crate::master::unread::Unreading;
 use crate::master::worker_actor::WorkerActor;
+use crate::master::{Link, Subscribers};
 use crate::model::ExitStatus;
 use crate::process::{OomWatch, ProcessHandle};
 
 /// What the life task of one worker works with.
 pub(crate) struct Life {
     pub(crate) worker: Addr<WorkerActor>,
+    pub(crate) link: Arc<Link>,
     pub(crate) channel: Arc<Channel>,
     pub(crate) process: ProcessHandle,
     pub(crate) subscribers: Arc<Subscribers>,
@@ -45,7 +48,7 @@ impl Life {
         let copiers: Vec<_> = copiers.collect();
         let mut decoder = Decoder::new();
         let mut exited = pin!(self.process.exited());
-        let mut oom = OomWatch::begin(self.process.pid());
+        let mut oom = OomWatch::begin(self.process.pid(), clock::now());
         match self.read(&mut decoder, &mut oom, exited.as_mut()).await {
             ReadEnd::ProcessEnded => self.last_words(&mut decoder).await,
             // What follows, if anything does, makes no sense any more.
@@ -60,7 +63,8 @@ impl Life {
         let Some(reaped) = self.process.reap(self.kill_tree) else {
             return;
         };
-        self.tell(Happening::Died(reaped, oom.has_killed(reaped.status))).await;
+        self.tell(Happening::Died(reaped, oom.has_killed(reaped.status, clock::now())))
+            .await;
     }
 
     /// Reads until the channel or the process ends.
@@ -73,16 +77,24 @@ impl Life {
         oom: &mut OomWatch,
         mut exited: Pin<&mut impl Future<Output = ExitStatus>>,
     ) -> ReadEnd {
+        let mut free = FREE;
         loop {
             let mut frames = Vec::new();
             let outcome = tokio::select! {
                 outcome = self.channel.read_batch(decoder, &mut frames) => Some(outcome),
                 _ = exited.as_mut() => None,
             };
-            let makes_events = frames.iter().any(makes_events);
+            let holds_back = frames
+                .iter()
+                .filter(|incoming| makes_event(&incoming.frame, &mut free))
+                .count()
+                > 0;
             // Who puts workers into groups of their own has done it by then, or the worker itself has.
             if frames.iter().any(|incoming| tells_a_step(&incoming.frame)) {
-                oom.look_again();
+                oom.look_again(clock::now());
+            }
+            if frames.iter().any(|incoming| is_regular(&incoming.frame)) {
+                oom.note(clock::now());
             }
             self.hand_over(frames).await;
             match outcome {
@@ -98,13 +110,26 @@ impl Life {
                     return ReadEnd::ChannelEnded;
                 }
             }
-            if makes_events {
+            if holds_back {
                 tokio::select! {
-                    () = self.subscribers.room_for_messages() => {}
+                    () = self.room(decoder) => {}
                     _ = exited.as_mut() => return ReadEnd::ProcessEnded,
                 }
             }
         }
+    }
+
+    /// Waits until every subscriber that loses nothing has room. What the worker says meanwhile lies unread, its signs of life
+    /// among it, and must not be missed: that is noted, but not of one that says nothing.
+    async fn room(&self, decoder: &Decoder) {
+        let mut room = pin!(self.subscribers.room_for_messages());
+        tokio::select! {
+            biased;
+            () = room.as_mut() => return,
+            () = self.channel.unread(decoder) => {}
+        }
+        let _unread = Unreading::begin(&self.link);
+        room.await;
     }
 
     /// A grandchild may hold the other end, so this takes what is there and does not wait for end-of-file.
@@ -149,14 +174,16 @@ impl Life {
 }
 
 /// Is it something of which a worker can say as much as it likes, each time making an event? A subscriber that loses
-/// nothing is protected from all of these, or an endless row of wishes for listeners would fill its queue.
-const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
-    match incoming.frame {
-        ToMaster::Message(_)
-        | ToMaster::Call { .. }
-        | ToMaster::Listening { .. }
-        | ToMaster::Bind { .. }
-        | ToMaster::Failed(_) => true,
+/// nothing is protected from all of these, or an endless row of wishes for listeners would fill its queue. The first wishes and
+/// listeners of a worker are `free`: a full subscriber must not keep a worker from serving that has nothing to say.
+const fn makes_event(frame: &ToMaster, free: &mut u32) -> bool {
+    match frame {
+        ToMaster::Listening { .. } | ToMaster::Bind { .. } => {
+            let is_free = *free > 0;
+            *free = free.saturating_sub(1);
+            !is_free
+        }
+        ToMaster::Message(_) | ToMaster::Call { .. } | ToMaster::Failed(_) => true,
         ToMaster::Online { .. }
         | ToMaster::Standby
         | ToMaster::Ready
@@ -172,6 +199,11 @@ const fn makes_events(incoming: &Incoming<ToMaster>) -> bool {
     }
 }
 
+/// Does it come again and again from whoever lives, and not too often?
+const fn is_regular(frame: &ToMaster) -> bool {
+    matches!(frame, ToMaster::Heartbeat(_) | ToMaster::Stats(_))
+}
+
 /// Is it a step towards serving?
 const fn tells_a_step(frame: &ToMaster) -> bool {
     matches!(
@@ -179,3 +211,6 @@ const fn tells_a_step(frame: &ToMaster) -> bool {
         ToMaster::Online { .. } | ToMaster::Listening { .. } | ToMaster::Standby | ToMaster::Ready
     )
 }
+
+/// Listeners and wishes for them that a worker may tell of whoever is full: more than a program usually has.
+const FREE: u32 = 32;

@@ -26,6 +26,7 @@ mod start;
 mod subscribers;
 mod supervisor;
 mod turns;
+mod unread;
 mod vital;
 mod worker_actor;
 mod zygotes;

@@ -180,6 +180,21 @@ async fn a_reliable_subscriber_that_leaves_lets_the_workers_talk_on() {
     assert!(take(&queue, &subscribers).is_empty());
 }
 
+#[actix_rt::test]
+async fn i_26_the_end_of_a_subscription_is_told_to_those_who_wait_for_it() {
+    let subscribers = Arc::new(subscribers());
+    let events = crate::events::Events::new(&subscribers, &SubscribeOptions::messages().capacity(1));
+    subscribers.publish((1..=6).map(message));
+    let mut room = std::pin::pin!(subscribers.room_for_messages());
+    let is_waiting = tokio::time::timeout(std::time::Duration::ZERO, room.as_mut());
+    assert!(is_waiting.await.is_err());
+    // Its handler is stuck: it neither takes anything nor goes.
+    events.subscription().end();
+    let woken = tokio::time::timeout(std::time::Duration::from_secs(10), room);
+    assert!(woken.await.is_ok());
+    drop(events);
+}
+
 #[test]
 fn f_160_a_reliable_subscriber_that_is_stuck_costs_bounded_memory_and_no_message() {
     let subscribers = subscribers();

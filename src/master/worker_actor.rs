@@ -53,6 +53,8 @@ pub(crate) struct WorkerActor {
     liveness: Liveness,
     grace_ms: u64,
     deadline: Option<(Mono, SpawnHandle)>,
+    /// So much of the time in which it was not read is taken off its limits already.
+    excused: Duration,
     /// The errno of the last signal that the kernel refused to deliver.
     refused: Option<Errno>,
     /// The tasks that read and write the channel; they hold it open.
@@ -84,6 +86,7 @@ impl WorkerActor {
             liveness: Liveness::new(heartbeat),
             grace_ms,
             deadline: None,
+            excused: Duration::ZERO,
             refused: None,
             tasks: Vec::new(),
         }
@@ -133,9 +136,20 @@ impl WorkerActor {
 
     fn time_passed(&mut self, ctx: &mut Context<Self>) {
         self.deadline = None;
-        self.lifecycle.handle_deadline(clock::now());
+        let now = clock::now();
+        let unread = self.unread_for(now);
+        if !unread.is_zero() {
+            self.lifecycle.handle(LifeInput::Unread(unread), now);
+        }
+        self.lifecycle.handle_deadline(now);
         let reports = self.settle(ctx);
         self.report(reports, ctx);
+    }
+
+    /// How long its word has lain unread since this was asked last.
+    fn unread_for(&mut self, now: Mono) -> Duration {
+        let total = self.link.view().unread.total(now);
+        total.saturating_sub(std::mem::replace(&mut self.excused, total))
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -277,6 +291,7 @@ impl Actor for WorkerActor {
         ctx.set_mailbox_capacity(MAILBOX);
         let life = Life {
             worker: ctx.address(),
+            link: Arc::clone(&self.link),
             channel: Arc::clone(&self.channel),
             process: self.process.clone(),
             subscribers: Arc::clone(&self.subscribers),
@@ -362,6 +377,8 @@ impl Handler<WorkerOrder> for WorkerActor {
                 if let Err(error) = self.link.outbox.push(&ToWorker::Activate(activation), fds) {
                     tracing::debug!(worker = self.link.id.get(), err = %error, "not activated");
                 }
+                // Its time to be ready begins now.
+                self.unread_for(clock::now());
                 LifeInput::Activated
             }
             WorkerOrder::Stop(policy) => {

@@ -94,6 +94,11 @@ pub struct WorkerSnapshot {
     /// up to who judges.
     #[serde(default)]
     pub more_time_until: Option<Mono>,
+    /// Until when something that it said lay unread last, because a subscriber that must not lose messages was full
+    /// ([`WhenFull::HoldBack`](crate::WhenFull::HoldBack)): the snapshot's instant, if it is so now; `None` if it never was. Its silence
+    /// before this instant tells nothing.
+    #[serde(default)]
+    pub unread_until: Option<Mono>,
     /// What it announced about itself; see [`Worker::announce`](crate::Worker::announce).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<serde_json::Value>,

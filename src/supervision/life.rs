@@ -43,6 +43,8 @@ pub(crate) enum LifeInput {
     Leaving,
     /// It asks for so much more time.
     MoreTime(Duration),
+    /// What it said lay unread for so long, for a reason that is not its own.
+    Unread(Duration),
     /// It reported its numbers.
     Stats(WorkerStats),
     /// End-of-file or an error on its channel.

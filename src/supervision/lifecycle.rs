@@ -160,6 +160,12 @@ impl Lifecycle {
                 self.state = State::Up { heard, boot: Boot::Pending(at) };
             }
 
+            (State::Up { heard, boot: Boot::Pending(at) }, In::Unread(time)) => {
+                let delay = time.saturating_add(Self::CATCH_UP);
+                self.state = State::Up { heard, boot: Boot::Pending(at + delay) };
+                self.ready_by = self.ready_by + delay;
+            }
+
             (State::Up { heard: Heard::Online | Heard::Listening, boot: boot @ (Boot::Pending(_) | Boot::Standby | Boot::Ready) }, In::Leaving) => {
                 self.leave(boot == Boot::Ready, now);
             }
@@ -227,7 +233,10 @@ impl Lifecycle {
             | (State::Exiting(Past { left: true, .. }), In::Leaving)
             // Only the way to ready has a limit that this machine keeps.
             | (State::Up { heard: Heard::Silent, boot: Boot::Pending(_) }, In::MoreTime(_))
-            | (State::Up { boot: Boot::Standby | Boot::Ready | Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_), In::MoreTime(_))
+            | (
+                State::Up { boot: Boot::Standby | Boot::Ready | Boot::Expired, .. } | State::Exiting(_) | State::Disconnected(_),
+                In::MoreTime(_) | In::Unread(_),
+            )
             // Sent before it learned of its end, or the end was decided.
             | (State::Up { boot: Boot::Expired, .. }, In::Online | In::Listening(_) | In::Ready | In::Leaving)
             | (State::Exiting(_), In::Online | In::Listening(_) | In::Ready)
@@ -244,6 +253,7 @@ impl Lifecycle {
                 | In::Activated
                 | In::Leaving
                 | In::MoreTime(_)
+                | In::Unread(_)
                 | In::Stats(_)
                 | In::ChannelClosed
                 | In::ProtocolBroken(_)

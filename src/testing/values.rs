@@ -56,6 +56,7 @@ impl WorkerSnapshot {
             last_heartbeat: None,
             loops: Vec::new(),
             more_time_until: None,
+            unread_until: None,
             announced: None,
         }
     }

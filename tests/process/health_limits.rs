@@ -5,13 +5,14 @@ use std::time::Duration;
 use actix_cluster::{Announcement, CustomEvent, EventKind, ReadyWhen, WhenEmpty, Worker, WorkerId};
 use actix_cluster_tests::leftovers;
 use actix_cluster_tests::limit;
-use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::stuck::{self, HANG, SLACK, STALE, killed_in_time, obedient, tell};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -210,6 +211,25 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.expect_of(2, "unhealthy").data()["reason"], "drain");
             let exit = master.expect_of(2, "exit");
             assert_eq!((exit.signal(), exit.reason()), (Some(9), &json!("ordered")));
+        },
+    },
+    Scenario {
+        name: "i_40_a_standby_that_hangs_is_killed_within_the_limit_and_another_stands_by",
+        app: || {
+            let cluster = probe::cluster().standby(1).ready_when(ReadyWhen::Called);
+            let cluster = cluster.worker(async |worker: Worker| {
+                worker.ready();
+                obedient(worker).await;
+            });
+            stuck::monitored(stuck::config().replace_after(Some(1)), cluster).main()
+        },
+        check: |master| {
+            master.expect_all(&[(1, "ready"), (2, "standby")]);
+            send(master.once(2, "standby").pid(), Signal::SIGSTOP);
+            killed_in_time(master, 2);
+            master.expect_of(3, "standby");
+            assert_eq!(master.counts_of(1, ["unhealthy", "exit"]), [0, 0]);
+            assert!(master.seen("recycling").is_empty(), "it has nothing to hand over");
         },
     },
     Scenario {

@@ -47,6 +47,31 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: starved,
     },
     Scenario {
+        name: "workers_that_beat_less_often_than_the_monitor_asked_for_are_left_alone_and_it_says_so",
+        app: || stuck::cluster(2).heartbeat(limit(RARE)).main(),
+        check: |master| {
+            master.expect_ready();
+            master.expect_log("workers beat less often", 1);
+            master.never("a word against a worker", RARE * 3, |line| {
+                line["event"] == "unhealthy" || line["event"] == "exit"
+            });
+            assert_eq!(master.log().matches("workers beat less often").count(), 1);
+            send(master.once(1, "ready").pid(), Signal::SIGSTOP);
+            let exit = master.expect_of(1, "exit");
+            assert_eq!(exit.reason(), &serde_json::json!({"hang": "main"}));
+        },
+    },
+    Scenario {
+        name: "a_monitor_of_workers_that_never_beat_says_that_it_watches_nobody",
+        app: || stuck::cluster(1).heartbeat(Duration::ZERO).main(),
+        check: |master| {
+            master.expect_ready();
+            master.expect_log("watches nobody", 1);
+            master.never("it to be said again", stuck::CHECK * 3, |line| line["event"] == "exit");
+            assert_eq!(master.log().matches("watches nobody").count(), 1);
+        },
+    },
+    Scenario {
         name: "real_hangs_are_all_found_within_the_limit",
         app: || stuck::cluster(2).main(),
         check: hangs_are_found,
@@ -188,3 +213,6 @@ fn is_soak() -> bool {
 }
 
 const CPU_GROUPS: &str = "/sys/fs/cgroup/cpu";
+
+/// Far longer than the monitor's `stale_after`.
+const RARE: Duration = Duration::from_secs(2);

@@ -30,6 +30,7 @@ mod handover;
 mod handover_limits;
 mod handover_shares;
 mod health;
+mod health_held_back;
 mod health_limits;
 mod health_pauses;
 mod hostile_ends;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         handover_limits::SCENARIOS,
         handover_shares::SCENARIOS,
         health::SCENARIOS,
+        health_held_back::SCENARIOS,
         health_limits::SCENARIOS,
         health_pauses::SCENARIOS,
         hostile_ends::SCENARIOS,

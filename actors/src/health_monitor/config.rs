@@ -52,7 +52,9 @@ impl HealthConfig {
         Self::default()
     }
 
-    /// How often workers beat. Default 3 s; 10 ms to one hour.
+    /// How often workers beat. Default 3 s; 10 ms to one hour. If the builder is given a longer
+    /// [`heartbeat`](actix_cluster::ClusterBuilder::heartbeat) afterwards, the monitor says so in the log once, and no limit is shorter
+    /// than what workers that beat in time need.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
@@ -150,6 +152,23 @@ impl HealthConfig {
         self
     }
 
+    /// The same for workers that beat so often only: nobody is called silent who beats in time.
+    pub(super) fn for_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        let least = self.least();
+        self.stale_after = self.stale_after.max(least);
+        for limit in [&mut self.boot, &mut self.drain].into_iter().flatten() {
+            *limit = least.max(*limit);
+        }
+        self
+    }
+
+    /// The shortest limit on silence that a worker which beats in time keeps.
+    fn least(&self) -> Duration {
+        let twice = self.interval.saturating_mul(2);
+        twice.max(self.interval.saturating_add(HICCUPS))
+    }
+
     /// Refuses limits that contradict each other.
     pub(super) fn validate(&self) -> Result<(), HealthConfigError> {
         if self.interval.is_zero() || self.check.is_zero() {
@@ -160,10 +179,7 @@ impl HealthConfig {
             ("boot", self.boot),
             ("drain", self.drain),
         ] {
-            let least = self
-                .interval
-                .saturating_mul(2)
-                .max(self.interval.saturating_add(HICCUPS));
+            let least = self.least();
             if limit.is_some_and(|limit| limit < least) {
                 return Err(HealthConfigError::TooImpatient { what, least });
             }

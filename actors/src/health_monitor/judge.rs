@@ -43,6 +43,8 @@ struct Case {
 pub(super) enum Phase {
     Boot(Mono),
     Serving(Mono),
+    /// It has booted, and waits for a slot.
+    Standby(Mono),
     Draining(Mono),
 }
 
@@ -53,6 +55,8 @@ pub(super) struct Facts {
     pub(super) last_beat: Option<Mono>,
     /// Until when it asked to be left alone.
     pub(super) more_time_until: Option<Mono>,
+    /// Until when the master did not read what it said.
+    pub(super) unread_until: Option<Mono>,
     /// The loop that is most behind, as the last beat told.
     pub(super) late: Option<(String, Duration)>,
     /// It listened, and accepts on nothing any more.
@@ -107,6 +111,11 @@ impl Ward {
         }
     }
 
+    /// From now on these limits are in force.
+    pub(super) fn heed(&mut self, config: HealthConfig) {
+        self.config = config;
+    }
+
     pub(super) fn forget(&mut self, id: WorkerId) {
         self.cases.remove(&id);
     }
@@ -124,6 +133,7 @@ impl Ward {
 
     /// Looks at one worker. Everything must have been read before `now`.
     pub(super) fn look(&mut self, id: WorkerId, facts: &Facts, lag: Lag, occasion: Occasion, now: Mono) -> Finding {
+        let patience = self.config.check.saturating_mul(TREATED_CHECKS);
         let treated = self.treated(now).filter(|other| *other != id).count();
         let may_act = treated < self.config.max_at_once;
         let case = self.cases.entry(id).or_default();
@@ -139,6 +149,10 @@ impl Ward {
             Sight::Well if is_as_before && case.is_counted(facts.phase) => Finding::Nothing,
             Sight::Well => {
                 case.misses = 0;
+                // Heard again, and not only in another phase: what was done about it is over.
+                if !is_as_before {
+                    case.done = HealthAction::Tell;
+                }
                 case.told.take().map_or(Finding::Nothing, |_| Finding::Recovered)
             }
             Sight::Odd(reason, lasted) => {
@@ -163,7 +177,7 @@ impl Ward {
                 case.misses = case.misses.saturating_add(1);
                 case.missed_at = Some(now);
                 case.told = Some(reason.clone());
-                let wanted = next_action(&self.config, case.misses, case.done, facts.phase);
+                let wanted = next_action(&self.config, case.misses, case.pending(patience, now), facts.phase);
                 let action = if may_act { wanted } else { HealthAction::Tell };
                 if action != HealthAction::Tell {
                     case.done = action;
@@ -210,9 +224,18 @@ impl Case {
         is_new
     }
 
+    /// What was done about it and may still bear fruit. A replacement that was refused, or whose successor did not come, is
+    /// asked for again after a while; whoever got `SIGABRT` gets `SIGKILL`, however long ago that was.
+    fn pending(&self, patience: Duration, now: Mono) -> HealthAction {
+        if self.done == HealthAction::Replace && now.since(self.done_at) >= patience {
+            return HealthAction::Tell;
+        }
+        self.done
+    }
+
     /// Silence was held against it in this phase.
     fn is_counted(&self, phase: Phase) -> bool {
-        let (Phase::Boot(since) | Phase::Serving(since) | Phase::Draining(since)) = phase;
+        let (Phase::Boot(since) | Phase::Serving(since) | Phase::Standby(since) | Phase::Draining(since)) = phase;
         let is_silence = matches!(
             self.told,
             Some(UnhealthyReason::Hang | UnhealthyReason::Boot | UnhealthyReason::Drain)
@@ -244,16 +267,22 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
     if lag.is_held_up(now) {
         return Sight::Unread;
     }
+    // Nobody but a subscriber is to blame that it is not heard.
+    if facts.unread_until.is_some_and(|until| until >= now) {
+        return Sight::Unread;
+    }
     // A program that does not use the library never beats.
     let Some(beat) = facts.last_beat else {
         return Sight::Well;
     };
     let (reason, limit, since) = match facts.phase {
         Phase::Boot(since) => (UnhealthyReason::Boot, config.boot, since),
-        Phase::Serving(since) => (UnhealthyReason::Hang, Some(config.stale_after), since),
+        // The one is to serve, and the other may have to at any moment.
+        Phase::Serving(since) | Phase::Standby(since) => (UnhealthyReason::Hang, Some(config.stale_after), since),
         Phase::Draining(since) => (UnhealthyReason::Drain, config.drain, since),
     };
     let heard = beat.max(since).max(case.excused.unwrap_or(beat));
+    let heard = heard.max(facts.unread_until.unwrap_or(heard));
     let heard = case.excused_by_pauses(heard, lag);
     let silent = now.since(heard);
     if let Some(limit) = limit {
@@ -268,8 +297,9 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
             return Sight::Over(reason, silent);
         }
     }
-    if !matches!(facts.phase, Phase::Serving(_)) {
-        return Sight::Well;
+    match facts.phase {
+        Phase::Serving(_) | Phase::Standby(_) => {}
+        Phase::Boot(_) | Phase::Draining(_) => return Sight::Well,
     }
     if let Some((name, late)) = &facts.late
         && *late >= config.interval / 2
@@ -294,7 +324,8 @@ fn sight(config: &HealthConfig, case: &Case, facts: &Facts, lag: Lag, now: Mono)
     Sight::Well
 }
 
-/// The rung of the ladder that this miss reaches. Each is climbed once; `SIGKILL` may be repeated, which does no harm.
+/// The rung of the ladder that this miss reaches. Each is climbed once, until it is well again; `SIGKILL` may be repeated,
+/// which does no harm.
 fn next_action(config: &HealthConfig, misses: u32, done: HealthAction, phase: Phase) -> HealthAction {
     let reached = |rung: Option<u32>| rung.is_some_and(|rung| misses >= rung);
     if reached(config.kill_after) {

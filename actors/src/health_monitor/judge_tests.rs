@@ -38,6 +38,7 @@ fn serving(beat: Mono) -> Facts {
         phase: Phase::Serving(at(0)),
         last_beat: Some(beat),
         more_time_until: None,
+        unread_until: None,
         late: None,
         is_deaf: false,
         is_traced: false,
@@ -194,6 +195,31 @@ fn f_145_f_146_after_a_pause_of_the_master_every_clock_starts_again() {
     let steady = lag(at(1_011), at(1_000));
     let found = verdict(ward.look(id(1), &facts, steady, Occasion::Check, at(1_011)));
     assert_eq!(found, Some((UnhealthyReason::Hang, 1, HealthAction::Tell)));
+}
+
+#[test]
+fn i_26_silence_counts_from_when_the_worker_was_read_again() {
+    let mut ward = Ward::new(HealthConfig::new());
+    let unread = |until| Facts {
+        unread_until: Some(until),
+        ..serving(at(0))
+    };
+    for now in (5..500).step_by(5) {
+        assert_eq!(check(&mut ward, &unread(at(now)), at(now)), Finding::Nothing, "{now}");
+    }
+    // Slow reading, seen between two of its waits.
+    for now in (505..1_000).step_by(5) {
+        assert_eq!(
+            check(&mut ward, &unread(at(now - 9)), at(now)),
+            Finding::Nothing,
+            "{now}"
+        );
+    }
+    assert_eq!(check(&mut ward, &unread(at(1_000)), at(1_010)), Finding::Nothing);
+    for (now, missed) in [(1_015, 1), (1_020, 2), (1_025, 3)] {
+        let found = verdict(check(&mut ward, &unread(at(1_000)), at(now))).expect("it hangs");
+        assert_eq!((found.0, found.1), (UnhealthyReason::Hang, missed));
+    }
 }
 
 #[test]
@@ -460,3 +486,6 @@ fn a_worker_that_hangs_is_killed_within_stale_and_three_checks() {
         );
     }
 }
+
+#[path = "judge_ladder_tests.rs"]
+mod ladder;

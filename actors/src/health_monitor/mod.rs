@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, ContextFutureSpawner, Handler, WrapFuture};
 use actix_cluster::{
-    Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventKind,
-    Evidence, HealthAction, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions, Unhealthy, UnhealthyReason,
-    WorkerId, WorkerSnapshot, WorkerState,
+    Announcement, ClusterBuilder, ClusterEvent, ClusterHandle, ClusterSnapshot, CommandError, EndCause, EventFilter,
+    EventKind, Evidence, HealthAction, Kind, Lag, Mono, Phase as ClusterPhase, RecycleReason, Signal, SubscribeOptions,
+    Unhealthy, UnhealthyReason, WhenFull, WorkerId, WorkerSnapshot, WorkerState,
 };
 
 pub use config::{HealthConfig, HealthConfigError};
@@ -44,6 +44,8 @@ pub struct HealthMonitor {
     config: HealthConfig,
     ward: Ward,
     view: HealthView,
+    /// That nobody beats was said.
+    is_off: bool,
 }
 
 impl HealthMonitor {
@@ -58,14 +60,19 @@ impl HealthMonitor {
             ward: Ward::new(config.clone()),
             config,
             view,
+            is_off: false,
         })
     }
 
     /// Adds it to a cluster: turns its workers' heartbeats on and starts it in the master, on the plug-ins' thread.
     pub fn attach(self, cluster: ClusterBuilder) -> ClusterBuilder {
+        // What it is told is read from the view, so of beats that wait only the last one matters.
+        let options = SubscribeOptions::new()
+            .filter(EventFilter::kinds([Kind::Heartbeat, Kind::Exit]))
+            .when_full(WhenFull::Coalesce(Kind::Heartbeat.into()));
         cluster
             .heartbeat(self.config.interval)
-            .subscribe_with(SubscribeOptions::lifecycle(), |cluster| self.watch(cluster))
+            .subscribe_with(options, |cluster| self.watch(cluster))
     }
 
     /// Starts it on this thread, for a cluster whose builder was given the same `heartbeat` interval. It must be
@@ -82,29 +89,84 @@ impl HealthMonitor {
         self.view.clone()
     }
 
-    /// Looks at some workers and does what follows. The view is read once and now: events may have waited in a queue, and
+    /// Looks at all workers and does what follows. The view is read once and now: events may have waited in a queue, and
     /// what the judge is told must not be older than the time it is told.
-    fn look(&mut self, which: impl Fn(WorkerId) -> bool, occasion: Occasion, ctx: &mut Context<Self>) {
+    fn check(&mut self, ctx: &mut Context<Self>) {
         let Some(cluster) = self.view.shared.cluster.get() else {
             return;
         };
         let snapshot = cluster.snapshot();
         let (now, Some(lag)) = (snapshot.now(), snapshot.lag) else {
+            let is_up = snapshot.workers.iter().any(|worker| worker.times.online.is_some());
+            if is_up && !std::mem::replace(&mut self.is_off, true) {
+                tracing::warn!(
+                    "workers do not beat, because the cluster's `heartbeat` is off: `HealthMonitor` watches nobody"
+                );
+            }
             return;
         };
-        if occasion == Occasion::Check {
-            self.ward
-                .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
+        self.heed(lag);
+        self.ward
+            .keep(|id| snapshot.workers.iter().any(|worker| worker.id == id));
+        for worker in &snapshot.workers {
+            self.look(worker, lag, Occasion::Check, now, ctx);
         }
-        for worker in snapshot.workers.iter().filter(|worker| which(worker.id)) {
-            let Some(facts) = facts(worker, &self.config, now.since(worker.last_heartbeat.unwrap_or(now))) else {
-                continue;
-            };
-            let finding = self.ward.look(worker.id, &facts, lag, occasion, now);
-            self.act(worker, finding, ctx);
+        self.show();
+    }
+
+    /// Looks at the worker that beat, and at nobody else: the larger the cluster, the more beats there are.
+    fn hear(&mut self, id: WorkerId, ctx: &mut Context<Self>) {
+        let Some(cluster) = self.view.shared.cluster.get() else {
+            return;
+        };
+        // The instant first: what is read after it is no older.
+        let (Some((now, lag)), Some(worker)) = (cluster.punctuality(), cluster.worker(id)) else {
+            return;
+        };
+        if self.look(&worker.snapshot(), lag, Occasion::Beat, now, ctx) {
+            self.show();
         }
+    }
+
+    /// Looks at one worker and does what follows; is there anything new?
+    fn look(
+        &mut self,
+        worker: &WorkerSnapshot,
+        lag: Lag,
+        occasion: Occasion,
+        now: Mono,
+        ctx: &mut Context<Self>,
+    ) -> bool {
+        let silent = now.since(worker.last_heartbeat.unwrap_or(now));
+        let Some(facts) = facts(worker, &self.config, silent) else {
+            return false;
+        };
+        let finding = self.ward.look(worker.id, &facts, lag, occasion, now);
+        let is_news = finding != Finding::Nothing;
+        self.act(worker, finding, ctx);
+        is_news
+    }
+
+    /// Lets the view have what is known.
+    fn show(&self) {
         let unwell = self.ward.unwell().map(|(id, reason)| (id, reason.clone())).collect();
         *lock(&self.view.shared.unwell) = unwell;
+    }
+
+    /// Workers may be told another interval than this monitor asked for: the builder was given one afterwards, or the monitor was
+    /// not attached by it.
+    fn heed(&mut self, lag: Lag) {
+        // The master's loop comes round three times in each.
+        let real = lag.period.saturating_mul(3);
+        if real > self.config.interval {
+            tracing::warn!(
+                asked_ms = self.config.interval.as_millis(),
+                real_ms = real.as_millis(),
+                "workers beat less often than `HealthMonitor` asked for: its limits are lengthened to what they can keep"
+            );
+            self.config = self.config.clone().for_interval(real);
+            self.ward.heed(self.config.clone());
+        }
     }
 
     /// Tells, then does, in this order.
@@ -156,7 +218,7 @@ impl Actor for HealthMonitor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(self.config.check, |monitor, ctx| {
-            monitor.look(|_| true, Occasion::Check, ctx);
+            monitor.check(ctx);
         });
     }
 }
@@ -167,7 +229,7 @@ impl Handler<ClusterEvent> for HealthMonitor {
     fn handle(&mut self, event: ClusterEvent, ctx: &mut Self::Context) {
         let Some(worker) = event.worker else { return };
         match event.kind {
-            EventKind::Heartbeat(_) => self.look(|id| id == worker.id, Occasion::Beat, ctx),
+            EventKind::Heartbeat(_) => self.hear(worker.id, ctx),
             EventKind::Exit(_) => {
                 self.ward.forget(worker.id);
                 lock(&self.view.shared.unwell).remove(&worker.id);
@@ -264,7 +326,11 @@ fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Op
         WorkerState::Created | WorkerState::Online | WorkerState::Listening if worker.ready => {
             Phase::Serving(times.ready?)
         }
-        WorkerState::Created | WorkerState::Online | WorkerState::Listening => Phase::Boot(times.created?),
+        WorkerState::Created | WorkerState::Online | WorkerState::Listening => match times.standby {
+            Some(at) if worker.standby => Phase::Standby(at),
+            // With its slot it begins anew.
+            _ => Phase::Boot(times.promoted.or(times.created)?),
+        },
         WorkerState::Exiting => Phase::Draining(times.exiting?),
         WorkerState::Disconnected | WorkerState::Dead => return None,
     };
@@ -274,6 +340,7 @@ fn facts(worker: &WorkerSnapshot, config: &HealthConfig, silent: Duration) -> Op
         phase,
         last_beat: worker.last_heartbeat,
         more_time_until: worker.more_time_until,
+        unread_until: worker.unread_until,
         late: latest.map(|it| (it.name.clone(), it.late)),
         is_deaf: worker.state == WorkerState::Listening && worker.accepting == 0,
         is_traced: config.pause_for_debugger && silent > config.interval && worker.pid.is_some_and(thread::is_traced),

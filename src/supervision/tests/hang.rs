@@ -62,6 +62,22 @@ fn f_035_more_time_on_the_way_to_ready_is_granted_up_to_the_cap_and_not_beyond()
 }
 
 #[test]
+fn i_26_time_in_which_it_was_not_read_is_no_time_to_boot_and_moves_the_cap_too() {
+    let mut life = life([]);
+    assert_eq!(life.handle(LifeInput::Unread(10 * SECOND), ms(2_000)), Note::Taken);
+    // And it gets the time to be read.
+    assert_eq!(life.next_deadline(), Some(ms(12_100)));
+    life.handle(LifeInput::Online, ms(12_000));
+    life.handle(LifeInput::MoreTime(60 * SECOND), ms(12_000));
+    assert_eq!(life.next_deadline(), Some(ms(15_100)));
+    life.handle_deadline(ms(15_100));
+    assert!(drain(&mut life).contains(&KILL));
+    let due = life.next_deadline();
+    assert_eq!(life.handle(LifeInput::Unread(SECOND), ms(15_101)), Note::Ignored);
+    assert_eq!(life.next_deadline(), due);
+}
+
+#[test]
 fn more_time_moves_no_limit_of_a_worker_that_is_ready_or_leaves_or_said_nothing_yet() {
     let silent: &[LifeInput] = &[];
     for inputs in [

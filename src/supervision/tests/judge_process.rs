@@ -215,6 +215,11 @@ impl Life {
                 let asked = (now + *time).min(self.ready_by);
                 self.boot_limit = self.boot_limit.map(|at| at.max(asked));
             }
+            // Beside what the master needs to catch up.
+            LifeInput::Unread(time) => {
+                self.boot_limit = self.boot_limit.map(|at| at + *time);
+                self.ready_by = self.ready_by + *time;
+            }
             LifeInput::Stats(stats) => self.is_draining |= stats.draining && self.lame_until.is_some(),
             LifeInput::StopOrdered(policy) => self.stop(*policy, now),
             LifeInput::Leaving => self.leave(now),

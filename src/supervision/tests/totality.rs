@@ -198,6 +198,7 @@ fn i_018_every_input_in_every_state_of_a_process() {
         LifeInput::Blamed(EndCause::Hang("main".to_owned())),
         LifeInput::OutOfMemory,
         LifeInput::MoreTime(SECOND),
+        LifeInput::Unread(SECOND),
         LifeInput::KillOrdered(Signal::TERM),
         LifeInput::KillOrdered(Signal::KILL),
         LifeInput::Exited(ExitStatus::Code(0)),
