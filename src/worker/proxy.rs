@@ -80,7 +80,7 @@ pub(crate) fn serve(worker: &Worker, given: Given, target: Target) {
         let _open = connections.open();
         let took = || receipt.map(|receipt| receipt.took(true));
         if let Some(status) = fail {
-            refuse(client, status, took).await;
+            refuse(client, None, status, took).await;
             return;
         }
         let Ok(mut server) = target.connect().await else {

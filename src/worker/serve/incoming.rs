@@ -122,7 +122,7 @@ impl Incoming {
     pub async fn accept(&mut self) -> Option<Connection> {
         loop {
             let accepted = self.intake.accept().await?;
-            if let Some(accepted) = refuse::unless_refused(accepted, &self.connections) {
+            if let Some(accepted) = refuse::unless_refused(accepted, self.survival.as_ref(), &self.connections) {
                 return Some(self.take_charge(accepted));
             }
         }

@@ -11,20 +11,24 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::conn::{Accepted, Connections, Passed, Stream};
+use super::survival::Survival;
 use crate::sys::peek;
 
-/// Answers a connection that is to be refused, in a task of its own that `connections` counts; gives back any other.
-pub(super) fn unless_refused(mut accepted: Accepted, connections: &Connections) -> Option<Accepted> {
+/// Answers a connection that is to be refused, in a task of its own that `connections` counts; gives back any other. With
+/// `survival` the client keeps its answer even if this worker is killed right after writing it.
+pub(super) fn unless_refused(
+    mut accepted: Accepted,
+    survival: Option<&Survival>,
+    connections: &Connections,
+) -> Option<Accepted> {
     let Some(status) = accepted.passed.as_ref().and_then(|passed| passed.fail) else {
         return Some(accepted);
     };
-    let open = connections.open();
+    let (open, survival) = (connections.open(), survival.cloned());
     tokio::spawn(async move {
         let _open = open;
-        refuse(accepted.stream, status, || {
-            accepted.passed.as_mut().and_then(Passed::took)
-        })
-        .await;
+        let took = || accepted.passed.as_mut().and_then(Passed::took);
+        refuse(accepted.stream, survival.as_ref(), status, took).await;
     });
     None
 }
@@ -32,9 +36,12 @@ pub(super) fn unless_refused(mut accepted: Accepted, connections: &Connections) 
 /// Answers `status` on a connection and ends it. `took` acknowledges the connection, after the answer is written: until then
 /// the master's copy, with all that is known of its request, is what is left if this worker is killed. The request would run
 /// once more if that were gone.
-pub(crate) async fn refuse<T>(mut stream: Stream, status: u16, took: impl FnOnce() -> T) {
-    let is_head = begins_as_head(&stream);
-    let written = timeout(LINGER, stream.write_all(answer(status, is_head).as_bytes())).await;
+pub(crate) async fn refuse<T>(stream: Stream, survival: Option<&Survival>, status: u16, took: impl FnOnce() -> T) {
+    let mut stream = stream;
+    let answer = answer(status, begins_as_head(&stream));
+    // Gone before the stream is: its descriptor's number may be another connection's then.
+    let _note = survival.and_then(|survival| survival.note_last(stream.as_fd(), answer.len()));
+    let written = timeout(LINGER, stream.write_all(answer.as_bytes())).await;
     let _taken = took();
     let ended = match written {
         Ok(Ok(())) => end(&mut stream).await,
@@ -112,7 +119,7 @@ mod tests {
         if !request.is_empty() {
             server.readable().await.unwrap();
         }
-        let refusing = actix_rt::spawn(refuse(Stream::Tcp(server), 502, || ()));
+        let refusing = actix_rt::spawn(refuse(Stream::Tcp(server), None, 502, || ()));
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         // It hears the end of the client, and does not wait for more.
@@ -135,7 +142,7 @@ mod tests {
         let took = Rc::new(Cell::new(false));
         let refusing = actix_rt::spawn({
             let took = Rc::clone(&took);
-            refuse(Stream::Tcp(server), 502, move || took.set(true))
+            refuse(Stream::Tcp(server), None, 502, move || took.set(true))
         });
         tokio::task::yield_now().await;
         assert!(!took.get());

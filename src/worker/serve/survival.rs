@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::conn::{Passed, Stream};
 use super::http1::Rules;
 use super::journaled::{Journaled, Noting};
-use crate::sys::journal::Journal;
+use crate::sys::journal::{Entry, Journal};
+use crate::sys::tcp;
 
 /// How the connections of one listener survive.
 #[derive(Clone)]
@@ -103,6 +104,17 @@ impl Survival {
             Giving::Later | Giving::Never => journaled.stays(),
         }
         giving
+    }
+
+    /// Notes that the next so many bytes are the last answer on this connection, whose request stays unread. `None` where
+    /// nothing is noted.
+    pub(super) fn note_last(&self, connection: BorrowedFd<'_>, answer: usize) -> Option<Entry> {
+        let counted = tcp::counted(connection).ok()?;
+        let Noting { journal, listener, .. } = self.noting;
+        let entry = journal.open(connection.as_raw_fd(), listener, 0, counted.written, counted.consumed)?;
+        let (end, boundary) = (counted.written + answer as u64, counted.consumed + counted.waiting);
+        entry.completing(end, boundary, true);
+        Some(entry)
     }
 
     /// The same, with other requests that may be carried out again.

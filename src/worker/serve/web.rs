@@ -242,7 +242,7 @@ impl Accepting<'_> {
                 self.counters.error();
                 continue;
             }
-            let Some(accepted) = refuse::unless_refused(accepted, &connections) else {
+            let Some(accepted) = refuse::unless_refused(accepted, self.survival.as_ref(), &connections) else {
                 continue;
             };
             let (mut stream, peer) = self.take_charge(accepted, &drain, &connections);
