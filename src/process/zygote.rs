@@ -24,7 +24,7 @@ use nix::sys::stat::Mode;
 use super::exit_watch::ProcessHandle;
 use super::image::{self, Image};
 use super::refusal::{check_size, exec_failure, failure};
-use super::spawn::{arguments, c_string, environment};
+use super::spawn::{arguments, environment};
 use crate::model::{Settings, Signal, SpawnFailure, SpawnStep};
 use crate::sys::process::{SpawnRequest, duplicate_above, errno_text, limits, posix_spawn};
 use crate::sys::scm::{self, ControlBuffer, FDS_MAX};
@@ -71,8 +71,8 @@ impl Zygote {
         image: Option<&Image>,
         default_args: &[OsString],
     ) -> Result<Self, SpawnFailure> {
-        let program = image.map_or_else(image::running, |image| Ok(image.path()))?;
-        let program = c_string(&program, "the program's path")?;
+        let path = image.map_or_else(image::running, |image| image.path(NOTE + 1))?;
+        let program = path.to_c_string()?;
         let arguments = arguments(settings, default_args)?;
         let environment = environment(settings, &[], sys::contract())?;
         check_size(&arguments, &environment)?;

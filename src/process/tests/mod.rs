@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal as Blocked};
 use tokio::time::timeout;
 
 use super::spawn::Child;
-use super::{Contract, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
+use super::{Contract, Image, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
 use crate::model::{
     BoundAddress, ExitStatus, Generation, Program, Scheduling, Settings, Slot, SpawnFailure, SpawnStep, StdioMode,
     WorkerId, exit_code,
@@ -79,6 +79,15 @@ fn start(
     extra_env: &[(OsString, OsString)],
     listeners: &[&OwnedFd],
 ) -> Result<(Child, UnixStream), SpawnFailure> {
+    start_from(None, settings, extra_env, listeners)
+}
+
+fn start_from(
+    image: Option<&Image>,
+    settings: &Settings,
+    extra_env: &[(OsString, OsString)],
+    listeners: &[&OwnedFd],
+) -> Result<(Child, UnixStream), SpawnFailure> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut contract = contract();
     contract.listeners = listeners
@@ -92,7 +101,7 @@ fn start(
         })
         .collect();
     let child = spawn(SpawnPlan {
-        image: None,
+        image,
         settings,
         extra_env,
         contract,

@@ -167,6 +167,29 @@ async fn n_001_f_110_this_image_again_boots_clean() {
 }
 
 #[tokio::test]
+async fn f_099_a_held_image_is_found_though_its_number_is_one_that_the_child_has_for_itself() {
+    let directory = std::env::temp_dir().join(format!("actix-cluster-held-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let (program, script) = (directory.join("program"), directory.join("script"));
+    by_shell("cp /bin/sh \"$0\"", &program, "".as_ref());
+    let text = "#!/bin/sh\necho \"$3\"\n";
+    by_shell("printf %s \"$1\" > \"$0\"; chmod +x \"$0\"", &script, text.as_ref());
+    let held = [&program, &script].map(|path| Image::foreign(path, None).unwrap());
+    std::fs::remove_dir_all(&directory).unwrap();
+    let listener = OwnedFd::from(File::open("/dev/null").unwrap());
+    for (image, path) in held.iter().zip([program, script]) {
+        // So many that one of them gets the image's own number in the child, and others those after it.
+        let count = usize::try_from(image.number()).unwrap() + 32;
+        let mut settings = shell("echo \"$0\"");
+        settings.exec = Program::Path(path);
+        settings.args.as_mut().unwrap().push("arrived".into());
+        let finished = finish(start_from(Some(image), &settings, &[], &vec![&listener; count]).unwrap()).await;
+        assert_eq!(finished.reaped.status, ExitStatus::Code(0), "{:?}", finished.stderr);
+        assert_eq!(finished.stdout, ["arrived"]);
+    }
+}
+
+#[tokio::test]
 async fn f_099_a_deleted_program_still_starts_its_own_image() {
     let copy = std::env::temp_dir().join(format!("actix-cluster-image-{}", std::process::id()));
     by_shell("cp \"$1\" \"$0\"", &copy, std::env::current_exe().unwrap().as_os_str());
