@@ -5,7 +5,10 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use actix_cluster::{ClusterEvent, ClusterHandle, EventKind, ServeError, SpawnMethod, Worker, WorkerSpec, is_master};
+use actix_cluster::{
+    Backoff, ClusterEvent, ClusterHandle, EventKind, RestartDelay, ServeError, SpawnMethod, Worker, WorkerSpec,
+    is_master,
+};
 use actix_cluster_tests::load::{self, Load, held};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Care, Order};
@@ -29,6 +32,32 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.ask(&Order::Reload(Care::default()), ""), "reloaded 1");
             runs(master, 2, 1);
             assert!(!master.log().contains("no zygote could be started"));
+        },
+    },
+    Scenario {
+        name: "all_are_ready_only_when_every_slot_is_and_not_while_one_has_two_workers",
+        app: || {
+            let hour = Backoff::new().first_at_once(false).base(Duration::from_secs(3_600));
+            let cluster = probe::cluster().workers(2).restart_delay(RestartDelay::Backoff(hour));
+            cluster.worker(async |worker| probe::idle(&worker).await).main()
+        },
+        check: |master| {
+            master.expect_ready();
+            assert_eq!(master.ask(&Order::AllReady, ""), "all ready");
+            send(pids(master)[1], Signal::SIGKILL);
+            master.expect("restart_scheduled");
+            master.order(&Order::Reload(Care {
+                probation_ms: 3_600_000,
+                ..Care::default()
+            }));
+            master.once(3, "ready");
+            let snapshot = master.snapshot();
+            assert_eq!(
+                (&snapshot["ready"], &snapshot["counts"]["ready"]),
+                (&2.into(), &1.into())
+            );
+            let once = Order::Dropped(Box::new(Order::AllReady), 1);
+            assert_eq!(master.ask(&once, ""), "dropped");
         },
     },
     Scenario {

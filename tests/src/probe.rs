@@ -116,6 +116,8 @@ pub enum Order {
     Call(u64, String),
     /// `handle.snapshot`, answered by `said: "snapshot …"` with the snapshot as JSON.
     Snapshot,
+    /// `handle.all_ready`, answered by `said: "all ready"`.
+    AllReady,
     /// `handle.setup`; answered by `said: "settings …"` with the settings as JSON.
     Setup(Change),
     /// `fault::start`; answered by `said: "forked <id>"` or `said: "error …"`.
@@ -313,6 +315,7 @@ async fn obey(order: Order, handle: &ClusterHandle) {
                 serde_json::to_string(&handle.snapshot()).expect("a snapshot has a JSON form")
             )
         }
+        Order::AllReady => outcome("all ready", handle.all_ready().await),
         Order::Setup(change) => match handle.setup(|settings| change.apply(settings)).await {
             Ok(settings) => format!(
                 "settings {}",
