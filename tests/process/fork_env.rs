@@ -2,8 +2,9 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use actix_cluster::{Cluster, RestartType, StdioMode, Worker, is_master, is_worker, worker_id};
+use actix_cluster::{Cluster, RestartLimit, RestartType, StdioMode, Worker, is_master, is_worker, worker_id};
 use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe::{self, Change, Order};
 use actix_cluster_tests::puppet::{self, tell};
@@ -49,6 +50,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.expect_ever_of(1, "message").data(), "hello");
             assert_eq!(tell(master, 2, "env cluster_test_prop"), "unset");
             assert_eq!(tell(master, 2, "env PATH"), std::env::var("PATH").unwrap());
+        },
+    },
+    Scenario {
+        name: "n_004_a_forked_slot_keeps_its_environment_when_it_was_given_up_and_is_started_by_hand",
+        app: || {
+            probe::cluster()
+                .restart_limit(RestartLimit::new(1, Duration::from_secs(60)))
+                .worker(puppet::run)
+                .main()
+        },
+        check: |master| {
+            master.expect_ready();
+            let env = vec![("ROLE".to_owned(), "x".to_owned())];
+            assert_eq!(master.ask(&Order::Fork(env), "forked "), "2");
+            for worker in [2, 3] {
+                master.once(worker, "ready");
+                assert_eq!(tell(master, worker, "env ROLE"), "x");
+                master.order(&Order::Send(worker, "fail on purpose".to_owned()));
+            }
+            master.expect("gave_up");
+            master.ask(&Order::StartSlot(1), "start");
+            master.once(4, "ready");
+            assert_eq!(tell(master, 4, "env ROLE"), "x");
         },
     },
     Scenario {
