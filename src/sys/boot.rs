@@ -285,7 +285,7 @@ fn drop_privileges(order: &Order) -> Result<(), String> {
     }
     // SAFETY: these calls take numbers only (setgroups a null pointer with length 0), and no other thread exists whose
     // credentials would have to follow.
-    unsafe {
+    let is_or_was_root = unsafe {
         let was_root = libc::geteuid() == 0;
         if libc::setgroups(0, std::ptr::null()) != 0 && (was_root || Errno::last() != Errno::EPERM) {
             return Err(last_error("setgroups([])"));
@@ -300,9 +300,46 @@ fn drop_privileges(order: &Order) -> Result<(), String> {
         {
             return Err(last_error(&format!("setresuid({uid})")));
         }
+        was_root || libc::geteuid() == 0
+    };
+    if !is_or_was_root {
+        drop_capabilities()?;
     }
     verify_ids(order)
 }
+
+/// The kernel takes them from root that becomes somebody else. An ordinary user who was given some keeps them, whoever it becomes,
+/// and could change the user once more.
+fn drop_capabilities() -> Result<(), String> {
+    let mut header = CapabilitiesOf {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let none = [0_u32; 6];
+    // SAFETY: prctl takes numbers; capset reads six words in this version of the header, which is writable because the kernel
+    // tells there the version it knows.
+    unsafe {
+        let (all, unused): (_, libc::c_ulong) = (libc::PR_CAP_AMBIENT_CLEAR_ALL, 0);
+        if libc::prctl(libc::PR_CAP_AMBIENT, all, unused, unused, unused) != 0 {
+            return Err(last_error("clearing the ambient capabilities"));
+        }
+        if libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) != 0 {
+            return Err(last_error("capset([])"));
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's `__user_cap_header_struct`.
+#[repr(C)]
+struct CapabilitiesOf {
+    version: u32,
+    /// 0: this process.
+    pid: libc::c_int,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`: two times three words.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 fn verify_ids(order: &Order) -> Result<(), String> {
     let (mut real, mut effective, mut saved) = (0, 0, 0);
