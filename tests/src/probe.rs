@@ -149,6 +149,8 @@ pub struct Care {
     pub queue: bool,
     /// Only this spec.
     pub spec: Option<String>,
+    /// Brings this program.
+    pub exec: Option<PathBuf>,
     /// Processes more than wanted.
     pub surge: Option<u32>,
     /// Workers that may be missing.
@@ -186,6 +188,9 @@ impl Care {
         let mut options = ReloadOptions::new(rollout);
         if let Some(spec) = self.spec {
             options = options.spec(spec.as_str());
+        }
+        if let Some(program) = self.exec {
+            options = options.exec(program);
         }
         if self.queue {
             options = options.queue();

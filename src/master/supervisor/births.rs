@@ -38,7 +38,7 @@ impl ClusterSupervisor {
         restarts: u32,
         ctx: &mut Context<Self>,
     ) -> Input {
-        let program = self.next_program(&slot.spec);
+        let program = self.program_of(generation, &slot.spec);
         let mut born = self.deliver(id, slot.clone(), generation, restarts);
         let reserve = Arc::clone(self.listening.reserve());
         // Lent until the end of this turn, so that what a newborn opens besides is had, too.
@@ -197,8 +197,11 @@ impl ClusterSupervisor {
         hand.or_else(|| self.unborn.get(&id).map(|(_, program)| program))
     }
 
-    /// What the next workers of this spec run.
-    fn next_program(&self, spec: &SpecName) -> Program {
+    /// What the next workers of this spec run in this generation.
+    fn program_of(&self, generation: Generation, spec: &SpecName) -> Program {
+        if let Some(path) = self.images.exec_of(generation, spec) {
+            return Program::Path(path.to_owned());
+        }
         let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
         own.map_or_else(|| self.settings.exec.clone(), Program::Path)
     }
