@@ -52,7 +52,7 @@ impl ClusterSupervisor {
                 let link = Arc::clone(&newborn.link);
                 self.listening.born(&link, newborn.handover.take());
                 self.directory.write().workers.insert(id, Arc::clone(&link));
-                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
+                let actor = WorkerActor::new(newborn, ctx.address().recipient(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link, program });
                 Input::WorkerForked { id }
             }
