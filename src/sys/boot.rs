@@ -14,7 +14,7 @@ use nix::libc;
 use serde::Deserialize;
 
 use super::keeper::Plan;
-use super::process::errno_text;
+use super::process::{errno_text, is_open};
 use crate::model::{BoundAddress, exit_code};
 
 /// The one variable between master and child. `VARIABLE_C` is the same name for libc.
@@ -223,11 +223,6 @@ pub(crate) fn outlive_the_master() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
 }
 
-fn is_open(fd: RawFd) -> bool {
-    // SAFETY: F_GETFD takes no pointer and changes nothing.
-    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
-}
-
 fn set_cloexec(fd: RawFd) {
     // SAFETY: F_SETFD takes no pointer; the descriptor was given to this process by contract.
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
@@ -235,7 +230,7 @@ fn set_cloexec(fd: RawFd) {
 
 /// Closes every descriptor above 2 that is not in `kept` (sorted): another thread of the master may have opened one
 /// without close-on-exec during the spawn, and a leaked copy of a channel hides a death (no end-of-file).
-fn close_others(kept: &[RawFd]) {
+pub(super) fn close_others(kept: &[RawFd]) {
     let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
     for fd in kept.iter().map(|fd| fd.unsigned_abs()) {
         if fd > first {
