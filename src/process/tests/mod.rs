@@ -79,15 +79,6 @@ fn start(
     extra_env: &[(OsString, OsString)],
     listeners: &[&OwnedFd],
 ) -> Result<(Child, UnixStream), SpawnFailure> {
-    start_from(None, settings, extra_env, listeners)
-}
-
-fn start_from(
-    image: Option<&Image>,
-    settings: &Settings,
-    extra_env: &[(OsString, OsString)],
-    listeners: &[&OwnedFd],
-) -> Result<(Child, UnixStream), SpawnFailure> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut contract = contract();
     contract.listeners = listeners
@@ -101,7 +92,7 @@ fn start_from(
         })
         .collect();
     let child = spawn(SpawnPlan {
-        image,
+        image: None,
         settings,
         extra_env,
         contract,

@@ -166,27 +166,35 @@ async fn n_001_f_110_this_image_again_boots_clean() {
     );
 }
 
-#[tokio::test]
-async fn f_099_a_held_image_is_found_though_its_number_is_one_that_the_child_has_for_itself() {
+#[test]
+fn f_099_a_held_image_is_executed_by_a_number_above_those_that_the_child_has_for_itself() {
     let directory = std::env::temp_dir().join(format!("actix-cluster-held-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let (program, script) = (directory.join("program"), directory.join("script"));
     by_shell("cp /bin/sh \"$0\"", &program, "".as_ref());
     let text = "#!/bin/sh\necho \"$3\"\n";
     by_shell("printf %s \"$1\" > \"$0\"; chmod +x \"$0\"", &script, text.as_ref());
-    let held = [&program, &script].map(|path| Image::foreign(path, None).unwrap());
+    let [program, script] = [program, script].map(|path| Image::foreign(&path, None).unwrap());
     std::fs::remove_dir_all(&directory).unwrap();
-    let listener = OwnedFd::from(File::open("/dev/null").unwrap());
-    for (image, path) in held.iter().zip([program, script]) {
-        // So many that one of them gets the image's own number in the child, and others those after it.
-        let count = usize::try_from(image.number()).unwrap() + 32;
-        let mut settings = shell("echo \"$0\"");
-        settings.exec = Program::Path(path);
-        settings.args.as_mut().unwrap().push("arrived".into());
-        let finished = finish(start_from(Some(image), &settings, &[], &vec![&listener; count]).unwrap()).await;
-        assert_eq!(finished.reaped.status, ExitStatus::Code(0), "{:?}", finished.stderr);
-        assert_eq!(finished.stdout, ["arrived"]);
-    }
+    let arrives = |path: &str| {
+        let run = std::process::Command::new(path)
+            .args(["-c", "echo \"$0\"", "arrived"])
+            .output();
+        assert_eq!(String::from_utf8_lossy(&run.unwrap().stdout), "arrived\n", "{path}");
+    };
+    let lowest = program.number() + 1;
+    let held = program.path(lowest).unwrap();
+    let path = held.to_c_string().unwrap().into_string().unwrap();
+    let number = path
+        .strip_prefix("/proc/self/fd/")
+        .and_then(|number| number.parse::<i32>().ok());
+    assert!(number.is_some_and(|number| number >= lowest), "{path} from {lowest} on");
+    arrives(&path);
+    // Its interpreter looks for it in this process's table, where nothing is overwritten.
+    let held = script.path(script.number() + 1).unwrap();
+    let path = held.to_c_string().unwrap().into_string().unwrap();
+    assert_eq!(path, format!("/proc/{}/fd/{}", std::process::id(), script.number()));
+    arrives(&path);
 }
 
 #[tokio::test]
