@@ -272,7 +272,8 @@ impl ClusterHandle {
         let only = EventFilter::kinds(Kind::AllReady);
         let mut events = self.events_with(&SubscribeOptions::new().filter(only));
         let now = self.snapshot();
-        if now.target > 0 && now.ready >= now.target {
+        // Slots, not workers: during a reload one may have two that are ready.
+        if now.target > 0 && now.counts.ready >= now.target {
             return Ok(());
         }
         let ready = events

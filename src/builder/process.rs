@@ -36,7 +36,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// The user the workers run under. Needs privilege; supplementary groups are dropped. Default: the master's.
+    /// The user the workers run under. Needs root, or `CAP_SETUID` and `CAP_SETGID`, and `CAP_KILL` for workers that do not stop by
+    /// themselves; the workers have no capabilities then. Supplementary groups are dropped. Default: the master's.
     pub const fn uid(mut self, uid: u32) -> Self {
         self.config.settings.uid = Some(uid);
         self

@@ -4,6 +4,7 @@
 //! (F-226). What it prints above its rate is read, counted and dropped (F-230).
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -54,13 +55,15 @@ impl Printed {
     ///
     /// The `WorkerActor` is gone only when the cluster is being torn down; then nobody is left to be told.
     pub(crate) async fn copy(mut self, worker: Addr<WorkerActor>, process: ProcessHandle) {
+        let mut exited = pin!(process.exited());
         let ended = loop {
             // Lines that are dropped wait for nothing: others of this thread must have their turn all the same.
             tokio::task::coop::consume_budget().await;
             let line = tokio::select! {
                 biased;
+                // First: who holds the other end may have a line at any time.
+                _ = exited.as_mut() => break false,
                 line = self.lines.next() => line,
-                _ = process.exited() => break false,
                 () = actix_rt::time::sleep(self.dropped.until_told()), if self.dropped.lines > 0 => {
                     self.tell(&worker).await;
                     continue;

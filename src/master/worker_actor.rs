@@ -18,7 +18,7 @@ use crate::master::liveness::{Liveness, Verdict};
 use crate::master::messages::{Frames, Happening, News, Report, Reports, Wish, WorkerOrder};
 use crate::master::printed::Printed;
 use crate::master::vital::{self, vital};
-use crate::master::{ClusterSupervisor, Link, Subscribers};
+use crate::master::{Link, Subscribers};
 use crate::model::{Message, Mono, Reply, bounded};
 use crate::policy::ShutdownPolicy;
 use crate::process::ProcessHandle;
@@ -46,7 +46,7 @@ pub(crate) struct WorkerActor {
     lifecycle: Lifecycle,
     channel: Arc<Channel>,
     process: ProcessHandle,
-    supervisor: Addr<ClusterSupervisor>,
+    supervisor: Recipient<Reports>,
     subscribers: Arc<Subscribers>,
     outputs: Vec<Printed>,
     kill_tree: bool,
@@ -62,7 +62,7 @@ pub(crate) struct WorkerActor {
 }
 
 impl WorkerActor {
-    pub(crate) fn new(newborn: Newborn, supervisor: Addr<ClusterSupervisor>, subscribers: Arc<Subscribers>) -> Self {
+    pub(crate) fn new(newborn: Newborn, supervisor: Recipient<Reports>, subscribers: Arc<Subscribers>) -> Self {
         let Newborn {
             link,
             lifecycle,
@@ -200,18 +200,29 @@ impl WorkerActor {
 
     /// Reports to the supervisor, in order. The supervisor waits for nobody, so waiting for it cannot deadlock.
     fn report(&self, reports: Vec<Report>, ctx: &mut Context<Self>) {
+        self.report_and(reports, ctx, |_| {});
+    }
+
+    /// Reports, and goes on with `then` when the supervisor has taken it. A context that stops polls nothing more: who is to
+    /// stop after a report does so in here.
+    fn report_and(
+        &self,
+        reports: Vec<Report>,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Context<Self>) + 'static,
+    ) {
         if reports.is_empty() {
-            return;
+            return then(ctx);
         }
         let reports = Reports {
             worker: self.link.id,
             reports,
         };
         match self.supervisor.try_send(reports) {
-            Ok(()) => {}
+            Ok(()) => then(ctx),
             Err(SendError::Full(reports)) => {
-                let sent = self.supervisor.send(reports).into_actor(self).map(|_, _, _| ());
-                ctx.wait(sent);
+                let sent = self.supervisor.send(reports).into_actor(self);
+                ctx.wait(sent.map(|_, _, ctx| then(ctx)));
             }
             // The supervisor is gone: the cluster is being torn down and the channel's end will end the worker.
             Err(SendError::Closed(_)) => ctx.stop(),
@@ -360,10 +371,11 @@ impl Handler<Happening> for WorkerActor {
                 reports
             }
         };
-        self.report(reports, ctx);
-        if dead {
-            ctx.stop();
-        }
+        self.report_and(reports, ctx, move |ctx| {
+            if dead {
+                ctx.stop();
+            }
+        });
     }
 }
 
@@ -371,6 +383,7 @@ impl Handler<WorkerOrder> for WorkerActor {
     type Result = Result<(), Errno>;
 
     fn handle(&mut self, order: WorkerOrder, ctx: &mut Self::Context) -> Self::Result {
+        let mut reports = Vec::new();
         let input = match order {
             WorkerOrder::Activate(activation, fds) => {
                 // A channel that is closed belongs to a worker whose end is on its way here.
@@ -391,8 +404,7 @@ impl Handler<WorkerOrder> for WorkerActor {
             WorkerOrder::Kill(signal, cause) => {
                 self.refused = None;
                 if let Some(cause) = cause {
-                    let reports = self.step(LifeInput::Blamed(cause), ctx);
-                    self.report(reports, ctx);
+                    reports = self.step(LifeInput::Blamed(cause), ctx);
                 }
                 LifeInput::KillOrdered(signal)
             }
@@ -401,7 +413,7 @@ impl Handler<WorkerOrder> for WorkerActor {
                 LifeInput::ChannelClosed
             }
         };
-        let reports = self.step(input, ctx);
+        reports.extend(self.step(input, ctx));
         self.report(reports, ctx);
         self.refused.take().map_or(Ok(()), Err)
     }
@@ -430,3 +442,7 @@ async fn write(channel: Arc<Channel>, outbox: Outbox) {
 
 /// Orders and news that may wait for one worker's actor: one batch of frames, a few lines, a few orders.
 const MAILBOX: usize = 256;
+
+#[cfg(test)]
+#[path = "worker_actor_tests.rs"]
+mod tests;

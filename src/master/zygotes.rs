@@ -113,11 +113,12 @@ impl Zygotes {
         cares
     }
 
-    /// It has had its time to load.
+    /// It has had its time to load. What it says of itself is judged when it is tended next.
     fn look_whether_it_is_ready(&mut self, number: u64) {
         if let Some(kind) = self.kinds.iter_mut().find(|kind| kind.number == number)
             && let State::Lives(zygote) = &mut kind.state
             && !zygote.is_ready()
+            && zygote.trouble().is_none()
         {
             tracing::warn!("a zygote is not ready in time, and is ended");
             kind.state = State::Lost;
@@ -137,7 +138,7 @@ impl Zygotes {
         drop(kinds);
         for process in processes {
             if process.ended_within(END) {
-                process.reap(true);
+                process.reap(false);
             }
         }
     }
@@ -173,7 +174,11 @@ impl Kind {
     }
 
     fn judge(&mut self, has_ended: bool) {
-        let State::Lives(zygote) = &self.state else { return };
+        let State::Lives(zygote) = &mut self.state else { return };
+        if has_ended {
+            // It may have said why.
+            zygote.is_ready();
+        }
         if zygote.has_worked() {
             self.failures = 0;
         }
@@ -246,10 +251,10 @@ impl Handler<ZygoteEnded> for ClusterSupervisor {
     }
 }
 
-/// Its group is its own, so nobody else is hit.
+/// It alone: a worker that it has just made is in its group until it leads one itself.
 async fn bury(process: ProcessHandle, number: u64, supervisor: Addr<ClusterSupervisor>) {
     process.exited().await;
-    process.reap(true);
+    process.reap(false);
     // A supervisor that is gone needs none.
     supervisor.send(ZygoteEnded(number)).await.ok();
 }
@@ -264,3 +269,7 @@ fn is_for_the_loader(name: &OsString) -> bool {
 const KINDS_MAX: usize = 16;
 /// How long the kernel may take to end one at the end of the cluster.
 const END: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+#[path = "zygotes_tests.rs"]
+mod tests;

@@ -1,8 +1,8 @@
 //! Programs as paths that can be executed: the image this process runs, and images that are held open.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,8 +11,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat, stat};
 
+use super::refusal::failure;
+use super::spawn::c_string;
 use crate::model::{SpawnFailure, SpawnStep};
-use crate::sys::process::errno_text;
+use crate::sys::process::{duplicate_above, errno_text};
 
 /// The kernel's link to the running image: good after the file was replaced or deleted, when the path it *shows* ends
 /// in " (deleted)" or names a newer program (F-099).
@@ -25,6 +27,24 @@ pub(crate) struct Image {
     /// The path that is good as long as it leads to this very file; none for this program itself, whose workers call
     /// themselves what they like.
     shown: Option<PathBuf>,
+}
+
+/// A program's path. Good for a start as long as this lives.
+#[derive(Debug)]
+pub(super) struct ImagePath {
+    path: OsString,
+    /// What the path leads to.
+    _high: Option<OwnedFd>,
+}
+
+impl ImagePath {
+    pub(super) const fn of(path: OsString) -> Self {
+        Self { path, _high: None }
+    }
+
+    pub(super) fn to_c_string(&self) -> Result<CString, SpawnFailure> {
+        c_string(&self.path, "the program's path")
+    }
 }
 
 impl Image {
@@ -60,20 +80,36 @@ impl Image {
         })
     }
 
-    /// A path that executes it, in this process and in a child that has its descriptors.
+    /// A path that executes it, in this process and in a child that has its descriptors, but for those below `lowest`:
+    /// there the child's own may have been put before it executes anything.
     ///
     /// A foreign program is executed by its own path while that leads to it, because the kernel names a process by the
     /// path. (If the file is replaced between this look and the start, that one worker runs the new one.)
-    pub(super) fn path(&self) -> OsString {
+    ///
+    /// # Errors
+    /// When there is no free descriptor.
+    pub(super) fn path(&self, lowest: RawFd) -> Result<ImagePath, SpawnFailure> {
         if let Some(shown) = self.shown.as_ref().filter(|shown| self.is_at(shown)) {
-            return shown.into();
+            return Ok(ImagePath::of(shown.into()));
         }
-        let fd = self.file.as_raw_fd();
         if self.is_script() {
-            // Its interpreter opens the path once more, when the child's descriptors are closed.
-            return format!("/proc/{}/fd/{fd}", std::process::id()).into();
+            // Its interpreter opens the path once more, when the child's descriptors are closed: this process's are not.
+            let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
+            return Ok(ImagePath::of(format!("/proc/{pid}/fd/{fd}").into()));
         }
-        format!("/proc/self/fd/{fd}").into()
+        let high = duplicate_above(self.file.as_fd(), lowest).map_err(|error| {
+            let what = "cannot duplicate the descriptor of the program";
+            failure(SpawnStep::Channel, error.raw_os_error(), what)
+        })?;
+        Ok(ImagePath {
+            path: format!("/proc/self/fd/{}", high.as_raw_fd()).into(),
+            _high: Some(high),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn number(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// What people know it by.
@@ -107,12 +143,12 @@ pub(crate) fn at_first() -> Option<&'static Path> {
 }
 
 /// The path to execute for another process of this image.
-pub(super) fn running() -> Result<OsString, SpawnFailure> {
+pub(super) fn running() -> Result<ImagePath, SpawnFailure> {
     if Path::new(LINK).exists() {
-        return Ok(LINK.into());
+        return Ok(ImagePath::of(LINK.into()));
     }
     match at_first() {
-        Some(path) if path.exists() => Ok(path.into()),
+        Some(path) if path.exists() => Ok(ImagePath::of(path.into())),
         Some(_) | None => Err(SpawnFailure {
             step: SpawnStep::Exec,
             errno: Some(Errno::ENOENT as i32),

@@ -4,17 +4,18 @@
 //! passed on as they are; whoever shows a line to a person escapes it.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::sys::peek::waiting;
 use crate::sys::reactor::register;
 
 /// The longest line; a longer one comes in parts.
 pub(crate) const LINE_LEN_MAX: usize = 64 * 1024;
-/// The most that `drain_now` reads: more than any pipe holds, unless somebody still writes into it.
+/// The most that `drain_now` reads where the kernel does not say how much there is: more than any pipe holds.
 const DRAIN_LEN_MAX: usize = 2 * 1024 * 1024;
 
 /// The reader of one stream.
@@ -60,10 +61,12 @@ impl Lines {
     }
 
     /// Everything that is in the pipe now, without waiting, for when the child has ended: a grandchild may hold the
-    /// other end for ever, so there may never be an end-of-file. Afterwards the stream is closed.
+    /// other end for ever, so there may never be an end-of-file, and may write as fast as this reads. Afterwards the stream
+    /// is closed.
     pub(crate) fn drain_now(&mut self) -> Vec<String> {
         let mut drained = Vec::new();
-        let mut budget = DRAIN_LEN_MAX;
+        let held = self.pipe.as_ref().map(|pipe| waiting(pipe.get_ref().as_fd()));
+        let mut budget = held.and_then(Result::ok).unwrap_or(DRAIN_LEN_MAX);
         loop {
             drained.extend(std::iter::from_fn(|| self.lines.next()));
             let Some(pipe) = self.pipe.as_ref().filter(|_| budget > 0) else {
@@ -155,8 +158,6 @@ fn whole_characters(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     fn lines(chunks: &[&[u8]]) -> Vec<String> {
@@ -210,5 +211,23 @@ mod tests {
         let drained = lines.drain_now();
         assert_eq!(drained.last().map(String::as_str), Some("last"));
         assert_eq!(lines.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn f_226_the_drain_ends_though_somebody_writes_as_fast_as_it_reads() {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        let mut lines = Lines::new(read).unwrap();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let flood = std::thread::spawn(move || {
+            while nix::unistd::write(write.as_fd(), &[b'\n'; 4096]).is_ok() {
+                begun.send(()).ok();
+            }
+        });
+        has_begun.recv().unwrap();
+        let drained = lines.drain_now().len();
+        // What was there, which was no more than a pipe holds, and with the last read as much again.
+        assert!((4096..=2 * LINE_LEN_MAX).contains(&drained), "{drained}");
+        flood.join().unwrap();
     }
 }

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::bootstrap::{CONTRACT_VARIABLE, Contract};
 use super::exit_watch::ProcessHandle;
-use super::image::{self, Image};
+use super::image::{self, Image, ImagePath};
 use super::refusal::{check_size, exec_failure, failure, forbidden_user};
 use super::zygote::Zygote;
 use crate::model::{Program, Settings, SpawnFailure, SpawnStep, StdioMode};
@@ -68,11 +68,6 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
         return Err(refused);
     }
     let needs_shim = settings.exec != Program::Same && (settings.uid.is_some() || settings.gid.is_some());
-    let program = match &settings.exec {
-        Program::Path(_) if needs_shim => image::running()?,
-        Program::Path(path) => plan.image.map_or_else(|| path.as_os_str().to_owned(), Image::path),
-        Program::Same => plan.image.map_or_else(image::running, |image| Ok(image.path()))?,
-    };
     let arguments = arguments(settings, plan.default_args)?;
     let mut contract = plan.contract;
     contract.channel = CHANNEL_TARGET;
@@ -97,13 +92,19 @@ pub(crate) fn spawn(plan: SpawnPlan<'_>) -> Result<Child, SpawnFailure> {
     let inherited: Vec<BorrowedFd<'_>> = all.chain(plan.recorder).collect();
     let environment = environment(settings, plan.extra_env, contract.to_text())?;
     check_size(&arguments, &environment)?;
-    let program = c_string(&program, "the program's path")?;
+    let mut wires = Wires::new(inherited.len());
+    let path = match (&settings.exec, plan.image) {
+        (Program::Path(_), _) if needs_shim => image::running()?,
+        (_, Some(image)) => image.path(wires.lowest)?,
+        (Program::Path(path), None) => ImagePath::of(path.into()),
+        (Program::Same, None) => image::running()?,
+    };
+    let program = path.to_c_string()?;
     let directory = match &settings.cwd {
         Some(directory) => Some(c_string(directory.as_os_str(), "the working directory")?),
         None => None,
     };
 
-    let mut wires = Wires::new(inherited.len());
     wires.add(plan.channel, CHANNEL_TARGET, SpawnStep::Channel)?;
     for (source, target) in inherited.iter().zip(CHANNEL_TARGET + 1..) {
         wires.add(*source, target, SpawnStep::Channel)?;

@@ -24,7 +24,7 @@ use nix::sys::stat::Mode;
 use super::exit_watch::ProcessHandle;
 use super::image::{self, Image};
 use super::refusal::{check_size, exec_failure, failure};
-use super::spawn::{arguments, c_string, environment};
+use super::spawn::{arguments, environment};
 use crate::model::{Settings, Signal, SpawnFailure, SpawnStep};
 use crate::sys::process::{SpawnRequest, duplicate_above, errno_text, limits, posix_spawn};
 use crate::sys::scm::{self, ControlBuffer, FDS_MAX};
@@ -71,8 +71,8 @@ impl Zygote {
         image: Option<&Image>,
         default_args: &[OsString],
     ) -> Result<Self, SpawnFailure> {
-        let program = image.map_or_else(image::running, |image| Ok(image.path()))?;
-        let program = c_string(&program, "the program's path")?;
+        let path = image.map_or_else(image::running, |image| image.path(NOTE + 1))?;
+        let program = path.to_c_string()?;
         let arguments = arguments(settings, default_args)?;
         let environment = environment(settings, &[], sys::contract())?;
         check_size(&arguments, &environment)?;
@@ -112,7 +112,12 @@ impl Zygote {
         Ok(Self::new(process, ours, note))
     }
 
-    pub(super) fn new(process: ProcessHandle, socket: OwnedFd, note: File) -> Self {
+    #[cfg(test)]
+    pub(super) const fn note(&self) -> &File {
+        &self.note
+    }
+
+    fn new(process: ProcessHandle, socket: OwnedFd, note: File) -> Self {
         Self {
             process,
             socket,
@@ -123,6 +128,14 @@ impl Zygote {
             trouble: None,
             control: ControlBuffer::for_fds(1),
         }
+    }
+
+    /// One whose process is any child, and what it says is said through the descriptor.
+    #[cfg(test)]
+    pub(crate) fn of(process: ProcessHandle) -> (Self, OwnedFd) {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        (Self::new(process, ours, new_note().unwrap()), theirs)
     }
 
     /// The process itself: for whoever waits for its end, and buries it.
@@ -319,7 +332,7 @@ fn text_of(why: Unfit) -> &'static str {
     }
 }
 
-pub(super) fn new_note() -> io::Result<File> {
+fn new_note() -> io::Result<File> {
     // Growing a file beyond this limit would be a signal.
     let (file_size_max, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
     if file_size_max < NOTE_LEN as u64 {

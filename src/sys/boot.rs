@@ -14,7 +14,7 @@ use nix::libc;
 use serde::Deserialize;
 
 use super::keeper::Plan;
-use super::process::errno_text;
+use super::process::{errno_text, is_open};
 use crate::model::{BoundAddress, exit_code};
 
 /// The one variable between master and child. `VARIABLE_C` is the same name for libc.
@@ -223,11 +223,6 @@ pub(crate) fn outlive_the_master() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, 0) };
 }
 
-fn is_open(fd: RawFd) -> bool {
-    // SAFETY: F_GETFD takes no pointer and changes nothing.
-    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
-}
-
 fn set_cloexec(fd: RawFd) {
     // SAFETY: F_SETFD takes no pointer; the descriptor was given to this process by contract.
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
@@ -235,7 +230,7 @@ fn set_cloexec(fd: RawFd) {
 
 /// Closes every descriptor above 2 that is not in `kept` (sorted): another thread of the master may have opened one
 /// without close-on-exec during the spawn, and a leaked copy of a channel hides a death (no end-of-file).
-fn close_others(kept: &[RawFd]) {
+pub(super) fn close_others(kept: &[RawFd]) {
     let mut first = libc::STDERR_FILENO.unsigned_abs() + 1;
     for fd in kept.iter().map(|fd| fd.unsigned_abs()) {
         if fd > first {
@@ -285,7 +280,7 @@ fn drop_privileges(order: &Order) -> Result<(), String> {
     }
     // SAFETY: these calls take numbers only (setgroups a null pointer with length 0), and no other thread exists whose
     // credentials would have to follow.
-    unsafe {
+    let is_or_was_root = unsafe {
         let was_root = libc::geteuid() == 0;
         if libc::setgroups(0, std::ptr::null()) != 0 && (was_root || Errno::last() != Errno::EPERM) {
             return Err(last_error("setgroups([])"));
@@ -300,9 +295,46 @@ fn drop_privileges(order: &Order) -> Result<(), String> {
         {
             return Err(last_error(&format!("setresuid({uid})")));
         }
+        was_root || libc::geteuid() == 0
+    };
+    if !is_or_was_root {
+        drop_capabilities()?;
     }
     verify_ids(order)
 }
+
+/// The kernel takes them from root that becomes somebody else. An ordinary user who was given some keeps them, whoever it becomes,
+/// and could change the user once more.
+fn drop_capabilities() -> Result<(), String> {
+    let mut header = CapabilitiesOf {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let none = [0_u32; 6];
+    // SAFETY: prctl takes numbers; capset reads six words in this version of the header, which is writable because the kernel
+    // tells there the version it knows.
+    unsafe {
+        let (all, unused): (_, libc::c_ulong) = (libc::PR_CAP_AMBIENT_CLEAR_ALL, 0);
+        if libc::prctl(libc::PR_CAP_AMBIENT, all, unused, unused, unused) != 0 {
+            return Err(last_error("clearing the ambient capabilities"));
+        }
+        if libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) != 0 {
+            return Err(last_error("capset([])"));
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's `__user_cap_header_struct`.
+#[repr(C)]
+struct CapabilitiesOf {
+    version: u32,
+    /// 0: this process.
+    pid: libc::c_int,
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3`: two times three words.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 fn verify_ids(order: &Order) -> Result<(), String> {
     let (mut real, mut effective, mut saved) = (0, 0, 0);

@@ -8,6 +8,8 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::ReadBuf;
 
+use super::tcp;
+
 /// From where [`peek`] begins: each peek moves it on, each byte that is taken out moves it back. `None` turns that off.
 ///
 /// # Errors
@@ -96,17 +98,12 @@ pub(crate) fn discard(socket: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| io::Error::last_os_error())
 }
 
-/// Bytes that lie in the socket, peeked or not.
+/// Bytes that lie in the socket, peeked or not; or in the pipe.
 ///
 /// # Errors
 /// What the kernel says.
 pub(crate) fn waiting(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one int to the place it is given.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(usize::try_from(bytes).unwrap_or(0))
+    tcp::queued(socket, libc::FIONREAD).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]

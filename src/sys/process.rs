@@ -1,5 +1,5 @@
 //! The calls around processes that std and nix lack: `posix_spawn` with a working directory and a process group,
-//! pidfds, `waitid` that understands every signal, and the registration of a descriptor with the runtime.
+//! pidfds, `waitid` that understands every signal, limits, and numbers of descriptors.
 //!
 //! No decision lives here, and no text for people but the names of errors.
 

@@ -1,4 +1,4 @@
-//! Bytes and descriptors over a Unix stream socket: `sendmsg` and `recvmsg`, never blocking.
+//! Bytes and descriptors over a Unix socket, of a stream or of packets: `sendmsg` and `recvmsg`, never blocking.
 //!
 //! Knows nothing about frames. Written on libc rather than nix, because the bytes are received straight into the spare
 //! room of a buffer, which nix's slices of initialised bytes cannot express.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::libc;
 
 /// A duplicate of descriptor `number` of this process, close-on-exec.
@@ -37,7 +38,7 @@ pub(crate) fn close_on_exec(number: RawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says.
-pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn cookie(socket: BorrowedFd<'_>) -> nix::Result<u64> {
     let mut cookie = 0_u64;
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
     // SAFETY: the kernel writes at most `len` bytes, the size of the number, and how many into `len`; any bits are a number.
@@ -50,10 +51,7 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
             &raw mut len,
         )
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(cookie)
+    Errno::result(result).map(|_| cookie)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::libc;
 
+use super::peek;
 use crate::model::rescue::Counted;
 
 /// What was written to and consumed from an accepted TCP connection since it began.
@@ -47,30 +48,7 @@ pub(crate) fn counted(socket: BorrowedFd<'_>) -> io::Result<Counted> {
 /// What was peeked is seen again by the next reader: `SO_PEEK_OFF` belongs to the socket, not to the process.
 pub(super) fn forget_peeking(socket: BorrowedFd<'_>) {
     // A kernel without it on TCP never let anybody set it.
-    peek_from(socket, -1).ok();
-}
-
-/// From where the next `MSG_PEEK` looks: so many bytes into what waits, and on from there with each; -1: always from the
-/// start.
-///
-/// # Errors
-/// `EOPNOTSUPP` from kernels before 6.9, else what the kernel says.
-pub(crate) fn peek_from(socket: BorrowedFd<'_>, offset: i32) -> io::Result<()> {
-    // SAFETY: the kernel reads one int from the place it is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEEK_OFF,
-            (&raw const offset).cast(),
-            libc::socklen_t::try_from(size_of::<i32>()).expect("four fits"),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    peek::set_offset(socket, None).ok();
 }
 
 /// Breaks the connection off at once, whoever has descriptors of it: the client is told of an error.
@@ -121,7 +99,7 @@ impl Info {
     }
 }
 
-fn queued(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
+pub(super) fn queued(socket: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: both requests write one int to the place they are given.
     if unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) } != 0 {

@@ -1,9 +1,11 @@
 //! Starting workers: identity, environment, arguments, working directory, user, standard streams.
 
 use std::os::unix::process::CommandExt;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use actix_cluster::{Cluster, RestartType, StdioMode, Worker, is_master, is_worker, worker_id};
+use actix_cluster::{Cluster, RestartLimit, RestartType, StdioMode, Worker, is_master, is_worker, worker_id};
+use actix_cluster_tests::launch::by_way_of;
 use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe::{self, Change, Order};
 use actix_cluster_tests::puppet::{self, tell};
@@ -52,6 +54,29 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "n_004_a_forked_slot_keeps_its_environment_when_it_was_given_up_and_is_started_by_hand",
+        app: || {
+            probe::cluster()
+                .restart_limit(RestartLimit::new(1, Duration::from_secs(60)))
+                .worker(puppet::run)
+                .main()
+        },
+        check: |master| {
+            master.expect_ready();
+            let env = vec![("ROLE".to_owned(), "x".to_owned())];
+            assert_eq!(master.ask(&Order::Fork(env), "forked "), "2");
+            for worker in [2, 3] {
+                master.once(worker, "ready");
+                assert_eq!(tell(master, worker, "env ROLE"), "x");
+                master.order(&Order::Send(worker, "fail on purpose".to_owned()));
+            }
+            master.expect("gave_up");
+            master.ask(&Order::StartSlot(1), "start");
+            master.once(4, "ready");
+            assert_eq!(tell(master, 4, "env ROLE"), "x");
+        },
+    },
+    Scenario {
         name: "n_005_the_working_directory_is_the_masters_until_set_up_otherwise",
         app: || probe::cluster().worker(puppet::run).main(),
         check: |master| {
@@ -75,6 +100,37 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             }
             for exit in [1, 2].map(|worker| master.expect_ever_of(worker, "exit")) {
                 assert_eq!((exit.code(), exit.signal()), (Some(0), None));
+            }
+        },
+    },
+    Scenario {
+        name: "n_015_n_019_a_master_with_two_capabilities_and_no_root_gives_its_workers_another_user",
+        app: || {
+            let cluster = probe::cluster();
+            let cluster = match std::env::var(USER_VAR) {
+                Ok(user) => cluster.uid(user.parse().unwrap()).gid(user.parse().unwrap()),
+                Err(_) => cluster,
+            };
+            cluster.worker(says_who_it_is).main()
+        },
+        check: |idle| {
+            let can_drop = Command::new("setpriv").arg("--version").output().is_ok();
+            if !nix::unistd::geteuid().is_root() || !can_drop {
+                return;
+            }
+            let weak = "exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps +setuid,+setgid \
+                --ambient-caps +setuid,+setgid \"$0\"";
+            for script in ["exec \"$0\"", weak] {
+                let mut master = Master::start_with(idle.name(), |command| {
+                    command.env(USER_VAR, "4321");
+                    by_way_of(script, command);
+                });
+                assert_eq!(
+                    master.expect_said("I am "),
+                    "Uid 4321 4321 4321 4321, Gid 4321 4321 4321 4321, Groups , CapInh 0, CapPrm 0, CapEff 0, CapAmb 0"
+                );
+                master.expect_ready();
+                master.finish();
             }
         },
     },
@@ -240,6 +296,31 @@ const MOVE_CHANNEL: &str = r#"
     eval "exec 9<&$fd $fd<&-"
     echo moved the channel
     exec "$0""#;
+
+/// Set to the number that the workers run as.
+const USER_VAR: &str = "ACTIX_CLUSTER_TEST_USER";
+
+/// The kernel's word for it.
+async fn says_who_it_is(worker: Worker) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc is mounted");
+    let rows = status.lines().filter_map(|row| row.split_once(':'));
+    let field = |(name, text): (&str, &str)| {
+        let numbers: Vec<&str> = text.split_whitespace().collect();
+        let text = numbers.join(" ");
+        match name {
+            "Uid" | "Gid" | "Groups" => Some(format!("{name} {text}")),
+            "CapInh" | "CapPrm" | "CapEff" | "CapAmb" => {
+                Some(format!("{name} {}", u64::from_str_radix(&text, 16).unwrap()))
+            }
+            _ => None,
+        }
+    };
+    probe::say(&format!(
+        "I am {}",
+        rows.filter_map(field).collect::<Vec<_>>().join(", ")
+    ));
+    probe::idle(&worker).await;
+}
 
 fn ends_with_43(master: &mut Master) {
     let exit = master.expect_of(1, "exit");

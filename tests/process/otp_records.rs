@@ -2,7 +2,7 @@
 
 use actix_cluster::{EventKind, RecycleReason, RestartType, WhenEmpty, Worker, WorkerSpec};
 use actix_cluster_tests::master::Master;
-use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::probe::{self, Care, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -58,6 +58,22 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 .map(|error| error.0["worker"]["slot"]["index"].as_u64().unwrap())
                 .collect();
             assert_eq!(slots, [0, 1, 2]);
+        },
+    },
+    Scenario {
+        name: "o_087_a_report_names_the_program_that_a_reload_has_brought",
+        app: || probe::cluster().worker(crash_on_message).main(),
+        check: |master| {
+            master.expect_ready();
+            let missing = Care {
+                exec: Some("/no/such/program".into()),
+                ..Care::default()
+            };
+            master.ask(&Order::Reload(missing), "not reloaded: ");
+            the_log_has(
+                master,
+                &["WARN", "worker error", "worker=2", "program=/no/such/program"],
+            );
         },
     },
     Scenario {

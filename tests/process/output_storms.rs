@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, EventFilter, EventKind, Kind, SubscribeOptions, Worker};
 use actix_cluster_actors::{EventLog, EventLogConfig};
-use actix_cluster_tests::master::{Master, SOON};
+use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::{let_pass, wait_for_file};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
@@ -48,6 +48,27 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "f_226_a_grandchild_that_floods_the_output_for_ever_hides_no_death",
+        app: || {
+            let mut is_told = false;
+            let first = EventFilter::kinds([Kind::Output]);
+            quiet()
+                .on_event_with(SubscribeOptions::new().filter(first), move |_, _| {
+                    if !std::mem::replace(&mut is_told, true) {
+                        probe::say("it floods");
+                    }
+                })
+                .worker(leaves_a_flood)
+                .main()
+        },
+        check: |master| {
+            master.hears("it floods");
+            send(master.once(1, "ready").pid(), Signal::SIGKILL);
+            assert_eq!(master.once(1, "exit").signal(), Some(9));
+            master.once(2, "ready");
+        },
+    },
+    Scenario {
         name: "f_230_a_storm_of_output_of_all_workers_is_cut_at_the_rate_and_counted_and_beats_come_in_time",
         app: storm,
         check: stormed,
@@ -67,6 +88,17 @@ fn quiet() -> ClusterBuilder {
 fn logged(sink: PipeWriter) -> ClusterBuilder {
     let log = EventLog::new(EventLogConfig::new().filter(EventFilter::all()), sink);
     log.attach(quiet())
+}
+
+/// Its child writes without end, and only the end of the pipe ends it.
+async fn leaves_a_flood(worker: Worker) {
+    if worker.id().get() == 1 {
+        let mut flood = Command::new("yes").spawn().expect("there is such a program");
+        probe::idle(&worker).await;
+        flood.kill().and_then(|()| flood.wait()).expect("it is a child");
+    } else {
+        probe::idle(&worker).await;
+    }
 }
 
 /// Prints so many lines, as fast as they are taken, and leaves a note when it is done.

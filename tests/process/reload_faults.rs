@@ -1,13 +1,17 @@
 //! What may come in between a reload: code that dies at the wrong moment, stops, callers that go away.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use actix_cluster::{ServeError, Worker};
+use actix_cluster::{
+    Backoff, ClusterEvent, ClusterHandle, EventKind, RestartDelay, ServeError, SpawnMethod, Worker, WorkerSpec,
+    is_master,
+};
 use actix_cluster_tests::load::{self, Load, held};
 use actix_cluster_tests::master::{Master, SOON, send};
-use actix_cluster_tests::probe::{Care, Order};
+use actix_cluster_tests::probe::{self, Care, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -15,6 +19,47 @@ use serde_json::{Value, json};
 use crate::reload::{generation, new_is_held, next_result, open, pids, runs};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "a_reload_finds_its_program_though_a_low_number_was_free_when_it_was_opened",
+        app: || {
+            let executed = WorkerSpec::new("executed", 1).spawn(SpawnMethod::Exec);
+            let cluster = probe::cluster().spawn(SpawnMethod::Zygote).spec(executed);
+            let cluster = cluster.on_event(let_go_when_all_are_ready());
+            cluster.worker(async |worker| probe::idle(&worker).await).main()
+        },
+        check: |master| {
+            master.hears("low numbers are free");
+            assert_eq!(master.ask(&Order::Reload(Care::default()), ""), "reloaded 1");
+            runs(master, 2, 1);
+            assert!(!master.log().contains("no zygote could be started"));
+        },
+    },
+    Scenario {
+        name: "all_are_ready_only_when_every_slot_is_and_not_while_one_has_two_workers",
+        app: || {
+            let hour = Backoff::new().first_at_once(false).base(Duration::from_secs(3_600));
+            let cluster = probe::cluster().workers(2).restart_delay(RestartDelay::Backoff(hour));
+            cluster.worker(async |worker| probe::idle(&worker).await).main()
+        },
+        check: |master| {
+            master.expect_ready();
+            assert_eq!(master.ask(&Order::AllReady, ""), "all ready");
+            send(pids(master)[1], Signal::SIGKILL);
+            master.expect("restart_scheduled");
+            master.order(&Order::Reload(Care {
+                probation_ms: 3_600_000,
+                ..Care::default()
+            }));
+            master.once(3, "ready");
+            let snapshot = master.snapshot();
+            assert_eq!(
+                (&snapshot["ready"], &snapshot["counts"]["ready"]),
+                (&2.into(), &1.into())
+            );
+            let once = Order::Dropped(Box::new(Order::AllReady), 1);
+            assert_eq!(master.ask(&once, ""), "dropped");
+        },
+    },
     Scenario {
         name: "f_015_new_code_that_dies_just_after_it_got_ready_fails_its_step",
         app: || load::cluster().workers(3).worker(new_dies_when_ready).main(),
@@ -91,6 +136,19 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
     },
 ];
+
+/// Holds the numbers that a worker and a zygote find their descriptors under, until all are ready for the first time.
+fn let_go_when_all_are_ready() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static {
+    let null = || fs::File::open("/dev/null").expect("there are descriptors");
+    let mut held: Vec<_> = (0..8).filter(|_| is_master()).map(|_| null()).collect();
+    assert!(!is_master() || held[0].as_raw_fd() == 3, "nothing was opened before");
+    move |event, _| {
+        if matches!(event.kind, EventKind::AllReady { .. }) && !held.is_empty() {
+            held.clear();
+            probe::say("low numbers are free");
+        }
+    }
+}
 
 /// Says that it is ready and ends a moment later, before anybody can have had anything to do with it.
 async fn new_dies_when_ready(worker: Worker) -> Result<(), ServeError> {

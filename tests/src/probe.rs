@@ -116,6 +116,8 @@ pub enum Order {
     Call(u64, String),
     /// `handle.snapshot`, answered by `said: "snapshot …"` with the snapshot as JSON.
     Snapshot,
+    /// `handle.all_ready`, answered by `said: "all ready"`.
+    AllReady,
     /// `handle.setup`; answered by `said: "settings …"` with the settings as JSON.
     Setup(Change),
     /// `fault::start`; answered by `said: "forked <id>"` or `said: "error …"`.
@@ -147,6 +149,8 @@ pub struct Care {
     pub queue: bool,
     /// Only this spec.
     pub spec: Option<String>,
+    /// Brings this program.
+    pub exec: Option<PathBuf>,
     /// Processes more than wanted.
     pub surge: Option<u32>,
     /// Workers that may be missing.
@@ -184,6 +188,9 @@ impl Care {
         let mut options = ReloadOptions::new(rollout);
         if let Some(spec) = self.spec {
             options = options.spec(spec.as_str());
+        }
+        if let Some(program) = self.exec {
+            options = options.exec(program);
         }
         if self.queue {
             options = options.queue();
@@ -313,6 +320,7 @@ async fn obey(order: Order, handle: &ClusterHandle) {
                 serde_json::to_string(&handle.snapshot()).expect("a snapshot has a JSON form")
             )
         }
+        Order::AllReady => outcome("all ready", handle.all_ready().await),
         Order::Setup(change) => match handle.setup(|settings| change.apply(settings)).await {
             Ok(settings) => format!(
                 "settings {}",

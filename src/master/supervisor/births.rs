@@ -38,7 +38,7 @@ impl ClusterSupervisor {
         restarts: u32,
         ctx: &mut Context<Self>,
     ) -> Input {
-        let program = self.next_program(&slot.spec);
+        let program = self.program_of(generation, &slot.spec);
         let mut born = self.deliver(id, slot.clone(), generation, restarts);
         let reserve = Arc::clone(self.listening.reserve());
         // Lent until the end of this turn, so that what a newborn opens besides is had, too.
@@ -52,7 +52,7 @@ impl ClusterSupervisor {
                 let link = Arc::clone(&newborn.link);
                 self.listening.born(&link, newborn.handover.take());
                 self.directory.write().workers.insert(id, Arc::clone(&link));
-                let actor = WorkerActor::new(newborn, ctx.address(), Arc::clone(&self.subscribers)).run();
+                let actor = WorkerActor::new(newborn, ctx.address().recipient(), Arc::clone(&self.subscribers)).run();
                 self.workers.insert(id, Hand { actor, link, program });
                 Input::WorkerForked { id }
             }
@@ -197,8 +197,11 @@ impl ClusterSupervisor {
         hand.or_else(|| self.unborn.get(&id).map(|(_, program)| program))
     }
 
-    /// What the next workers of this spec run.
-    fn next_program(&self, spec: &SpecName) -> Program {
+    /// What the next workers of this spec run in this generation.
+    fn program_of(&self, generation: Generation, spec: &SpecName) -> Program {
+        if let Some(path) = self.images.exec_of(generation, spec) {
+            return Program::Path(path.to_owned());
+        }
         let own = self.spec_settings.get(spec).and_then(|spec| spec.exec.clone());
         own.map_or_else(|| self.settings.exec.clone(), Program::Path)
     }

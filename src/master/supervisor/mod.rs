@@ -203,11 +203,15 @@ impl ClusterSupervisor {
             Action::SpecsTaken { request } => self.specs_taken(request),
             Action::SpecGone { spec } => {
                 self.images.forget(&spec);
+                self.slot_env.retain(|slot, _| slot.spec != spec);
                 self.spec_settings.remove(&spec);
             }
             Action::Forked { request, result } => self.replies.forked(request, result),
             Action::SlotGone { slot } => {
-                self.slot_env.remove(&slot);
+                // One that was given up may be started by hand, and is what it was.
+                if self.machine.slot_state(&slot).is_none() {
+                    self.slot_env.remove(&slot);
+                }
                 self.listening.slot_gone(&slot);
             }
             Action::Finished(outcome) => self.finish(outcome, ctx),

@@ -12,7 +12,7 @@ use super::*;
 use crate::handover::ToDispatcher;
 use crate::model::ListenKey;
 use crate::sys::journal::{Entry, journal};
-use crate::sys::{boot, scm, tcp};
+use crate::sys::{boot, peek, scm, tcp};
 
 pub(super) fn obey(contract: &Contract, channel: OwnedFd) {
     let listeners: Vec<TcpListener> = contract.listeners.iter().map(|it| it.take().unwrap().into()).collect();
@@ -64,7 +64,7 @@ pub(super) fn obey(contract: &Contract, channel: OwnedFd) {
                 "noted"
             }
             "begin" => {
-                tcp::peek_from(held[number(1)].as_fd(), 0).ok();
+                peek::set_offset(held[number(1)].as_fd(), Some(0)).ok();
                 held[number(1)].peek(&mut [0; 12]).unwrap();
                 entries[&number(1)].begin(words[2] == "again");
                 "begun"

@@ -16,7 +16,7 @@ use nix::sys::signal::{SigSet, Signal as Blocked};
 use tokio::time::timeout;
 
 use super::spawn::Child;
-use super::{Contract, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
+use super::{Contract, Image, InheritedListener, Lines, Reaped, Role, SpawnPlan, role, spawn};
 use crate::model::{
     BoundAddress, ExitStatus, Generation, Program, Scheduling, Settings, Slot, SpawnFailure, SpawnStep, StdioMode,
     WorkerId, exit_code,

@@ -166,6 +166,37 @@ async fn n_001_f_110_this_image_again_boots_clean() {
     );
 }
 
+#[test]
+fn f_099_a_held_image_is_executed_by_a_number_above_those_that_the_child_has_for_itself() {
+    let directory = std::env::temp_dir().join(format!("actix-cluster-held-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let (program, script) = (directory.join("program"), directory.join("script"));
+    by_shell("cp /bin/sh \"$0\"", &program, "".as_ref());
+    let text = "#!/bin/sh\necho \"$3\"\n";
+    by_shell("printf %s \"$1\" > \"$0\"; chmod +x \"$0\"", &script, text.as_ref());
+    let [program, script] = [program, script].map(|path| Image::foreign(&path, None).unwrap());
+    std::fs::remove_dir_all(&directory).unwrap();
+    let arrives = |path: &str| {
+        let run = std::process::Command::new(path)
+            .args(["-c", "echo \"$0\"", "arrived"])
+            .output();
+        assert_eq!(String::from_utf8_lossy(&run.unwrap().stdout), "arrived\n", "{path}");
+    };
+    let lowest = program.number() + 1;
+    let held = program.path(lowest).unwrap();
+    let path = held.to_c_string().unwrap().into_string().unwrap();
+    let number = path
+        .strip_prefix("/proc/self/fd/")
+        .and_then(|number| number.parse::<i32>().ok());
+    assert!(number.is_some_and(|number| number >= lowest), "{path} from {lowest} on");
+    arrives(&path);
+    // Its interpreter looks for it in this process's table, where nothing is overwritten.
+    let held = script.path(script.number() + 1).unwrap();
+    let path = held.to_c_string().unwrap().into_string().unwrap();
+    assert_eq!(path, format!("/proc/{}/fd/{}", std::process::id(), script.number()));
+    arrives(&path);
+}
+
 #[tokio::test]
 async fn f_099_a_deleted_program_still_starts_its_own_image() {
     let copy = std::env::temp_dir().join(format!("actix-cluster-image-{}", std::process::id()));

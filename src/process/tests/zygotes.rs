@@ -8,9 +8,7 @@ use std::os::unix::fs::FileExt;
 use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use super::super::zygote::new_note;
 use super::super::{Trouble, Zygote};
 use super::*;
 use crate::process::ProcessHandle;
@@ -55,15 +53,13 @@ impl Other {
 /// A zygote whose process only sleeps, and that says what `other` does.
 fn with(other: impl FnOnce(Other) + Send + 'static) -> (Zygote, ProcessHandle) {
     let (child, _channel) = start(&shell("exec sleep 600"), &[], &[]).unwrap();
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    let note = new_note().unwrap();
+    let (zygote, socket) = Zygote::of(child.handle.clone());
     let other_end = Other {
-        socket: theirs,
-        note: note.try_clone().unwrap(),
+        socket,
+        note: zygote.note().try_clone().unwrap(),
         came: 0,
     };
     std::thread::spawn(move || other(other_end));
-    let zygote = Zygote::new(child.handle.clone(), ours, note);
     (zygote, child.handle)
 }
 

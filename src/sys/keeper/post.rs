@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-use super::table::cookie;
 use crate::clock;
 use crate::model::Mono;
 use crate::sys::scm;
+use crate::sys::socket::cookie;
 
 /// The worker's end of the hand-over socket. The worker owns it; this process only knows its number, and can tell whether
 /// the number still means it.

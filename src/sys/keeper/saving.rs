@@ -1,22 +1,22 @@
 //! The worker is dead: every descriptor of the table is closed, but those of connections that others can serve go to the
 //! master first.
 
-use std::os::fd::{AsFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::getpid;
 
 use super::Keeper;
 use super::post::{Rescued, borrow};
-use super::table::{close_as_at_exit, cookie, listener_of, open_numbers};
+use super::table::{close_as_at_exit, listener_of, open_numbers};
 use crate::clock;
 use crate::handover::wire::IDS_MAX;
 use crate::model::rescue::{Counted, Noted, Verdict, verdict};
 use crate::sys::process::pidfd_open;
-use crate::sys::tcp;
+use crate::sys::socket::cookie;
+use crate::sys::{peek, tcp};
 
 /// A client's connection in the table.
 struct Found {
@@ -125,13 +125,13 @@ fn dispose(client: &Found) -> Disposal {
     };
     match verdict(counted, client.noted) {
         Verdict::Serve { drain, strikes } => {
-            throw_away(client.fd, drain);
+            throw_away(socket, drain);
             rescued(strikes, false, true)
         }
         Verdict::Again => rescued(noted_strikes, true, true),
         Verdict::Unanswered => rescued(noted_strikes, true, false),
         Verdict::End { drain } => {
-            throw_away(client.fd, drain);
+            throw_away(socket, drain);
             end(client);
             Disposal::Ended
         }
@@ -161,17 +161,14 @@ fn break_off(client: &Found) {
     }
 }
 
-/// Takes bytes out of a socket without looking at them.
-fn throw_away(fd: RawFd, bytes: u64) {
+/// All that there is of so many bytes; what is missing never arrived.
+fn throw_away(socket: BorrowedFd<'_>, bytes: u64) {
     let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
     while left > 0 {
-        // SAFETY: with MSG_TRUNC a TCP socket throws the bytes away and writes nothing to the (null) place.
-        let taken = unsafe { libc::recv(fd, std::ptr::null_mut(), left, libc::MSG_TRUNC | libc::MSG_DONTWAIT) };
-        match usize::try_from(taken) {
-            // All that there is; what is missing never arrived.
+        match peek::discard(socket, left) {
             Ok(0) => return,
             Ok(taken) => left -= taken.min(left),
-            Err(_) if Errno::last() == Errno::EINTR => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }
     }

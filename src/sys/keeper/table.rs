@@ -4,14 +4,14 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::unistd::close;
 
 use super::post::borrow;
+use crate::sys::process::is_open;
 
 /// A listener whose connections are saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +47,6 @@ pub(super) fn listener_of(fd: RawFd, survivors: &[Survivor]) -> Option<u32> {
     let is_stream = getsockopt(&borrow(fd), sockopt::SockType) == Ok(SockType::Stream);
     let is_listener = getsockopt(&borrow(fd), sockopt::AcceptConn) != Ok(false);
     (is_stream && !is_listener).then_some(found.listener)
-}
-
-/// The same for every number that means the same socket, and for no other.
-pub(super) fn cookie(socket: BorrowedFd<'_>) -> nix::Result<u64> {
-    use std::os::fd::AsRawFd;
-    let mut cookie = 0_u64;
-    let mut len = 8;
-    // SAFETY: the kernel writes eight bytes to the place it is given, the size of which `len` says.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
-    };
-    Errno::result(result).map(|_| cookie)
 }
 
 /// Everything that is open, in no order.
@@ -136,10 +118,6 @@ fn local_address(fd: RawFd) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-fn is_open(fd: RawFd) -> bool {
-    nix::fcntl::fcntl(borrow(fd), nix::fcntl::FcntlArg::F_GETFD).is_ok()
-}
-
 /// How far numbers are tried one by one: 50 ms. Only where `/proc` is missing.
 const SEARCHED_MAX: RawFd = 1 << 18;
 
@@ -149,6 +127,7 @@ mod tests {
     use std::os::fd::{AsFd, AsRawFd};
 
     use super::*;
+    use crate::sys::socket::cookie;
 
     #[test]
     fn a_connection_is_known_by_its_listeners_address() {

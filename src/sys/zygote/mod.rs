@@ -19,8 +19,8 @@ use nix::libc;
 use serde::Deserialize;
 
 use self::wire::{DIRECTORY, Limit, REQUEST_LEN_MAX, Reply, Unfit, VERSION, Wanted};
-use super::boot::{CONTRACT_VARIABLE, exit_now};
-use super::process::{close_range, duplicate_above};
+use super::boot::{CONTRACT_VARIABLE, close_others, exit_now};
+use super::process::duplicate_above;
 use super::scm::{self, ControlBuffer, FDS_MAX};
 use crate::model::exit_code;
 
@@ -62,7 +62,9 @@ pub(super) fn serve_if_one() {
 }
 
 fn serve(order: &Order) {
-    close_others(order);
+    let mut kept = [order.socket, order.note];
+    kept.sort_unstable();
+    close_others(&kept);
     end_with_the_master();
     // SAFETY: the pointer is to a C string; the kernel copies at most 15 bytes of it.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"zygote".as_ptr(), 0, 0, 0) };
@@ -130,21 +132,6 @@ fn tell(socket: BorrowedFd<'_>, reply: Reply) {
     let packet = reply.encode();
     if scm::send::<OwnedFd>(socket, &[io::IoSlice::new(&packet)], &[]).is_err() {
         exit_now(exit_code::SUCCESS);
-    }
-}
-
-/// Everything above 2 that is not the contract's, as in a worker.
-fn close_others(order: &Order) {
-    let (first, second) = (order.socket.min(order.note), order.socket.max(order.note));
-    let [first, second] = [first, second].map(RawFd::unsigned_abs);
-    for (from, to) in [
-        (3, first.saturating_sub(1)),
-        (first + 1, second.saturating_sub(1)),
-        (second + 1, u32::MAX),
-    ] {
-        if from <= to {
-            close_range(from, to);
-        }
     }
 }
 
