@@ -42,7 +42,7 @@ impl Drop for Lease {
         // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
         // One that has no slot has no share either.
         if !self.worker.inner.shutdown.is_started() && !self.worker.is_standby() {
-            self.worker.tell(&ToMaster::Release { key: self.key.clone() });
+            self.worker.give_back(&self.key);
         }
         // Only now, so that the next request for this key goes out after the release.
         self.worker.inner.listeners.forget(&self.key);
@@ -144,6 +144,7 @@ impl Worker {
             id,
             answer,
         };
+        self.give_back_dropped();
         self.tell(&ToMaster::Bind {
             id,
             key,
