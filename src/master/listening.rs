@@ -341,6 +341,8 @@ impl Listening {
         for key in self.table.release_slot(slot) {
             self.closed(&key);
         }
+        let orders = self.serving.slot_gone(slot);
+        self.carry_out(orders);
     }
 
     /// The cluster is down: every socket is closed and every path removed.
@@ -395,6 +397,22 @@ impl Listening {
                         send(link, &ToWorker::Unadopt { key, slot }, Vec::new());
                     }
                 }
+                Order::Close { key, slot } => self.pass_on(key, &slot),
+            }
+        }
+    }
+
+    /// Closes the socket of a slot that is gone. What is in its queue the dispatcher gives to the workers that are left: those
+    /// that accept for themselves, too, take what is copied to them.
+    fn pass_on(&mut self, key: ListenKey, slot: &Slot) {
+        tracing::debug!(what = %key, %slot, "nobody can adopt the queue of a slot that is gone: it is closed");
+        let Some(socket) = self.table.close_socket_of(&key, slot) else {
+            return;
+        };
+        match self.dispatch.need() {
+            Ok(()) => self.dispatch.tell(Dispatching::Empty { key, socket }),
+            Err(err) => {
+                tracing::warn!(what = %key, %slot, %err, "connections in the queue of a slot that is gone are lost")
             }
         }
     }

@@ -89,7 +89,8 @@ impl Worker {
     /// `HttpServer::new(..).listen(worker.listener("http")?)`. Tells the master that this worker listens.
     ///
     /// A server that accepts for itself cannot take over the queue of a slot that has no worker: with
-    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker. Nor can it be handed a
+    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker, and if there will be none
+    /// they are copied to the servers that are left. Nor can it be handed a
     /// connection: where the master accepts, it gets a port of its own on the loopback address, and connections are copied
     /// to it.
     ///

@@ -1,8 +1,8 @@
 //! All listening sockets of the cluster. The master owns them; workers get duplicates.
 //!
 //! Declared listeners live until shutdown. Those asked for at run time live as long as a slot holds a share. A
-//! `PerWorker` socket, once made, lives as long as its listener, whatever becomes of its slot: to close it would reset
-//! every connection in its queue. Who serves that queue meanwhile is decided in [`super::serving`].
+//! `PerWorker` socket, once made, outlives the workers of its slot: to close it would reset every connection in its queue.
+//! Who serves that queue meanwhile, and when nobody ever will, is decided in [`super::serving`].
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -450,6 +450,7 @@ fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenErro
 mod tests;
 
 mod asking;
+mod closing;
 mod holders;
 mod place;
 mod udp_shares;

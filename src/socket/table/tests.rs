@@ -260,6 +260,27 @@ fn of_two_workers_in_a_slot_the_last_to_let_go_ends_its_share() {
 }
 
 #[test]
+fn the_closed_socket_of_a_slot_comes_back_for_its_queue_and_is_made_anew_for_the_slot() {
+    let mut table = ListenerTable::default();
+    let address = table.declare("http", &local(), &ListenOptions::default()).unwrap();
+    let key = ListenKey::Named("http".to_owned());
+    for index in 0..2 {
+        drop(table.hand_out("http", &slot(index)).unwrap());
+    }
+    let mut clients: Vec<_> = (0..40).map(|_| connect(&address)).collect();
+    let queue = table.close_socket_of(&key, &slot(1)).expect("some of them wait in it");
+    assert!(table.close_socket_of(&key, &slot(1)).is_none());
+    let mut served = accept_all(queue);
+    served.extend(accept_all(table.hand_out("http", &slot(0)).unwrap().fd));
+    assert_eq!(served.len(), 40);
+    clients.extend((0..40).map(|_| connect(&address)));
+    assert_eq!(accept_all(table.hand_out("http", &slot(0)).unwrap().fd).len(), 40);
+    assert!(table.close_socket_of(&key, &slot(0)).is_none(), "its queue is empty");
+    assert_eq!(table.hand_out("http", &slot(1)).unwrap().address, address);
+    connect(&address);
+}
+
+#[test]
 fn per_worker_sockets_are_refused_where_they_do_not_exist() {
     for address in [ListenAddr::Unix("/run/x".into()), ListenAddr::Fd(0)] {
         let error = ListenerTable::default()
