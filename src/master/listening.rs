@@ -345,6 +345,11 @@ impl Listening {
         self.carry_out(orders);
     }
 
+    /// Workers ask for listeners from here on in one turn.
+    pub(crate) fn begin_turn(&mut self) {
+        self.table.begin_turn();
+    }
+
     /// The cluster is down: every socket is closed and every path removed.
     pub(crate) fn close_all(&mut self) {
         self.dispatch.tell(Dispatching::End);

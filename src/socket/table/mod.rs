@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::bind::{BoundSocket, Claim, bind_any_host, bind_tcp, prepare_tcp, start_tcp, tcp_address};
 use super::kind::{adopt_listener, adopt_udp};
 use super::udp::bind_udp;
-use super::unix_path::{UnixPathGuard, absolute, bind_unix};
+use super::unix_path::{Patience, UnixPathGuard, absolute, bind_unix};
 use super::{common_way_out, failed, refused};
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot};
 pub(crate) use holders::Holder;
@@ -48,9 +48,20 @@ pub(crate) struct Handout {
 }
 
 /// The listeners of the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ListenerTable {
     listeners: HashMap<ListenKey, Listener>,
+    /// What is left of it in this turn.
+    patience: Patience,
+}
+
+impl Default for ListenerTable {
+    fn default() -> Self {
+        Self {
+            listeners: HashMap::new(),
+            patience: Patience::TURN,
+        }
+    }
 }
 
 impl ListenerTable {
@@ -70,10 +81,16 @@ impl ListenerTable {
             return Err(refused(address, detail));
         }
         let cwd = std::env::current_dir().ok();
-        let listener = self.open(&with_absolute_path(address, cwd.as_deref())?, options)?;
+        let address = with_absolute_path(address, cwd.as_deref())?;
+        let listener = self.open(&address, options, &mut Patience::START.clone())?;
         let bound = listener.address.clone();
         self.listeners.insert(key, listener);
         Ok(bound)
+    }
+
+    /// A new turn of the master begins: what is asked for in it may take its time, once for all.
+    pub(crate) fn begin_turn(&mut self) {
+        self.patience = Patience::TURN;
     }
 
     /// The socket of `slot` on a declared listener. Nobody holds a share of those: they stay until the end.
@@ -117,7 +134,12 @@ impl ListenerTable {
         } else {
             Some(match self.shared_at(&address, options) {
                 Some(known) => known?,
-                None => self.open(&address, options)?,
+                None => {
+                    let mut patience = self.patience;
+                    let opened = self.open(&address, options, &mut patience);
+                    self.patience = patience;
+                    opened?
+                }
             })
         };
         let Some(listener) = fresh.as_mut().or_else(|| self.listeners.get_mut(&key)) else {
@@ -243,8 +265,13 @@ impl ListenerTable {
     }
 
     /// [`Listener::open`], and if we ourselves are the ones who hold the address, the error says so.
-    fn open(&self, address: &ListenAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
-        Listener::open(address, options).map_err(|mut error| {
+    fn open(
+        &self,
+        address: &ListenAddr,
+        options: &ListenOptions,
+        patience: &mut Patience,
+    ) -> Result<Listener, ListenError> {
+        Listener::open(address, options, patience).map_err(|mut error| {
             error.address = address.to_string();
             let is_ours = |(_, bound): &(&ListenKey, &BoundAddress)| match address {
                 ListenAddr::Tcp(asked) => bound.socket_addr() == Some(*asked) && !bound.address_type.is_udp(),
@@ -304,7 +331,7 @@ enum Sockets {
 
 impl Listener {
     /// Binds, and listens already, so that clients queue from now on.
-    fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
+    fn open(address: &ListenAddr, options: &ListenOptions, patience: &mut Patience) -> Result<Self, ListenError> {
         let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
         udp_shares::check_scheduling(address, scheduling)?;
         let claim = match scheduling {
@@ -326,7 +353,7 @@ impl Listener {
                 return Err(refused(address, detail.to_owned()));
             }
             ListenAddr::Unix(path) => {
-                let (bound, guard) = bind_unix(path, options)?;
+                let (bound, guard) = bind_unix(path, options, patience)?;
                 (bound, Some(guard))
             }
             ListenAddr::Fd(number) => (adopt_listener(*number)?, None),

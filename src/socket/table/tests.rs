@@ -4,11 +4,14 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::testing::TestDir;
 use super::*;
+use crate::clock;
 use crate::model::WorkerId;
 
 fn local() -> ListenAddr {
@@ -257,6 +260,31 @@ fn of_two_workers_in_a_slot_the_last_to_let_go_ends_its_share() {
     table.died(of(6));
     assert_eq!(table.release_slot(&slot), [key]);
     assert!(!path.exists());
+}
+
+#[test]
+fn f_117_kept_locks_hold_the_master_up_once_in_a_turn() {
+    let dir = TestDir::new();
+    let directory: OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
+    let kept = Flock::lock(directory, FlockArg::LockExclusiveNonblock).unwrap();
+    let mut table = ListenerTable::default();
+    let ask_many = |table: &mut ListenerTable| {
+        let begin = clock::now();
+        for index in 0..64 {
+            let key = asked(ListenAddr::Unix(dir.path().join(format!("s{index}"))), 0);
+            let error = ask(table, &key, 0).unwrap_err();
+            assert_eq!(error.errno, Some(Errno::EWOULDBLOCK as i32), "{error}");
+        }
+        clock::now().since(begin)
+    };
+    // Each for itself waited 200 ms: 12.8 s in all.
+    let took = ask_many(&mut table);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    drop(kept);
+    // Who finds no lock needs no patience.
+    ask(&mut table, &asked(ListenAddr::Unix(dir.path().join("s")), 0), 0).unwrap();
+    table.begin_turn();
+    assert!(table.patience.is_left());
 }
 
 #[test]
