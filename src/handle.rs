@@ -52,7 +52,8 @@ impl ClusterHandle {
     }
 
     /// Starts one more worker in a new slot (Node's `cluster.fork(env)`), with `env` laid over the settings'
-    /// environment for this slot and all its restarts. Answers when the process exists.
+    /// environment for this slot and all its restarts. The slot's index is the lowest that is free. Answers when the process
+    /// exists.
     ///
     /// # Errors
     /// [`CommandError::Spawn`] if it could not be started (the restart rules apply to the slot all the same),

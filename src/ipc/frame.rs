@@ -50,7 +50,7 @@ pub(crate) enum ToMaster {
     Announce(Payload),
     /// Its counters.
     Stats(WorkerStats),
-    /// Its future failed, in words.
+    /// Its future failed, in words: it accepts nothing any more, and ends.
     Failed(String),
     /// It wants a listener; answered by `Bound` with the same id.
     Bind {

@@ -24,6 +24,7 @@ impl Handler<Reports> for ClusterSupervisor {
     type Result = ();
 
     fn handle(&mut self, Reports { worker, reports }: Reports, ctx: &mut Self::Context) {
+        self.begin_turn();
         for report in reports {
             self.learn(worker, report, ctx);
         }

@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::policy::{ListenerPolicy, policy_of};
 use crate::socket::serving::{Order, Serving};
-use crate::socket::table::{Handout, ListenerTable, Place};
+use crate::socket::table::{Handout, Holder, ListenerTable, Place};
 use crate::sys::counting::{self, Counting};
 use crate::sys::peek;
 
@@ -129,8 +129,7 @@ impl Listening {
         let names: Vec<String> = self.names.iter().filter(|name| gets(name)).cloned().collect();
         let mut handouts = Vec::with_capacity(names.len());
         for name in names {
-            let key = ListenKey::Named(name.clone());
-            let handout = self.table.acquire(&key, None, &ListenOptions::default(), slot)?;
+            let handout = self.table.hand_out(&name, slot)?;
             // At once: its socket gets connections already, whatever becomes of the next one.
             self.opened(&handout, slot);
             handouts.push((name, handout));
@@ -174,7 +173,7 @@ impl Listening {
             ListenKey::Asked { address, .. } => self.settled(address, options),
             ListenKey::Named(_) => options.clone(),
         };
-        let (answer, fds, result) = match self.acquire(key, cwd.as_deref(), &options, link.slot()) {
+        let (answer, fds, result) = match self.acquire(key, cwd.as_deref(), &options, holder(link)) {
             Ok(handout) => {
                 let Handout {
                     key,
@@ -197,7 +196,7 @@ impl Listening {
         key: &ListenKey,
         cwd: Option<&Path>,
         options: &ListenOptions,
-        slot: &Slot,
+        holder: Holder<'_>,
     ) -> Result<Handout, ListenError> {
         if options.scheduling == Some(Scheduling::Custom) {
             return Err(ListenError {
@@ -207,14 +206,14 @@ impl Listening {
                     .to_owned(),
             });
         }
-        let handout = self.table.acquire(key, cwd, options, slot)?;
+        let handout = self.table.acquire(key, cwd, options, holder)?;
         if let Err(error) = self.open_door(&handout.key) {
-            if self.table.release(&handout.key, slot) {
+            if self.table.release(&handout.key, holder) {
                 self.closed(&handout.key);
             }
             return Err(error);
         }
-        self.opened(&handout, slot);
+        self.opened(&handout, holder.slot);
         Ok(handout)
     }
 
@@ -311,7 +310,7 @@ impl Listening {
         self.dispatch.tell(Dispatching::GaveBack { worker, key: on });
         let orders = self.serving.worker_unlistened(key, link.id);
         self.carry_out(orders);
-        if self.table.release(key, link.slot()) {
+        if self.table.release(key, holder(link)) {
             self.closed(key);
         }
     }
@@ -332,7 +331,9 @@ impl Listening {
     pub(crate) fn died(&mut self, worker: WorkerId, is_suspect: bool) {
         self.dispatch.tell(Dispatching::Died { worker, is_suspect });
         self.leaves(worker);
-        self.links.remove(&worker);
+        if let Some(link) = self.links.remove(&worker) {
+            self.table.died(holder(&link));
+        }
     }
 
     /// A slot is gone for good: what only it held is closed.
@@ -340,6 +341,13 @@ impl Listening {
         for key in self.table.release_slot(slot) {
             self.closed(&key);
         }
+        let orders = self.serving.slot_gone(slot);
+        self.carry_out(orders);
+    }
+
+    /// Workers ask for listeners from here on in one turn.
+    pub(crate) fn begin_turn(&mut self) {
+        self.table.begin_turn();
     }
 
     /// The cluster is down: every socket is closed and every path removed.
@@ -394,6 +402,22 @@ impl Listening {
                         send(link, &ToWorker::Unadopt { key, slot }, Vec::new());
                     }
                 }
+                Order::Close { key, slot } => self.pass_on(key, &slot),
+            }
+        }
+    }
+
+    /// Closes the socket of a slot that is gone. What is in its queue the dispatcher gives to the workers that are left: those
+    /// that accept for themselves, too, take what is copied to them.
+    fn pass_on(&mut self, key: ListenKey, slot: &Slot) {
+        tracing::debug!(what = %key, %slot, "nobody can adopt the queue of a slot that is gone: it is closed");
+        let Some(socket) = self.table.close_socket_of(&key, slot) else {
+            return;
+        };
+        match self.dispatch.need() {
+            Ok(()) => self.dispatch.tell(Dispatching::Empty { key, socket }),
+            Err(err) => {
+                tracing::warn!(what = %key, %slot, %err, "connections in the queue of a slot that is gone are lost")
             }
         }
     }
@@ -409,6 +433,13 @@ impl Listening {
                 self.postponed.push((key, slot, by));
             }
         }
+    }
+}
+
+fn holder(link: &Link) -> Holder<'_> {
+    Holder {
+        slot: link.slot(),
+        worker: link.id,
     }
 }
 

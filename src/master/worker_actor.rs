@@ -242,8 +242,11 @@ impl WorkerActor {
             ToMaster::Ready => reports.extend(self.step(LifeInput::Ready, ctx)),
             ToMaster::Leaving => reports.extend(self.step(LifeInput::Leaving, ctx)),
             ToMaster::Listening { key, address, adopts } => {
-                // First: who sees it listening must see on what, or it looks like one that gave everything back.
-                reports.push(Report::Accepts { key, adopts });
+                // First: who sees it listening must see on what, or it looks like one that gave everything back. Of one that
+                // leaves it is too late: it accepts no more, and a sibling serves its queue.
+                if !self.lifecycle.is_leaving() {
+                    reports.push(Report::Accepts { key, adopts });
+                }
                 reports.extend(self.step(LifeInput::Listening(address), ctx));
             }
             ToMaster::Stats(stats) => {

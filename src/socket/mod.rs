@@ -15,6 +15,8 @@ pub(crate) mod udp;
 pub(crate) mod unix_path;
 
 #[cfg(test)]
+mod serving_tests;
+#[cfg(test)]
 mod testing;
 
 use std::fmt::Display;

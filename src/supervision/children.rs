@@ -15,7 +15,7 @@ pub(super) struct Spec {
     pub(super) config: SpecConfig,
     /// What its next worker runs, as long as no reload has got further.
     pub(super) generation: Generation,
-    /// The number of the next slot that a fork adds.
+    /// From here on a fork looks for a free number.
     pub(super) next_index: u32,
     /// Is it the first one, the builder's own? What `fork` copies is not forgotten.
     pub(super) is_own: bool,
@@ -188,7 +188,7 @@ impl Supervision {
         self.was_emptied = false;
         // The description may have become smaller while it was stopped.
         for seat in self.roster.keys_of(key).into_iter().skip(count) {
-            self.roster.remove(seat);
+            self.forget_seat(seat);
         }
         for seat in self.roster.keys_of(key) {
             self.revive(seat);

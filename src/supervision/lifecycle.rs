@@ -339,6 +339,14 @@ impl Lifecycle {
         }
     }
 
+    /// Is its end decided, or has it come?
+    pub(crate) const fn is_leaving(&self) -> bool {
+        match self.state {
+            State::Up { .. } => false,
+            State::Exiting(_) | State::Disconnected(_) | State::Dead => true,
+        }
+    }
+
     /// Can it serve?
     #[cfg(test)]
     pub(crate) const fn is_ready(&self) -> bool {

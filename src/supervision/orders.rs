@@ -21,11 +21,16 @@ impl Supervision {
             return self.answer_fork(request, Err(ForkRefused::UnknownSpec(spec)));
         };
         let spec = self.specs.get_mut(&key).expect("what has a name is kept");
-        let (index, next) = (spec.next_index, spec.next_index.checked_add(1));
-        let (Some(next), true) = (next, self.roster.len() < SLOTS_MAX) else {
+        // The lowest one that is free: what is kept for a number, a socket above all, would be kept for each that was ever used.
+        let is_free = |index: &u32| {
+            let index = *index;
+            !self.roster.holds(SeatKey { spec: key, index })
+        };
+        let free = (spec.next_index..u32::MAX).find(is_free);
+        let Some(index) = free.filter(|_| self.roster.len() < SLOTS_MAX) else {
             return self.answer_fork(request, Err(ForkRefused::TooManySlots(self.roster.len())));
         };
-        spec.next_index = next;
+        spec.next_index = index + 1;
         spec.is_open = false;
         self.was_emptied = false;
         let key = SeatKey { spec: key, index };
@@ -52,6 +57,14 @@ impl Supervision {
             declined: false,
         };
         self.roster.add(key, Seat::new(slot, spec.limit.into(), content));
+    }
+
+    /// A slot is no more; its number is free.
+    pub(super) fn forget_seat(&mut self, key: SeatKey) {
+        self.roster.remove(key);
+        if let Some(spec) = self.specs.get_mut(&key.spec) {
+            spec.next_index = spec.next_index.min(key.index);
+        }
     }
 
     /// A slot that is down is to be started in its turn, with a full budget.

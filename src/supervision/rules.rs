@@ -335,7 +335,7 @@ impl Supervision {
         let slot = seat.slot.clone();
         if seat.is_extra && seat.state() == SeatState::Stopped {
             self.changes.remove(&key);
-            self.roster.remove(key);
+            self.forget_seat(key);
         }
         self.ended.insert(key.spec);
         self.actions.push_back(super::Action::SlotGone { slot });

@@ -22,6 +22,7 @@ use crate::worker::flight;
 use crate::worker::handover::Handover;
 use crate::worker::heartbeat::Loops;
 use crate::worker::listeners::Listeners;
+use crate::worker::parting::Parting;
 use crate::worker::serve::conn::Connections;
 use crate::worker::shutdown::Shutdown;
 use crate::worker::standby::Gate;
@@ -45,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     pub(crate) listeners: Listeners,
+    pub(crate) parting: Parting,
     /// Where connections come from the master; `None` in a cluster within, and under an older master.
     pub(crate) handover: Option<Arc<Handover>>,
     /// The loops whose turning is told with each heartbeat.
@@ -78,6 +80,7 @@ impl Worker {
             gate: Gate::new(contract),
             counters: Counters::default(),
             listeners,
+            parting: Parting::default(),
             handover: Handover::take_up(contract),
             loops: Loops::default(),
             recorder: flight::take_up(contract),

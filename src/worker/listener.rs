@@ -42,7 +42,7 @@ impl Drop for Lease {
         // A worker that ends keeps its share: it is the slot's, and waits for the slot's next worker.
         // One that has no slot has no share either.
         if !self.worker.inner.shutdown.is_started() && !self.worker.is_standby() {
-            self.worker.tell(&ToMaster::Release { key: self.key.clone() });
+            self.worker.give_back(&self.key);
         }
         // Only now, so that the next request for this key goes out after the release.
         self.worker.inner.listeners.forget(&self.key);
@@ -89,7 +89,8 @@ impl Worker {
     /// `HttpServer::new(..).listen(worker.listener("http")?)`. Tells the master that this worker listens.
     ///
     /// A server that accepts for itself cannot take over the queue of a slot that has no worker: with
-    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker. Nor can it be handed a
+    /// [`Scheduling::PerWorker`](crate::Scheduling) such connections wait for the slot's next worker, and if there will be none
+    /// they are copied to the servers that are left. Nor can it be handed a
     /// connection: where the master accepts, it gets a port of its own on the loopback address, and connections are copied
     /// to it.
     ///
@@ -144,6 +145,7 @@ impl Worker {
             id,
             answer,
         };
+        self.give_back_dropped();
         self.tell(&ToMaster::Bind {
             id,
             key,

@@ -1,7 +1,8 @@
 //! The child's side: what runs inside a worker process.
 //!
 //! `runtime` is the life of the process, `heartbeat` its signs of life, `context` what user code has in its hands, `flight` what
-//! it notes for the time after its death, `listeners` and `listener` what it may accept on, `handover` the connections the master
+//! it notes for the time after its death, `listeners` and `listener` what it may accept on, `parting` what it keeps as it ends,
+//! `handover` the connections the master
 //! passes to it, `serve` how it serves, `secret` what it shares with its siblings, `standby` what a worker without a slot keeps for
 //! later, `udp` what it may receive on. Nothing here knows the master's actors, policies or machines.
 
@@ -13,6 +14,7 @@ mod heartbeat;
 mod inject;
 pub(crate) mod listener;
 mod listeners;
+mod parting;
 mod proxy;
 mod runtime;
 mod secret;

@@ -22,6 +22,7 @@ use crate::worker::context::Worker;
 use crate::worker::handover;
 use crate::worker::heartbeat;
 use crate::worker::listeners::{Change, Listeners};
+use crate::worker::parting::Main;
 
 /// Runs the worker on a `System` of its own, and ends the process.
 pub(crate) fn run<T>(contract: &'static Contract, config: &Config, main: Option<WorkerMain>) -> Result<T, RunError> {
@@ -40,11 +41,12 @@ pub(crate) async fn run_here<T>(
         exit_on_panic();
     }
     actix_rt::spawn(listen_to_signals(worker.clone()));
-    let mut running = actix_rt::spawn(main(worker.clone()));
+    let mut running = actix_rt::spawn(Main::new(worker.clone(), main(worker.clone())));
     let result = tokio::select! {
         result = &mut running => Some(result),
         () = worker.inner.gate.abandoned() => None,
     };
+    worker.inner.parting.end();
     let code = match result {
         None => {
             running.abort();

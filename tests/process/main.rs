@@ -43,6 +43,7 @@ mod lifecycle;
 mod listening;
 mod listening_faults;
 mod listening_in_turn;
+mod listening_lives;
 mod log_pipe;
 mod master_death;
 mod master_faults;
@@ -138,6 +139,7 @@ fn main() -> ExitCode {
         listening::SCENARIOS,
         listening_faults::SCENARIOS,
         listening_in_turn::SCENARIOS,
+        listening_lives::SCENARIOS,
         log_pipe::SCENARIOS,
         master_death::SCENARIOS,
         master_faults::SCENARIOS,

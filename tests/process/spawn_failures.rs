@@ -131,9 +131,14 @@ fn no_descriptors(master: &mut Master) {
                 .as_str()
                 .is_some_and(|said| said.starts_with("forked") || said.starts_with("error"))
         });
-        good.serves(master);
-        master.ask(&Order::Limit("nofile".to_owned(), None), "limited");
         let said = said["said"].as_str().unwrap_or("");
+        if said.starts_with("forked ") {
+            // The new one is good, too, and may serve by now.
+            good.is_up(master);
+        } else {
+            good.serves(master);
+        }
+        master.ask(&Order::Limit("nofile".to_owned(), None), "limited");
         match said.strip_prefix("forked ") {
             Some(id) => {
                 let id = id.parse().unwrap();

@@ -96,6 +96,7 @@ impl Puppet {
             "send" => format!("{:?}", self.worker.send(rest)),
             "grandchild" => grandchild(rest),
             "fail" => return Err(rest.to_owned()),
+            "panic" => panic!("{rest}"),
             "close-channel" => {
                 self.worker.close_channel();
                 "closed the channel".to_owned()

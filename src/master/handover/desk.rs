@@ -124,6 +124,19 @@ impl Desk {
                 let dropped = self.books.borrow_mut().close(&key);
                 self.tally.lost.add(dropped.len());
             }
+            Order::Empty { key, socket } => {
+                let books = &self.books;
+                super::door::empty(&key, socket, |connection, client| {
+                    let waiting = Waiting {
+                        connection,
+                        client,
+                        strikes: 0,
+                        fail: None,
+                        since: now,
+                    };
+                    books.borrow_mut().arrive(&key, waiting);
+                });
+            }
             Order::Born(mut born) => {
                 if let Some(why) = born.unkept.take() {
                     self.tell_unkept(&born.link, why);

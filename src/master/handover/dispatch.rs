@@ -147,7 +147,7 @@ impl Dispatch {
             }
             Order::Stopping => self.is_stopping = true,
             // It is started before the first of these.
-            Order::Open { .. } | Order::Close { .. } | Order::End => {}
+            Order::Open { .. } | Order::Close { .. } | Order::Empty { .. } | Order::End => {}
             Order::Promoted { worker, .. }
             | Order::Leaves { worker }
             | Order::Accepts { worker, .. }

@@ -161,6 +161,28 @@ fn turn(desk: &Rc<Desk>, key: &ListenKey, socket: &Listening) -> Turn {
     Turn::Cut
 }
 
+/// Takes everything out of a socket's queue and closes it, at once: what comes in between is reset.
+pub(super) fn empty(key: &ListenKey, socket: OwnedFd, mut take: impl FnMut(Connection, Client)) {
+    // Of what is accepted on only TCP has a socket for each slot.
+    let socket = TcpListener::from(socket);
+    for _ in 0..EMPTY_MAX {
+        match socket.accept() {
+            Ok((stream, peer)) => take(Connection::fresh(stream.into()), Client::new(Some(peer))),
+            Err(error) => match accept_error_action(error.raw_os_error()) {
+                AcceptErrorAction::TakeNext => {}
+                AcceptErrorAction::PauseAll | AcceptErrorAction::PauseListener => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::warn!(what = %key, err = %error, "connections of a slot that is gone are lost");
+                    }
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Connections that are taken out of a queue which is closed: as many as the longest usual queue (`somaxconn`) holds.
+const EMPTY_MAX: usize = 4096;
 /// Connections accepted on one listener before others get their turn.
 const TURN_MAX: usize = 64;
 /// How long accepting rests after an error that another attempt would only repeat.

@@ -46,6 +46,8 @@ pub(crate) enum Order {
     },
     /// The listener is closed.
     Close { key: ListenKey },
+    /// Pass on what waits in the queue of this socket, and close it.
+    Empty { key: ListenKey, socket: OwnedFd },
     /// A worker was started.
     Born(Born),
     /// It stood by, and has a slot now.

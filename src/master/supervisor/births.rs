@@ -168,6 +168,11 @@ impl ClusterSupervisor {
         }
     }
 
+    /// What a worker's reports ask for is done in one turn.
+    pub(in crate::master) fn begin_turn(&mut self) {
+        self.listening.begin_turn();
+    }
+
     /// A worker asked for a listener at run time: it gets it, or hears why not.
     pub(super) fn answer_wish(&mut self, link: &Link, wish: &Wish, ctx: &mut Context<Self>) {
         let answered = if link.slot().is_standby() {

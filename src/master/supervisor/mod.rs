@@ -289,6 +289,8 @@ impl ClusterSupervisor {
             Report::MoreTime(time) => link.more_time(time),
             Report::Announced(payload) => link.change().announced = Some(payload),
             Report::Failed(text) => {
+                // Its future is over, and what accepted with it; the process may go on with its cleanup.
+                self.listening.leaves(id);
                 self.step(
                     Input::WorkerFailed {
                         id,

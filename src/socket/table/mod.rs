@@ -1,10 +1,10 @@
 //! All listening sockets of the cluster. The master owns them; workers get duplicates.
 //!
 //! Declared listeners live until shutdown. Those asked for at run time live as long as a slot holds a share. A
-//! `PerWorker` socket, once made, lives as long as its listener, whatever becomes of its slot: to close it would reset
-//! every connection in its queue. Who serves that queue meanwhile is decided in [`super::serving`].
+//! `PerWorker` socket, once made, outlives the workers of its slot: to close it would reset every connection in its queue.
+//! Who serves that queue meanwhile, and when nobody ever will, is decided in [`super::serving`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,15 +14,12 @@ use nix::errno::Errno;
 use super::bind::{BoundSocket, Claim, bind_any_host, bind_tcp, prepare_tcp, start_tcp, tcp_address};
 use super::kind::{adopt_listener, adopt_udp};
 use super::udp::bind_udp;
-use super::unix_path::{UnixPathGuard, absolute, bind_unix};
+use super::unix_path::{Patience, UnixPathGuard, absolute, bind_unix};
 use super::{common_way_out, failed, refused};
 use crate::model::{BoundAddress, ListenAddr, ListenError, ListenKey, ListenOptions, Scheduling, Slot};
-
-/// How many listeners a cluster takes at run time, besides the declared ones.
-pub(crate) const ASKED_LISTENERS_MAX: usize = 1024;
-
-/// How many of them one slot may hold.
-pub(crate) const ASKED_LISTENERS_PER_SLOT_MAX: usize = 64;
+pub(crate) use holders::Holder;
+use holders::Holders;
+pub(crate) use place::Place;
 
 /// How connections on `address` are spread if nobody says otherwise.
 #[must_use]
@@ -32,8 +29,6 @@ pub(crate) const fn default_scheduling(address: &ListenAddr) -> Scheduling {
         ListenAddr::Unix(_) | ListenAddr::Fd(_) | ListenAddr::Udp(_) | ListenAddr::UdpFd(_) => Scheduling::Shared,
     }
 }
-
-pub(crate) use place::Place;
 
 /// What a worker gets.
 #[derive(Debug)]
@@ -53,9 +48,20 @@ pub(crate) struct Handout {
 }
 
 /// The listeners of the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ListenerTable {
     listeners: HashMap<ListenKey, Listener>,
+    /// What is left of it in this turn.
+    patience: Patience,
+}
+
+impl Default for ListenerTable {
+    fn default() -> Self {
+        Self {
+            listeners: HashMap::new(),
+            patience: Patience::TURN,
+        }
+    }
 }
 
 impl ListenerTable {
@@ -75,14 +81,32 @@ impl ListenerTable {
             return Err(refused(address, detail));
         }
         let cwd = std::env::current_dir().ok();
-        let listener = self.open(&with_absolute_path(address, cwd.as_deref())?, options)?;
+        let address = with_absolute_path(address, cwd.as_deref())?;
+        let listener = self.open(&address, options, &mut Patience::START.clone())?;
         let bound = listener.address.clone();
         self.listeners.insert(key, listener);
         Ok(bound)
     }
 
-    /// The socket of `slot` on a listener. One asked for at run time is bound for the first asker and shared by all
-    /// later ones; a failed bind leaves nothing behind and may be tried again. `options` count for those only, and
+    /// A new turn of the master begins: what is asked for in it may take its time, once for all.
+    pub(crate) fn begin_turn(&mut self) {
+        self.patience = Patience::TURN;
+    }
+
+    /// The socket of `slot` on a declared listener. Nobody holds a share of those: they stay until the end.
+    ///
+    /// # Errors
+    /// When there is no such listener, or no socket or duplicate is to be had.
+    pub(crate) fn hand_out(&mut self, name: &str, slot: &Slot) -> Result<Handout, ListenError> {
+        let key = ListenKey::Named(name.to_owned());
+        match self.listeners.get_mut(&key) {
+            Some(listener) => listener.hand_out(key, slot),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// The socket of the holder's slot on a listener. One asked for at run time is bound for the first asker and shared by
+    /// all later ones; a failed bind leaves nothing behind and may be tried again. `options` count for those only, and
     /// `cwd`, the asker's working directory, for relative Unix paths.
     ///
     /// # Errors
@@ -93,77 +117,75 @@ impl ListenerTable {
         key: &ListenKey,
         cwd: Option<&Path>,
         options: &ListenOptions,
-        slot: &Slot,
+        holder: Holder<'_>,
     ) -> Result<Handout, ListenError> {
-        let key = match key {
-            ListenKey::Named(name) => {
-                if !self.listeners.contains_key(key) {
-                    return Err(self.unknown(name));
-                }
-                key.clone()
-            }
-            ListenKey::Asked { address, index } => {
-                let address = with_absolute_path(address, cwd)?;
-                self.check_ask(&address, *index, options, slot)?;
-                ListenKey::Asked { address, index: *index }
-            }
+        let (address, index) = match key {
+            ListenKey::Named(name) => return self.hand_out(name, holder.slot),
+            ListenKey::Asked { address, index } => (with_absolute_path(address, cwd)?, *index),
+        };
+        self.check_ask(&address, index, options, holder.slot)?;
+        let key = ListenKey::Asked {
+            address: address.clone(),
+            index,
         };
         // A fresh listener enters the table only when its first asker has its duplicate: an error leaves no trace.
-        let mut fresh = match &key {
-            ListenKey::Asked { address, .. } if !self.listeners.contains_key(&key) => {
-                Some(match self.shared_at(address, options) {
-                    Some(known) => known?,
-                    None => self.open(address, options)?,
-                })
-            }
-            ListenKey::Asked { .. } | ListenKey::Named(_) => None,
+        let mut fresh = if self.listeners.contains_key(&key) {
+            None
+        } else {
+            Some(match self.shared_at(&address, options) {
+                Some(known) => known?,
+                None => {
+                    let mut patience = self.patience;
+                    let opened = self.open(&address, options, &mut patience);
+                    self.patience = patience;
+                    opened?
+                }
+            })
         };
         let Some(listener) = fresh.as_mut().or_else(|| self.listeners.get_mut(&key)) else {
             return Err(refused(&key, "the listener is closed".to_owned()));
         };
-        let fd = listener.share(slot)?;
-        listener.holders.insert(slot.clone());
-        let handout = Handout {
-            key: key.clone(),
-            fd,
-            address: listener.address.clone(),
-            scheduling: listener.scheduling,
-            survives: listener.options.survive_kill,
-            max_runs: listener.options.max_runs,
-        };
+        let handout = listener.hand_out(key.clone(), holder.slot)?;
+        listener.holders.add(holder);
         if let Some(listener) = fresh {
             self.listeners.insert(key, listener);
         }
         Ok(handout)
     }
 
-    /// Ends the share of `slot`; true if it was the last one and the listener is closed. Declared ones stay.
-    ///
-    /// While a slot is reloaded two workers fill it: only the last of them to let go ends the slot's share.
-    pub(crate) fn release(&mut self, key: &ListenKey, slot: &Slot) -> bool {
-        let Some(listener) = self.listeners.get_mut(key) else {
-            return false;
-        };
-        listener.holders.remove(slot);
-        let is_over = listener.holders.is_empty() && matches!(key, ListenKey::Asked { .. });
-        if is_over {
-            self.listeners.remove(key);
-        }
-        is_over
+    /// Ends the holder's share; true if it was the last one and the listener is closed. Declared ones stay.
+    pub(crate) fn release(&mut self, key: &ListenKey, holder: Holder<'_>) -> bool {
+        self.end_shares(key, |holders| holders.let_go(holder))
     }
 
     /// Ends all shares of a slot that is gone for good; the keys of the listeners that this closed.
     ///
     /// Not for the death of a worker whose slot gets a successor: the shares are the slot's, and wait.
     pub(crate) fn release_slot(&mut self, slot: &Slot) -> Vec<ListenKey> {
-        let held = self
-            .listeners
-            .iter()
-            .filter(|(_, listener)| listener.holders.contains(slot));
+        let held = self.listeners.iter().filter(|(_, listener)| listener.holders.has(slot));
         let mut keys: Vec<_> = held.map(|(key, _)| key.clone()).collect();
-        keys.retain(|key| self.release(key, slot));
+        keys.retain(|key| self.end_shares(key, |holders| holders.remove(slot)));
         keys.sort_by_cached_key(ToString::to_string);
         keys
+    }
+
+    /// A worker is dead. Its slot keeps the shares.
+    pub(crate) fn died(&mut self, holder: Holder<'_>) {
+        for listener in self.listeners.values_mut() {
+            listener.holders.died(holder);
+        }
+    }
+
+    fn end_shares(&mut self, key: &ListenKey, end: impl FnOnce(&mut Holders)) -> bool {
+        let Some(listener) = self.listeners.get_mut(key) else {
+            return false;
+        };
+        end(&mut listener.holders);
+        let is_over = listener.holders.is_empty() && matches!(key, ListenKey::Asked { .. });
+        if is_over {
+            self.listeners.remove(key);
+        }
+        is_over
     }
 
     /// Closes all listeners and removes their paths.
@@ -242,47 +264,14 @@ impl ListenerTable {
         all
     }
 
-    fn check_ask(
+    /// [`Listener::open`], and if we ourselves are the ones who hold the address, the error says so.
+    fn open(
         &self,
         address: &ListenAddr,
-        index: u32,
         options: &ListenOptions,
-        slot: &Slot,
-    ) -> Result<(), ListenError> {
-        let key = ListenKey::Asked {
-            address: address.clone(),
-            index,
-        };
-        if options.survive_kill {
-            let detail = "only connections of declared listeners survive their worker: declare it in the builder";
-            return Err(refused(address, detail.to_owned()));
-        }
-        let known = self.listeners.get(&key);
-        if let Some(listener) = known {
-            listener.check_same(options)?;
-            if listener.holders.contains(slot) {
-                return Ok(());
-            }
-        }
-        let asked = || {
-            self.listeners
-                .iter()
-                .filter(|(key, _)| matches!(key, ListenKey::Asked { .. }))
-        };
-        if known.is_none() && asked().count() >= ASKED_LISTENERS_MAX {
-            let detail = format!("the cluster has {ASKED_LISTENERS_MAX} listeners asked for at run time; release some");
-            return Err(refused(address, detail));
-        }
-        if asked().filter(|(_, listener)| listener.holders.contains(slot)).count() >= ASKED_LISTENERS_PER_SLOT_MAX {
-            let detail = format!("slot {slot} holds {ASKED_LISTENERS_PER_SLOT_MAX} listeners; release some");
-            return Err(refused(address, detail));
-        }
-        Ok(())
-    }
-
-    /// [`Listener::open`], and if we ourselves are the ones who hold the address, the error says so.
-    fn open(&self, address: &ListenAddr, options: &ListenOptions) -> Result<Listener, ListenError> {
-        Listener::open(address, options).map_err(|mut error| {
+        patience: &mut Patience,
+    ) -> Result<Listener, ListenError> {
+        Listener::open(address, options, patience).map_err(|mut error| {
             error.address = address.to_string();
             let is_ours = |(_, bound): &(&ListenKey, &BoundAddress)| match address {
                 ListenAddr::Tcp(asked) => bound.socket_addr() == Some(*asked) && !bound.address_type.is_udp(),
@@ -322,7 +311,7 @@ struct Listener {
     options: ListenOptions,
     scheduling: Scheduling,
     address: BoundAddress,
-    holders: BTreeSet<Slot>,
+    holders: Holders,
     // Before the sockets, because fields are dropped in this order: see the guard's own words.
     path: Option<UnixPathGuard>,
     sockets: Sockets,
@@ -342,7 +331,7 @@ enum Sockets {
 
 impl Listener {
     /// Binds, and listens already, so that clients queue from now on.
-    fn open(address: &ListenAddr, options: &ListenOptions) -> Result<Self, ListenError> {
+    fn open(address: &ListenAddr, options: &ListenOptions, patience: &mut Patience) -> Result<Self, ListenError> {
         let scheduling = options.scheduling.unwrap_or(default_scheduling(address));
         udp_shares::check_scheduling(address, scheduling)?;
         let claim = match scheduling {
@@ -364,7 +353,7 @@ impl Listener {
                 return Err(refused(address, detail.to_owned()));
             }
             ListenAddr::Unix(path) => {
-                let (bound, guard) = bind_unix(path, options)?;
+                let (bound, guard) = bind_unix(path, options, patience)?;
                 (bound, Some(guard))
             }
             ListenAddr::Fd(number) => (adopt_listener(*number)?, None),
@@ -400,9 +389,20 @@ impl Listener {
             options: options.clone(),
             scheduling,
             address: bound,
-            holders: BTreeSet::new(),
+            holders: Holders::default(),
             path,
             sockets,
+        })
+    }
+
+    fn hand_out(&mut self, key: ListenKey, slot: &Slot) -> Result<Handout, ListenError> {
+        Ok(Handout {
+            key,
+            fd: self.share(slot)?,
+            address: self.address.clone(),
+            scheduling: self.scheduling,
+            survives: self.options.survive_kill,
+            max_runs: self.options.max_runs,
         })
     }
 
@@ -446,20 +446,6 @@ impl Listener {
         of_slots.insert(slot.clone(), shared.0);
         Ok(shared.1)
     }
-
-    /// One bind cannot satisfy two wishes: the later asker has to know.
-    fn check_same(&self, options: &ListenOptions) -> Result<(), ListenError> {
-        let effective = |options: &ListenOptions| ListenOptions {
-            scheduling: Some(options.scheduling.unwrap_or(default_scheduling(&self.asked))),
-            ..options.clone()
-        };
-        let (bound, asked) = (effective(&self.options), effective(options));
-        if bound == asked {
-            return Ok(());
-        }
-        let detail = format!("it is bound already with other options; ask with the same: {bound:?}, not {asked:?}");
-        Err(refused(&self.asked, detail))
-    }
 }
 
 fn declared_name(key: &ListenKey) -> Option<&str> {
@@ -490,6 +476,9 @@ fn duplicate(socket: &OwnedFd, asked: &ListenAddr) -> Result<OwnedFd, ListenErro
 #[cfg(test)]
 mod tests;
 
+mod asking;
+mod closing;
+mod holders;
 mod place;
 mod udp_shares;
 #[cfg(test)]

@@ -4,11 +4,15 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::super::testing::TestDir;
 use super::*;
+use crate::clock;
+use crate::model::WorkerId;
 
 fn local() -> ListenAddr {
     ListenAddr::Tcp((Ipv4Addr::LOCALHOST, 0).into())
@@ -23,6 +27,12 @@ fn slot(index: u32) -> Slot {
     Slot::new("web", index)
 }
 
+/// Worker `index` + 1, alone in its slot.
+fn holder(slot: &Slot) -> Holder<'_> {
+    let worker = WorkerId::new(u64::from(slot.index) + 1);
+    Holder { slot, worker }
+}
+
 fn asked(address: ListenAddr, index: u32) -> ListenKey {
     ListenKey::Asked { address, index }
 }
@@ -35,7 +45,7 @@ fn with(scheduling: Scheduling) -> ListenOptions {
 }
 
 fn ask(table: &mut ListenerTable, key: &ListenKey, index: u32) -> Result<Handout, ListenError> {
-    table.acquire(key, None, &ListenOptions::default(), &slot(index))
+    table.acquire(key, None, &ListenOptions::default(), holder(&slot(index)))
 }
 
 fn connect(address: &BoundAddress) -> TcpStream {
@@ -57,7 +67,7 @@ fn i_023_declared_listeners_queue_clients_before_any_worker_asks() {
     assert_eq!(handout.scheduling, Scheduling::PerWorker);
     assert_eq!(accept_all(handout.fd).len(), 1);
     assert_eq!(table.address("http"), Some(&address));
-    assert!(!table.release(&handout.key, &slot(1)));
+    assert!(!table.release(&handout.key, holder(&slot(1))));
     connect(&address);
 }
 
@@ -94,7 +104,11 @@ fn n_062_f_118_three_workers_get_one_port_which_outlives_them() {
     for scheduling in [Scheduling::Shared, Scheduling::PerWorker] {
         let mut table = ListenerTable::default();
         let key = asked(ListenAddr::Tcp((Ipv6Addr::UNSPECIFIED, 0).into()), 0);
-        let mut take = |index| table.acquire(&key, None, &with(scheduling), &slot(index)).unwrap();
+        let mut take = |index| {
+            table
+                .acquire(&key, None, &with(scheduling), holder(&slot(index)))
+                .unwrap()
+        };
         let addresses: Vec<_> = (0..3).map(|index| take(index).address).collect();
         assert!(addresses.iter().all(|it| *it == addresses[0] && it.port != Some(0)));
         TcpStream::connect((Ipv4Addr::LOCALHOST, addresses[0].port.unwrap())).unwrap();
@@ -127,11 +141,11 @@ fn n_074_n_075_n_079_a_second_bind_of_a_port_is_refused_and_leaves_nothing_behin
     assert_eq!(error.errno, Some(Errno::EADDRINUSE as i32));
     assert!(error.detail.contains("of this very cluster"), "{error}");
     assert_eq!(table.addresses().len(), 1);
-    assert!(table.release(&first, &slot(1)));
+    assert!(table.release(&first, holder(&slot(1))));
     ask(&mut table, &first, 2).unwrap();
     ask(&mut table, &first, 1).unwrap();
-    assert!(!table.release(&first, &slot(1)));
-    assert!(table.release(&first, &slot(2)));
+    assert!(!table.release(&first, holder(&slot(1))));
+    assert!(table.release(&first, holder(&slot(2))));
 }
 
 #[test]
@@ -139,17 +153,26 @@ fn n_082_n_083_f_115_another_clusters_port_is_in_use_until_it_is_free() {
     for scheduling in [Scheduling::Shared, Scheduling::PerWorker] {
         let (mut a, mut b) = (ListenerTable::default(), ListenerTable::default());
         let bound = a.declare("http", &own(2), &with(scheduling)).unwrap();
-        a.acquire(&ListenKey::Named("http".to_owned()), None, &with(scheduling), &slot(0))
-            .unwrap();
+        a.acquire(
+            &ListenKey::Named("http".to_owned()),
+            None,
+            &with(scheduling),
+            holder(&slot(0)),
+        )
+        .unwrap();
         let key = asked(bound.socket_addr().unwrap().into(), 0);
         for asker in 0..2 {
-            let error = b.acquire(&key, None, &with(scheduling), &slot(asker)).unwrap_err();
+            let error = b
+                .acquire(&key, None, &with(scheduling), holder(&slot(asker)))
+                .unwrap_err();
             assert_eq!(error.errno, Some(Errno::EADDRINUSE as i32));
             assert!(!error.detail.contains("very cluster"));
         }
         a.close_all();
         assert_eq!(
-            b.acquire(&key, None, &with(scheduling), &slot(0)).unwrap().address,
+            b.acquire(&key, None, &with(scheduling), holder(&slot(0)))
+                .unwrap()
+                .address,
             bound
         );
     }
@@ -165,11 +188,11 @@ fn f_119_conflicting_options_are_an_error_for_the_later_asker() {
         ..ListenOptions::default()
     };
     for other in [backlog, with(Scheduling::Shared)] {
-        let error = table.acquire(&key, None, &other, &slot(1)).unwrap_err();
+        let error = table.acquire(&key, None, &other, holder(&slot(1))).unwrap_err();
         assert!(error.detail.contains("bound already with other options"), "{error}");
     }
     let said_aloud = table
-        .acquire(&key, None, &with(Scheduling::PerWorker), &slot(1))
+        .acquire(&key, None, &with(Scheduling::PerWorker), holder(&slot(1)))
         .unwrap();
     assert_eq!(said_aloud.address, bound);
 }
@@ -180,13 +203,15 @@ fn n_065_n_066_a_path_is_shared_and_gone_after_the_last_holder() {
     let mut table = ListenerTable::default();
     let options = ListenOptions::default();
     let relative = asked(ListenAddr::Unix("s".into()), 0);
-    let first = table.acquire(&relative, Some(dir.path()), &options, &slot(0)).unwrap();
+    let first = table
+        .acquire(&relative, Some(dir.path()), &options, holder(&slot(0)))
+        .unwrap();
     let path = dir.path().join("s");
     assert_eq!(first.key, asked(ListenAddr::Unix(path.clone()), 0));
     assert_eq!(first.scheduling, Scheduling::Shared);
-    let second = table.acquire(&first.key, None, &options, &slot(1)).unwrap();
+    let second = table.acquire(&first.key, None, &options, holder(&slot(1))).unwrap();
     assert_eq!(second.address, first.address);
-    assert!(!table.release(&first.key, &slot(0)));
+    assert!(!table.release(&first.key, holder(&slot(0))));
     UnixStream::connect(&path).unwrap();
     assert_eq!(table.release_slot(&slot(1)), [first.key]);
     assert!(!path.exists());
@@ -199,6 +224,88 @@ fn n_065_n_066_a_path_is_shared_and_gone_after_the_last_holder() {
     UnixStream::connect(&path).unwrap();
     a.close_all();
     assert!(!path.exists());
+}
+
+#[test]
+fn of_two_workers_in_a_slot_the_last_to_let_go_ends_its_share() {
+    let dir = TestDir::new();
+    let (mut table, path) = (ListenerTable::default(), dir.path().join("s"));
+    let (key, slot) = (asked(ListenAddr::Unix(path.clone()), 0), slot(0));
+    let of = |worker| Holder {
+        slot: &slot,
+        worker: WorkerId::new(worker),
+    };
+    let options = ListenOptions::default();
+    for worker in [1, 2] {
+        table.acquire(&key, None, &options, of(worker)).unwrap();
+    }
+    // Who never had it ends nothing, and nobody lets go twice.
+    for worker in [2, 2, 3] {
+        assert!(!table.release(&key, of(worker)), "worker {worker}");
+    }
+    UnixStream::connect(&path).unwrap();
+    assert!(table.release(&key, of(1)));
+    assert!(!path.exists());
+
+    // A dead one neither lets go nor stands in the way of the slot's next worker.
+    table.acquire(&key, None, &options, of(4)).unwrap();
+    table.died(of(4));
+    UnixStream::connect(&path).unwrap();
+    table.acquire(&key, None, &options, of(5)).unwrap();
+    assert!(table.release(&key, of(5)));
+    assert!(!path.exists());
+
+    // Of a slot that is gone nothing is left, whoever held it.
+    table.acquire(&key, None, &options, of(6)).unwrap();
+    table.died(of(6));
+    assert_eq!(table.release_slot(&slot), [key]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn f_117_kept_locks_hold_the_master_up_once_in_a_turn() {
+    let dir = TestDir::new();
+    let directory: OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
+    let kept = Flock::lock(directory, FlockArg::LockExclusiveNonblock).unwrap();
+    let mut table = ListenerTable::default();
+    let ask_many = |table: &mut ListenerTable| {
+        let begin = clock::now();
+        for index in 0..64 {
+            let key = asked(ListenAddr::Unix(dir.path().join(format!("s{index}"))), 0);
+            let error = ask(table, &key, 0).unwrap_err();
+            assert_eq!(error.errno, Some(Errno::EWOULDBLOCK as i32), "{error}");
+        }
+        clock::now().since(begin)
+    };
+    // Each for itself waited 200 ms: 12.8 s in all.
+    let took = ask_many(&mut table);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    drop(kept);
+    // Who finds no lock needs no patience.
+    ask(&mut table, &asked(ListenAddr::Unix(dir.path().join("s")), 0), 0).unwrap();
+    table.begin_turn();
+    assert!(table.patience.is_left());
+}
+
+#[test]
+fn the_closed_socket_of_a_slot_comes_back_for_its_queue_and_is_made_anew_for_the_slot() {
+    let mut table = ListenerTable::default();
+    let address = table.declare("http", &local(), &ListenOptions::default()).unwrap();
+    let key = ListenKey::Named("http".to_owned());
+    for index in 0..2 {
+        drop(table.hand_out("http", &slot(index)).unwrap());
+    }
+    let mut clients: Vec<_> = (0..40).map(|_| connect(&address)).collect();
+    let queue = table.close_socket_of(&key, &slot(1)).expect("some of them wait in it");
+    assert!(table.close_socket_of(&key, &slot(1)).is_none());
+    let mut served = accept_all(queue);
+    served.extend(accept_all(table.hand_out("http", &slot(0)).unwrap().fd));
+    assert_eq!(served.len(), 40);
+    clients.extend((0..40).map(|_| connect(&address)));
+    assert_eq!(accept_all(table.hand_out("http", &slot(0)).unwrap().fd).len(), 40);
+    assert!(table.close_socket_of(&key, &slot(0)).is_none(), "its queue is empty");
+    assert_eq!(table.hand_out("http", &slot(1)).unwrap().address, address);
+    connect(&address);
 }
 
 #[test]
@@ -220,7 +327,7 @@ fn n_069_a_descriptor_of_the_master_serves_as_listener_again_and_again() {
         let handout = ask(&mut table, &key, 0).unwrap();
         let _client = connect(&handout.address);
         assert_eq!(accept_all(handout.fd).len(), 1);
-        assert!(table.release(&key, &slot(0)));
+        assert!(table.release(&key, holder(&slot(0))));
     }
 }
 

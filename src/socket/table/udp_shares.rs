@@ -1,8 +1,7 @@
 //! What is different for UDP in the table: who names a chosen port shares it, and nothing can be handed over.
 
-use std::collections::BTreeSet;
-
 use super::super::refused;
+use super::holders::Holders;
 use super::{Listener, ListenerTable, Sockets, duplicate};
 use crate::model::{ListenAddr, ListenError, ListenOptions, Scheduling};
 
@@ -29,7 +28,7 @@ impl ListenerTable {
                 options: options.clone(),
                 scheduling: known.scheduling,
                 address: known.address.clone(),
-                holders: BTreeSet::new(),
+                holders: Holders::default(),
                 path: None,
                 sockets: Sockets::Shared(duplicate(socket, address)?),
             })

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, UdpSocket};
 
 use super::*;
+use crate::model::WorkerId;
 
 /// An address that no other test uses.
 fn at(port: u16) -> ListenAddr {
@@ -13,12 +14,17 @@ fn slot(index: u32) -> Slot {
     Slot::new("dns", index)
 }
 
+fn holder(slot: &Slot) -> Holder<'_> {
+    let worker = WorkerId::new(u64::from(slot.index) + 1);
+    Holder { slot, worker }
+}
+
 fn asked(address: ListenAddr, index: u32) -> ListenKey {
     ListenKey::Asked { address, index }
 }
 
 fn ask(table: &mut ListenerTable, key: &ListenKey, index: u32) -> Result<Handout, ListenError> {
-    table.acquire(key, None, &ListenOptions::default(), &slot(index))
+    table.acquire(key, None, &ListenOptions::default(), holder(&slot(index)))
 }
 
 fn send(to: &BoundAddress) {
@@ -46,11 +52,11 @@ fn one_socket_is_shared_until_its_last_holder_lets_go() {
     );
     send(&first.address);
     assert_eq!(received(&second.fd), 1);
-    assert!(!table.release(&key, &slot(0)));
+    assert!(!table.release(&key, holder(&slot(0))));
     send(&first.address);
     assert_eq!(received(&first.fd), 1);
     drop((first.fd, second.fd));
-    assert!(table.release(&key, &slot(1)));
+    assert!(table.release(&key, holder(&slot(1))));
     UdpSocket::bind(first.address.socket_addr().unwrap()).unwrap();
 }
 
@@ -65,7 +71,7 @@ fn n_216_who_names_the_port_that_was_chosen_for_another_shares_its_socket() {
     send(&first.address);
     assert_eq!(received(&second.fd), 1);
     // Each of the two keys has holders of its own, and the socket lives as long as either.
-    assert!(table.release(&zero, &slot(0)));
+    assert!(table.release(&zero, holder(&slot(0))));
     drop(first.fd);
     send(&first.address);
     assert_eq!(received(&ask(&mut table, &named, 2).unwrap().fd), 1);
@@ -76,12 +82,14 @@ fn n_216_who_names_the_port_that_was_chosen_for_another_shares_its_socket() {
         ..ListenOptions::default()
     };
     let error = table
-        .acquire(&asked(address.clone(), 1), None, &options, &slot(3))
+        .acquire(&asked(address.clone(), 1), None, &options, holder(&slot(3)))
         .unwrap_err();
     assert!(error.detail.contains("bound already with other options"), "{error}");
     options.scheduling = None;
     options.reuse_address = true;
-    let error = table.acquire(&asked(address, 1), None, &options, &slot(3)).unwrap_err();
+    let error = table
+        .acquire(&asked(address, 1), None, &options, holder(&slot(3)))
+        .unwrap_err();
     assert_eq!(error.errno, Some(Errno::EADDRINUSE as i32));
     assert!(error.detail.contains("of this very cluster"), "{error}");
 }

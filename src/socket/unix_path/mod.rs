@@ -56,6 +56,35 @@ pub(crate) fn absolute(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Liste
     Ok(joined.components().collect())
 }
 
+/// How much longer a directory's lock may be waited for, in tries a millisecond apart. Each wait uses it up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience(u32);
+
+impl Patience {
+    /// For a start, which nobody but who started it waits for.
+    pub(crate) const START: Self = Self(200);
+    /// For everything that is asked for in one turn of the master, which supervises nobody meanwhile. Cooperative holders
+    /// need microseconds.
+    pub(crate) const TURN: Self = Self(10);
+
+    #[cfg(test)]
+    pub(crate) const fn is_left(self) -> bool {
+        self.0 > 0
+    }
+
+    /// Waits a millisecond; false if it is used up.
+    fn wait(&mut self) -> Result<bool, Errno> {
+        let Some(left) = self.0.checked_sub(1) else {
+            return Ok(false);
+        };
+        self.0 = left;
+        match poll(&mut [], PollTimeout::from(1_u8)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
 /// Binds the absolute `path` and listens on it.
 ///
 /// A stale socket file of ours is replaced; the file of a living owner and anything that is no socket are left alone.
@@ -64,8 +93,12 @@ pub(crate) fn absolute(path: &Path, cwd: Option<&Path>) -> Result<PathBuf, Liste
 ///
 /// # Errors
 /// When the path is taken or unusable, or the kernel refuses a step.
-pub(crate) fn bind_unix(path: &Path, options: &ListenOptions) -> Result<(BoundSocket, UnixPathGuard), ListenError> {
-    let place = Place::open(path)?;
+pub(crate) fn bind_unix(
+    path: &Path,
+    options: &ListenOptions,
+    patience: &mut Patience,
+) -> Result<(BoundSocket, UnixPathGuard), ListenError> {
+    let place = Place::open(path, patience)?;
     place.clear_way()?;
     let mode = place.mode(options)?;
     let fd = place.new_socket()?;
@@ -92,7 +125,7 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn open(path: &'a Path) -> Result<Self, ListenError> {
+    fn open(path: &'a Path, patience: &mut Patience) -> Result<Self, ListenError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             let detail = "the path names no file; use one like /run/app/http.sock";
             return Err(refused(&unix(path), detail.to_owned()));
@@ -107,7 +140,7 @@ impl<'a> Place<'a> {
             };
             failed(&unix(path), &step, errno, way_out)
         })?;
-        let directory = lock(directory).map_err(|errno| {
+        let directory = lock(directory, patience).map_err(|errno| {
             let step = format!("lock the directory {}", parent.display());
             failed(
                 &unix(path),
@@ -266,21 +299,18 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Takes the lock within [`LOCK_TRIES`] milliseconds. Its cooperating holders need microseconds; a stranger who keeps it
-/// must not stop the master.
-fn lock(mut directory: OwnedFd) -> Result<Flock<OwnedFd>, Errno> {
-    for _ in 0..LOCK_TRIES {
+/// Takes the lock. A stranger who keeps it must not stop the master: there are as many tries as there is patience, and one.
+fn lock(mut directory: OwnedFd, patience: &mut Patience) -> Result<Flock<OwnedFd>, Errno> {
+    loop {
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((back, Errno::EWOULDBLOCK)) => directory = back,
             Err((_, errno)) => return Err(errno),
         }
-        match poll(&mut [], PollTimeout::from(1_u8)) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
+        if !patience.wait()? {
+            return Err(Errno::EWOULDBLOCK);
         }
     }
-    Err(Errno::EWOULDBLOCK)
 }
 
 fn unix(path: &Path) -> ListenAddr {
@@ -297,9 +327,6 @@ fn file_type(stat: &FileStat) -> SFlag {
 
 /// `sun_path` has 108 bytes, one of them for the closing zero.
 const PATH_BYTES_MAX: usize = 107;
-
-/// How many times, a millisecond apart, the directory's lock is tried.
-const LOCK_TRIES: u32 = 200;
 
 #[cfg(test)]
 mod tests;

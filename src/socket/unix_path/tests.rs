@@ -9,7 +9,7 @@ use super::super::testing::TestDir;
 use super::*;
 
 fn bind_default(path: &Path) -> Result<(BoundSocket, UnixPathGuard), ListenError> {
-    bind_unix(path, &ListenOptions::default())
+    bind_unix(path, &ListenOptions::default(), &mut Patience::START.clone())
 }
 
 /// A socket file whose owner is gone.
@@ -68,14 +68,14 @@ fn n_067_the_mode_is_exact_whatever_the_umask() {
             mode: Some(mode),
             ..ListenOptions::default()
         };
-        let _bound = bind_unix(&path, &options).unwrap();
+        let _bound = bind_unix(&path, &options, &mut Patience::START.clone()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
     }
     let options = ListenOptions {
         mode: Some(0o4777),
         ..ListenOptions::default()
     };
-    let error = bind_unix(&dir.path().join("x"), &options).unwrap_err();
+    let error = bind_unix(&dir.path().join("x"), &options, &mut Patience::START.clone()).unwrap_err();
     assert!(error.detail.contains("0o4777"), "{error}");
 }
 
@@ -104,7 +104,7 @@ fn f_117_a_stale_socket_is_replaced_and_a_living_one_is_not() {
         backlog: 0,
         ..ListenOptions::default()
     };
-    let _full = bind_unix(&full, &options).unwrap();
+    let _full = bind_unix(&full, &options, &mut Patience::START.clone()).unwrap();
     let _waiting = UnixStream::connect(&full).unwrap();
     taken(&full, "living process");
 
@@ -176,7 +176,7 @@ fn f_117_of_clusters_racing_for_one_stale_path_exactly_one_wins() {
 fn f_117_a_kept_lock_is_an_error_and_not_a_hang() {
     let dir = TestDir::new();
     let directory: OwnedFd = fs::File::open(dir.path()).unwrap().into();
-    let _kept = lock(directory).unwrap();
+    let _kept = lock(directory, &mut Patience::START.clone()).unwrap();
     let error = bind_default(&dir.path().join("s")).unwrap_err();
     assert_eq!(error.errno, Some(Errno::EWOULDBLOCK as i32));
     assert!(error.detail.contains("flock"), "{error}");

@@ -172,9 +172,9 @@ fn o_010_o_012_a_fork_that_cannot_be_spawned_is_answered_and_leaves_no_slot() {
     );
     assert_eq!(cluster.machine.slots().len(), 2);
     assert!(cluster.tell(fork(2, "nobody"))[0].starts_with("refused: there is no worker spec named `nobody`"));
-    // The next one gets a new place, and an answer when it exists.
-    assert_eq!(cluster.tell(fork(3, "web")), ["added web.3", "spawn 4 web.3"]);
-    assert_eq!(cluster.ready(4)[..2], ["fork 4", "forked 4 web.3"]);
+    // The next one gets the place that is free again, and an answer when it exists.
+    assert_eq!(cluster.tell(fork(3, "web")), ["added web.2", "spawn 4 web.2"]);
+    assert_eq!(cluster.ready(4)[..2], ["fork 4", "forked 4 web.2"]);
     cluster.tell(Input::ShutdownRequested { now: false });
     assert!(cluster.tell(fork(4, "web"))[0].starts_with("refused: the cluster is stopping"));
 }
