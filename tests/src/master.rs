@@ -392,10 +392,9 @@ impl Master {
         let deadline = Deadline::after(limit(SOON));
         loop {
             let snapshot = self.snapshot();
-            let failed = snapshot["slots"].as_array().map_or(0, |slots| {
-                slots.iter().filter(|slot| slot["state"] == "failed").count() as u64
-            });
-            let settled = snapshot["ready"].as_u64().unwrap_or(0) + failed >= snapshot["target"].as_u64().unwrap_or(0);
+            // Slots, not workers: in a reload one slot may have two that are ready.
+            let slots = |which: &str| snapshot["counts"][which].as_u64().unwrap_or(0);
+            let settled = slots("ready") + slots("failed") >= snapshot["target"].as_u64().unwrap_or(0);
             let zombies = leftovers::zombies_of(self.pid()).unwrap_or_default();
             if settled && zombies.is_empty() {
                 return;
