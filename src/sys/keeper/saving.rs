@@ -115,7 +115,10 @@ fn dispose(client: &Found) -> Disposal {
     };
     let noted_strikes = client.noted.map_or(0, |noted| noted.marks.strikes());
     let rescued = |strikes, begun, repeatable| {
-        tcp::forget_peeking(socket);
+        // Whoever was given it already peeks for itself.
+        if !client.noted.is_some_and(|noted| noted.marks.is_moving()) {
+            tcp::forget_peeking(socket);
+        }
         Disposal::Send(Rescued {
             listener: client.listener,
             strikes,
