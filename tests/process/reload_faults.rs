@@ -58,6 +58,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             );
             let once = Order::Dropped(Box::new(Order::AllReady), 1);
             assert_eq!(master.ask(&once, ""), "dropped");
+            // It would wait for an hour.
+            master.signal(Signal::SIGTERM);
+            assert_eq!(master.wait().code(), Some(0));
         },
     },
     Scenario {
