@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use actix_cluster::{Backoff, RestartDelay, Scheduling, Worker};
+use actix_cluster::{Backoff, ListenError, RestartDelay, Scheduling, Worker};
 use actix_cluster_tests::fault::{self, served_by};
 use actix_cluster_tests::master::{Master, SOON, send};
+use actix_cluster_tests::outside::let_pass;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::{Deadline, limit};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Shutdown, SockaddrIn, SockaddrStorage, getpeername, getsockname, shutdown};
 use serde_json::json;
 
 use crate::handover::{cluster, living, reset, tell_pid, until_ready};
@@ -36,6 +38,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             cluster.worker(tell_pid).main()
         },
         check: never_refused,
+    },
+    Scenario {
+        name: "f_124_a_listening_socket_that_its_worker_breaks_is_told_and_spins_nowhere",
+        app: || cluster(2, Scheduling::PerWorker).worker(breaks_its_socket).main(),
+        check: broken_from_inside,
     },
     Scenario {
         name: "f_127_the_port_is_free_after_an_orderly_end",
@@ -284,6 +291,55 @@ fn two_clusters(master: &mut Master) {
     master.signal(Signal::SIGTERM);
     assert_eq!(master.wait_within(SOON).code(), Some(0));
     UnixListener::bind(&path).unwrap();
+}
+
+/// Serves; told to, it makes its own listening socket one that never accepts again.
+async fn breaks_its_socket(worker: Worker) -> Result<(), ListenError> {
+    let mut messages = worker.messages().expect("nobody took them before");
+    actix_rt::spawn(async move {
+        while messages.next().await.is_some() {
+            // Of all that is open only a listening socket has an address and nobody at its other end.
+            let listens = |number: &i32| {
+                getsockname::<SockaddrIn>(*number).is_ok()
+                    && getpeername::<SockaddrStorage>(*number) == Err(Errno::ENOTCONN)
+            };
+            let number = (3..64).find(listens).expect("it listens");
+            shutdown(number, Shutdown::Both).expect("it is a socket");
+            probe::say("broken");
+        }
+    });
+    tell_pid(worker).await
+}
+
+fn broken_from_inside(master: &mut Master) {
+    until_ready(master, 2);
+    let port = master.port().unwrap();
+    let [broken, whole] = [1, 2].map(|id| master.once(id, "ready").pid());
+    master.order(&Order::Send(1, "now".to_owned()));
+    master.hears("broken");
+    let told = |master: &Master| master.log().matches("listening socket failed").count();
+    let deadline = Deadline::after(limit(SOON));
+    while told(master) < 2 {
+        assert!(!deadline.is_over(), "{}", master.log());
+        // Nothing but the log tells of an attempt.
+        let_pass(Duration::from_millis(20));
+    }
+    for _ in 0..20 {
+        assert_eq!(served_by(port), Ok(whole));
+    }
+    // It rests between its attempts: half a second each.
+    let processor = ticks_of(broken);
+    assert!(processor < 20, "{processor} ticks in little more than half a second");
+    let attempts = told(master);
+    assert!(attempts < 20, "{attempts}");
+}
+
+/// Processor time so far, in hundredths of a second.
+fn ticks_of(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let (_, fields) = stat.rsplit_once(") ").expect("the name ends so");
+    let fields = fields.split(' ').skip(11).take(2);
+    fields.map(|field| field.parse::<u64>().expect("a number")).sum()
 }
 
 /// How long after the master's death the last worker may hold the port.
