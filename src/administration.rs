@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::Terms;
 use crate::error::CommandError;
-use crate::handle::{ClusterHandle, WorkerRef};
+use crate::handle::ClusterHandle;
 use crate::master::{Command, SpecOrder, SpecReply};
 use crate::model::{Counts, Generation, Settings, SpecFault, SpecName, WorkerId, json};
 use crate::policy::{
@@ -17,6 +17,7 @@ use crate::policy::{
 };
 use crate::spec::WorkerSpec;
 use crate::supervision::{Reconfiguration, Rules, SpecStatus};
+use crate::worker_ref::WorkerRef;
 
 /// What is to be different from now on; see [`ClusterHandle::reconfigure`]. What is not named stays.
 #[derive(Clone, Debug, Default)]

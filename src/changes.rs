@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::error::CommandError;
-use crate::handle::{ClusterHandle, WorkerRef};
+use crate::handle::ClusterHandle;
 use crate::master::{Command, Verdict};
 use crate::model::{
     Announcement, EndCause, Generation, RecycleReason, ReloadError, ReloadFailure, Signal, SpecName, WorkerId,
@@ -165,15 +165,5 @@ impl ClusterHandle {
             reply,
         })
         .await?
-    }
-}
-
-impl WorkerRef {
-    /// [`ClusterHandle::recycle`] for this worker.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn recycle(&self, why: RecycleReason) -> Result<(), CommandError> {
-        self.cluster().recycle(self.id(), why).await
     }
 }

@@ -168,13 +168,14 @@ mod sys;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod worker;
+mod worker_ref;
 
 // The cluster and its remote control.
 pub use administration::{ClusterChanges, ClusterRules, SpecSnapshot};
 pub use builder::ClusterBuilder;
 pub use changes::ReloadOptions;
 pub use cluster::{BeforeStart, Cluster, RunningCluster, is_master, is_worker, worker_id};
-pub use handle::{Broadcast, ClusterHandle, WorkerRef};
+pub use handle::{Broadcast, ClusterHandle};
 pub use spec::WorkerSpec;
 // What happens, and who hears of it.
 pub use events::Events;
@@ -213,6 +214,7 @@ pub use worker::{
 };
 #[cfg(feature = "web")]
 pub use worker::{AtLimit, ServeError, ServeOptions, WebApp};
+pub use worker_ref::WorkerRef;
 // Errors, one for each moment at which somebody can act.
 pub use error::{BuildError, CommandError, LastFailure, RunError};
 pub use ipc::{CallError, PassError, SendError};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::handle::WorkerRef;
 use crate::ipc::{self, PassError, SendError, ToWorker};
 use crate::model::Message;
+use crate::worker_ref::WorkerRef;
 
 impl WorkerRef {
     /// [`Worker::send_with_socket`](crate::Worker::send_with_socket), to the worker.

@@ -7,9 +7,10 @@ use actix::{Actor, Addr, Handler};
 use crate::builder::ClusterBuilder;
 use crate::events::Events;
 use crate::guard;
-use crate::handle::{ClusterHandle, WorkerRef};
+use crate::handle::ClusterHandle;
 use crate::model::{ClusterEvent, EventKind, Message, SubscriberLoss};
 use crate::subscription::SubscribeOptions;
+use crate::worker_ref::WorkerRef;
 
 /// A consumer of events that lives in the master, on its own thread or the plug-ins' shared one.
 pub(crate) struct PlugIn {
