@@ -115,7 +115,8 @@ pub(super) fn forbidden_user(uid: Option<u32>, gid: Option<u32>) -> Option<Spawn
         return Some(refuse("group", gid, "CAP_SETGID"));
     }
     let uid = uid.filter(|uid| !is_own_uid(*uid) && !has_capability(CAP_SETUID))?;
-    Some(refuse("user", uid, "CAP_SETUID"))
+    // Without the second a worker could still be asked to end, and not be made to.
+    Some(refuse("user", uid, "CAP_SETUID and CAP_KILL"))
 }
 
 const CAP_SETGID: u32 = 6;
