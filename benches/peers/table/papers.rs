@@ -129,7 +129,12 @@ fn summary(records: &Records) -> String {
         let of = |figures: Vec<f64>| Spread::of(figures).map_or_else(|| "–".to_owned(), |spread| figure(spread.median));
         let failed = |variant| {
             let all = results(Measure::Reload, variant);
-            figure(all.iter().filter_map(|result| result["failed"].as_f64()).sum())
+            let failed: Vec<f64> = all.iter().filter_map(|result| result["failed"].as_f64()).collect();
+            // No run that came to its end is no run without failures.
+            if failed.is_empty() {
+                return "–".to_owned();
+            }
+            figure(failed.iter().sum())
         };
         let reload = match Spread::at(&results(Measure::Reload, "new"), "/reload_ms") {
             Some(spread) => format!("{}; {}; {}", failed("new"), failed("keep-alive"), figure(spread.median)),
