@@ -91,10 +91,15 @@ fn counts(master: &Master, is_so: fn(u64, u64) -> bool) {
 
 /// The events in a file; each line must be whole.
 fn lines(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).expect("it was written");
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
+    read_lines(path).expect("it was written")
+}
+
+fn read_lines(path: &Path) -> Option<Vec<Value>> {
+    let text = fs::read_to_string(path).ok()?;
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+    Some(lines.collect())
 }
 
 /// All that is kept, oldest first.
@@ -103,8 +108,8 @@ fn kept(master: &Master) -> Vec<Value> {
         0 => master.directory().join("events"),
         n => master.directory().join(format!("events.{n}")),
     };
-    let files = (0..100).map(path).take_while(|path| path.exists());
-    let mut files: Vec<_> = files.map(|path| lines(&path)).collect();
+    // The newest may be moved on at any moment, and not be there for one.
+    let mut files: Vec<_> = (0..100).filter_map(|n| read_lines(&path(n))).collect();
     files.reverse();
     files.concat()
 }
