@@ -128,7 +128,7 @@ fn killed_while_asking(master: &mut Master) {
         ports.iter().all(|port| *port == ports[0]),
         "one address, one port: {ports:?}"
     );
-    let port = master.port().expect("somebody listens");
+    let port = master.port();
     let connect = || std::net::TcpStream::connect(("127.0.0.1", port));
     connect().expect("the first worker has listened all the time");
     let fds = open_fds(master.pid()).expect("the master runs");

@@ -169,7 +169,7 @@ async fn serve(worker: Worker) -> Result<(), ServeError> {
 
 /// Sends a request and does not wait for an answer.
 fn ask(master: &Master, path: &str) -> TcpStream {
-    let port = master.port().expect("the worker listens");
+    let port = master.port();
     let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("it accepts");
     write!(connection, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").expect("it is open");
     connection
@@ -178,7 +178,7 @@ fn ask(master: &Master, path: &str) -> TcpStream {
 /// Kills the worker when it is in this request, beside one that waits and one that was answered; its last words.
 fn kill_in_a_request(master: &mut Master, worker: u64, path: &str) -> Value {
     master.expect_ready();
-    let port = master.port().expect("the worker listens");
+    let port = master.port();
     let mut client = actix_cluster_tests::http::Client::new(([127, 0, 0, 1], port).into(), limit(SOON));
     client.get("/").expect("it answers");
     let _waiting = ask(master, "/wait?token=secret");

@@ -116,7 +116,7 @@ fn whole_life(master: &mut Master) {
     let exit = master.expect_of(2, "exit");
     assert_eq!((exit.signal(), exit.reason()), (Some(9), &"killed".into()));
     master.expect_of(5, "ready");
-    assert_eq!(master.port(), Some(port));
+    assert_eq!(master.port(), port);
     assert_eq!(
         master.log().matches(NO_PIDFD).count(),
         5,

@@ -281,7 +281,7 @@ fn all_are_answered(master: &mut Master) {
 
 pub(crate) fn ask(master: &Master) -> TcpStream {
     master.once(1, "listening");
-    let port = master.port().expect("it listens");
+    let port = master.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).expect("the master listens");
     client
         .set_read_timeout(Some(limit(Duration::from_secs(10))))

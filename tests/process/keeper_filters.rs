@@ -176,7 +176,7 @@ fn serves_without(master: &mut Master, why: &str) {
     }
     assert_eq!(client.rest().0, "", "an end, at once");
     assert_eq!(master.seen("error").len(), 1, "once");
-    let load = load::Load::start(master.port().expect("it listens"), 1);
+    let load = load::Load::start(master.port(), 1);
     load.goes_on_for(20);
     load.stop().is_flawless();
 }

@@ -50,7 +50,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || serving(late),
         check: |master| {
             master.once(2, "listening");
-            let port = master.port().unwrap();
+            let port = master.port();
             // Before it runs there is nobody to tell anything.
             master.hears("boots");
             master.order(&Order::Disconnect(1));

@@ -81,7 +81,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
         check: |master| {
             master.expect_ready();
-            let port = master.port().expect("it listens");
+            let port = master.port();
             let pid = master.sees(1, "fork").pid();
             let round = || {
                 let mut client = Tcp::connect(port).expect("it listens");

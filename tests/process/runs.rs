@@ -112,7 +112,7 @@ fn is_refused_after(master: &mut Master, most: u8) {
 /// A client whose request has begun in so many workers that were killed in it, from the first on.
 fn killed(master: &mut Master, workers: u64) -> TcpStream {
     master.expect_ready();
-    let port = master.port().expect("a listener is declared");
+    let port = master.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
     client
         .set_read_timeout(Some(limit(SOON)))

@@ -173,7 +173,7 @@ fn some_of_ten(master: &mut Master) {
     let told = error.data()["spawn"]["detail"].as_str().unwrap_or("").to_owned();
     assert!(told.contains("RLIMIT_NOFILE"), "{told}");
     let ready = master.once(1, "ready");
-    let port = master.port().unwrap();
+    let port = master.port();
     for _ in 0..10 {
         fault::served_by(port).unwrap();
     }
@@ -309,7 +309,7 @@ fn replaced_on_disk(master: &mut Master) {
     fs::remove_file(&copy).unwrap();
     master.order(&Order::Kill(2, Signal::SIGKILL as i32));
     let ready = master.once(3, "ready");
-    assert_eq!(fault::served_by(master.port().unwrap()), Ok(ready.pid()));
+    assert_eq!(fault::served_by(master.port()), Ok(ready.pid()));
 }
 
 const NOBODY: u32 = 65_534;

@@ -218,7 +218,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let mut fresh = Client::of(master);
             let mut partial = Client::of(master);
             partial.say("GET / HTTP/1.1\r\nho");
-            let load = Load::start(master.port().expect("it listens"), 4);
+            let load = Load::start(master.port(), 4);
             for generation in 1..=3 {
                 master.ask(&Order::Reload(Care::default()), &format!("reloaded {generation}"));
                 // Every one of them is still open, and answered by whoever is there now.
@@ -239,7 +239,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: |master| {
             let mut clients: Vec<Client> = (0..20).map(|_| Client::of(master)).collect();
             let four: BTreeSet<u32> = clients.iter_mut().map(Client::pid).collect();
-            let load = Load::start(master.port().expect("it listens"), 4);
+            let load = Load::start(master.port(), 4);
             for size in [2, 4, 1] {
                 master.ask(&Order::Scale(size), &format!("scaled {size}"));
                 for client in &mut clients {
@@ -257,7 +257,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || of(3),
         check: |master| {
             master.expect_ready();
-            let load = Load::start(master.port().expect("it listens"), 8);
+            let load = Load::start(master.port(), 8);
             let mut chance = 1;
             for kills in 0..40 {
                 load.goes_on_for(50);
@@ -396,7 +396,7 @@ pub(crate) struct Client(pub(crate) TcpStream);
 impl Client {
     pub(crate) fn of(master: &Master) -> Self {
         master.expect_count("all_ready", 1);
-        let port = master.port().expect("a listener is declared");
+        let port = master.port();
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
         stream
             .set_read_timeout(Some(limit(SOON)))

@@ -123,11 +123,8 @@ impl Master {
         let deadline = Deadline::after(limit(within));
         loop {
             match self.next_line(&deadline) {
-                Ok(line) => {
-                    if wanted(&line) {
-                        return line;
-                    }
-                }
+                Ok(line) if wanted(&line) => return line,
+                Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("no {what} within {within:?}")),
                 Err(RecvTimeoutError::Disconnected) => self.fail(&format!("the program ended before {what}")),
             }
@@ -186,12 +183,18 @@ impl Master {
     /// Waits until all workers are ready, and returns the port of the declared listener, if there is one.
     pub fn expect_ready(&self) -> Option<u16> {
         self.expect("all_ready");
-        self.port()
+        self.last_port()
     }
 
-    /// The port of the last `listening` event.
-    #[must_use]
-    pub fn port(&self) -> Option<u16> {
+    /// The port of the last `listening` event, which is waited for if none was seen: a snapshot shows a worker before its
+    /// events are told.
+    pub fn port(&self) -> u16 {
+        self.take_arrived();
+        let seen = self.last_port();
+        seen.unwrap_or_else(|| self.expect("listening").data()["port"].as_u64().expect("a TCP port") as u16)
+    }
+
+    fn last_port(&self) -> Option<u16> {
         let seen = self.seen.borrow();
         let port = seen.iter().rev().find(|line| line["event"] == "listening")?["data"]["port"].as_u64()?;
         u16::try_from(port).ok()
