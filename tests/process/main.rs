@@ -83,6 +83,7 @@ mod storms;
 mod survival;
 mod survival_attacks;
 mod survival_axum;
+mod survival_master;
 mod survival_standby;
 mod survival_tokio;
 mod syscall_faults;
@@ -179,6 +180,7 @@ fn main() -> ExitCode {
         survival::SCENARIOS,
         survival_attacks::SCENARIOS,
         survival_axum::SCENARIOS,
+        survival_master::SCENARIOS,
         survival_standby::SCENARIOS,
         survival_tokio::SCENARIOS,
         syscall_faults::SCENARIOS,

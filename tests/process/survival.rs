@@ -357,7 +357,7 @@ async fn upgraded() -> HttpResponse<Half> {
 }
 
 /// The process ids of the workers that are ready.
-fn alive(master: &Master) -> Vec<u32> {
+pub(crate) fn alive(master: &Master) -> Vec<u32> {
     let (ready, exits) = (master.seen("ready"), master.seen("exit"));
     let lives = |ready: &&Seen| exits.iter().all(|exit| exit.worker() != ready.worker());
     ready.iter().filter(lives).map(Seen::pid).collect()
