@@ -1,7 +1,7 @@
 //! A storm of kills: the server whose workers are killed, the clients that must not notice, and the killer.
 //!
-//! Each request has a number. Handlers append it to a file before they answer, so it is known how often each one ran,
-//! whatever became of the worker; clients check that the answer is the one to their own request.
+//! Each request has a number. Handlers append it to a file when they begin, and once more, marked, when they come to their
+//! end: so it is known how often each one ran, whatever became of the worker. Clients check that the answer is the one to their own request.
 
 mod clients;
 mod promise;
@@ -48,10 +48,12 @@ pub struct Damage {
     pub kills: u32,
     /// What the clients saw.
     pub asked: Asked,
-    /// Requests that ran twice.
+    /// Requests that were begun twice.
     pub twice: usize,
-    /// Requests that ran more often than that.
+    /// Requests that were begun more often than that.
     pub more: usize,
+    /// Requests that ran to the end of the handler more than twice.
+    pub ended_more: usize,
     /// Times that there was nobody to kill: no worker could be told from its keeper yet, or it had ended meanwhile.
     pub missed: u32,
 }
@@ -87,12 +89,20 @@ impl Storm {
         over.store(true, Ordering::Relaxed);
         damage.asked = clients.finish()?;
         drop(server);
-        for runs in log.runs()?.into_values() {
-            damage.twice += usize::from(runs == 2);
-            damage.more += usize::from(runs > 2);
+        for Runs { begun, ended } in log.runs()?.into_values() {
+            damage.twice += usize::from(begun == 2);
+            damage.more += usize::from(begun > 2);
+            damage.ended_more += usize::from(ended > 2);
         }
         Ok(damage)
     }
+}
+
+/// How often handlers ran for one request.
+#[derive(Default)]
+struct Runs {
+    begun: u32,
+    ended: u32,
 }
 
 /// The file with the numbers of the requests that ran; removed when dropped.
@@ -109,10 +119,16 @@ impl Log {
         Ok(log)
     }
 
-    fn runs(&self) -> Result<HashMap<u64, u32>, Failure> {
-        let mut runs = HashMap::new();
-        for number in fs::read(&self.0)?.chunks_exact(8) {
-            *runs.entry(u64::from_ne_bytes(number.try_into()?)).or_default() += 1;
+    fn runs(&self) -> Result<HashMap<u64, Runs>, Failure> {
+        let mut runs: HashMap<u64, Runs> = HashMap::new();
+        for mark in fs::read(&self.0)?.chunks_exact(8) {
+            let mark = u64::from_ne_bytes(mark.try_into()?);
+            let of_request = runs.entry(mark & !server::ENDED).or_default();
+            if mark & server::ENDED == 0 {
+                of_request.begun += 1;
+            } else {
+                of_request.ended += 1;
+            }
         }
         Ok(runs)
     }

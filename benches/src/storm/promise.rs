@@ -7,11 +7,13 @@ use super::Damage;
 /// What a storm may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
-    /// Every request is answered by a handler.
+    /// Every request is answered by a handler, and no handler came to its end for it more than twice.
     Nothing,
-    /// No failure, and no request ran more than once; it may be refused instead.
+    /// That, and no handler began it more than twice: where the kills are further apart than a handler takes.
+    NothingAndTwice,
+    /// No failure, and no request was begun more than once; it may be refused instead.
     Once,
-    /// No failure, and no request ran more than twice; it may be refused instead.
+    /// No failure, and no request was begun more than twice; it may be refused instead.
     Twice,
     /// Whatever it costs: it is measured.
     Any,
@@ -26,14 +28,24 @@ impl Promise {
             asked,
             twice,
             more,
+            ended_more,
             ..
         } = damage;
         let refused = usize::try_from(asked.refused).unwrap_or(usize::MAX);
         let failed = usize::try_from(asked.failures()).unwrap_or(usize::MAX);
         let forbidden = match self {
-            Self::Nothing => vec![(failed, "failed"), (refused, "refused")],
-            Self::Once => vec![(failed, "failed"), (twice + more, "ran more than once")],
-            Self::Twice => vec![(failed, "failed"), (*more, "ran more than twice")],
+            Self::Nothing => vec![
+                (failed, "failed"),
+                (refused, "refused"),
+                (*ended_more, "ran to the end more than twice"),
+            ],
+            Self::NothingAndTwice => vec![
+                (failed, "failed"),
+                (refused, "refused"),
+                (*more, "begun more than twice"),
+            ],
+            Self::Once => vec![(failed, "failed"), (twice + more, "begun more than once")],
+            Self::Twice => vec![(failed, "failed"), (*more, "begun more than twice")],
             Self::Any => Vec::new(),
         };
         let mut broken: Vec<String> = forbidden
@@ -77,14 +89,19 @@ mod tests {
             damage(|it| it.asked.refused = 1),
             damage(|it| it.twice = 1),
             damage(|it| it.more = 1),
+            damage(|it| (it.more, it.ended_more) = (1, 1)),
             damage(|it| it.kills = 0),
             damage(|it| it.asked.requests = 0),
         ];
         for (promise, kept) in [
-            (Promise::Nothing, [true, false, false, true, true, false, false]),
-            (Promise::Once, [true, false, true, false, false, false, false]),
-            (Promise::Twice, [true, false, true, true, false, false, false]),
-            (Promise::Any, [true, true, true, true, true, false, false]),
+            (Promise::Nothing, [true, false, false, true, true, false, false, false]),
+            (
+                Promise::NothingAndTwice,
+                [true, false, false, true, false, false, false, false],
+            ),
+            (Promise::Once, [true, false, true, false, false, false, false, false]),
+            (Promise::Twice, [true, false, true, true, false, false, false, false]),
+            (Promise::Any, [true, true, true, true, true, true, false, false]),
         ] {
             let is_kept = |storm| promise.broken_by(storm).is_empty();
             assert_eq!(storms.each_ref().map(is_kept), kept, "{promise:?}");

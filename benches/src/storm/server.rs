@@ -116,11 +116,12 @@ struct State {
 }
 
 async fn run(number: web::Path<u64>, state: web::Data<State>) -> Result<String, actix_web::Error> {
-    // One write of eight bytes to the end: whole or not there, whatever becomes of this process.
+    // Each is one write of eight bytes to the end: whole or not there, whatever becomes of this process.
     (&state.log).write_all(&number.to_ne_bytes())?;
     if !state.wait.is_zero() {
         actix_rt::time::sleep(state.wait).await;
     }
+    (&state.log).write_all(&(*number | ENDED).to_ne_bytes())?;
     Ok(format!("{number}\n"))
 }
 
@@ -145,5 +146,7 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
     Ok(server)
 }
 
+/// Set in the number of a request whose handler came to its end.
+pub(super) const ENDED: u64 = 1 << 63;
 const PLAN: &str = "ACTIX_CLUSTER_BENCH_STORM";
 const ADDRESS: &str = "ACTIX_CLUSTER_BENCH_ADDRESS";
