@@ -14,6 +14,7 @@ use actix_cluster::{
     RestartType, RunError, Signal, Worker, WorkerId, WorkerRef, WorkerSpec,
 };
 use actix_cluster_tests::leftovers;
+use actix_cluster_tests::limit;
 use actix_cluster_tests::master::Master;
 use actix_cluster_tests::probe;
 use actix_cluster_tests::scenario::Scenario;
@@ -192,11 +193,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: |master| {
             let text: String = serde_json::from_str(&master.expect_said("spec ")).unwrap();
             let spec: Value = serde_json::from_str(&text).unwrap();
+            let grace = format!("{{\"grace_ms\":{:?}}}", limit(probe::GRACE).as_secs_f64() * 1000.0);
             for (key, value) in [
                 ("name", "\"b\""),
                 ("workers", "3"),
                 ("restart", "\"permanent\""),
-                ("shutdown", "{\"grace_ms\":2000.0}"),
+                ("shutdown", &grace),
                 ("restart_limit", "{\"max\":5,\"period_ms\":60000.0}"),
                 ("restart_intensity", "null"),
                 ("escalation", "\"fail_spec\""),

@@ -171,10 +171,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "a_group_that_goes_down_overtakes_a_reload",
-        app: || three().strategy(OneForAll).worker(new_is_held).main(),
+        app: || three().strategy(OneForAll).worker(obedient).main(),
         check: |master| {
             let pids = ready(master);
-            master.order(&Order::Reload(Care::default()));
+            master.order(&Order::Reload(Care {
+                probation_ms: 600_000,
+                ..Care::default()
+            }));
             master.expect("reload_started");
             send(pids[3], Signal::SIGKILL);
             master.hears("not reloaded: its workers were stopped or restarted together meanwhile");
@@ -226,14 +229,6 @@ fn quick(name: &str, workers: u32) -> WorkerSpec {
 
 async fn obedient(worker: Worker) {
     probe::do_as_told(&worker);
-    worker.shutdown().started().await;
-}
-
-async fn new_is_held(worker: Worker) {
-    if worker.generation().0 > 0 {
-        // On probation for ever: it is the library that made it ready.
-        actix_cluster_tests::load::held(&worker, "go").await;
-    }
     worker.shutdown().started().await;
 }
 

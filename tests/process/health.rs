@@ -252,7 +252,8 @@ fn lies_and_floods(master: &mut Master) {
         },
     );
     good.is_up(master);
-    // It is deaf in the end, and found out.
+    // It is deaf in the end, and found out: when all of that was read.
+    master.until("its end", |master| master.counts_of(worker, ["exit"]) == [1]);
     let exit = master.expect_ever_of(worker, "exit");
     assert_eq!(exit.reason(), &json!({"hang": "main"}), "{:?}", exit.0);
     let beats = master.counts_of(worker, ["heartbeat"])[0];

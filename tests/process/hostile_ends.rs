@@ -160,7 +160,7 @@ fn exits_at_boot() -> ExitCode {
 }
 
 fn short_boot() -> ExitCode {
-    fault::cluster().boot_limit(Duration::from_millis(700)).main()
+    fault::cluster().boot_limit(limit(Duration::from_secs(2))).main()
 }
 
 fn never_ready() -> ExitCode {

@@ -34,7 +34,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "keeper_locks_of_a_killed_worker_are_free_while_its_connections_live_on",
-        app: || hoarding(Scheduling::Shared).main(),
+        app: || hoarding(Scheduling::Shared).env(LOCK_VAR, "1").main(),
         check: |master| {
             let mut client = ask(master);
             master.expect_said("holds");
@@ -235,7 +235,8 @@ async fn serve(worker: Worker) -> Result<(), String> {
     listener.set_nonblocking(true).map_err(text)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(text)?;
     let id = worker.id().get();
-    let lock = (id == 1).then(|| {
+    let is_to_lock = id == 1 && std::env::var_os(LOCK_VAR).is_some();
+    let lock = is_to_lock.then(|| {
         let file = File::create("lock").map_err(text)?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.to_string())
     });
@@ -320,3 +321,5 @@ fn is_root() -> bool {
 const CLIENTS: usize = 20;
 /// The ordinary user that every system has.
 const NOBODY: u32 = 65_534;
+/// The first worker is to lock a file.
+const LOCK_VAR: &str = "ACTIX_CLUSTER_TEST_LOCK";

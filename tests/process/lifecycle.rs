@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_cluster::{
     ClusterEvent, ClusterHandle, EventKind, ReadyWhen, RestartType, WhenEmpty, Worker, WorkerId, WorkerRef,
@@ -245,6 +246,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || {
             probe::cluster()
                 .workers(2)
+                .grace(Duration::from_secs(600))
                 .on_event(witness())
                 .worker(puppet::run)
                 .main()

@@ -10,6 +10,7 @@ use std::process::{ExitCode, Stdio};
 use actix_cluster::WhenEmpty;
 use actix_cluster_tests::leftovers::listening_sockets;
 use actix_cluster_tests::master::{Master, SOON, Seen};
+use actix_cluster_tests::outside::wait_for_file;
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::puppet::{self, bound, tell};
 use actix_cluster_tests::scenario::Scenario;
@@ -88,6 +89,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "n_065_n_066_n_067_n_087_a_relative_path_in_a_deep_directory",
         app: || {
             if actix_cluster::is_worker() {
+                wait_for_file("unix-socket-dir");
                 std::env::set_current_dir("unix-socket-dir").unwrap();
             }
             probe::cluster().workers(2).worker(puppet::run).main()

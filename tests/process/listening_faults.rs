@@ -136,7 +136,9 @@ fn serving() -> ExitCode {
 
 /// Nobody serves for a while after a death.
 fn slow_restarts() -> ExitCode {
-    let delay = Backoff::new().base(Duration::from_millis(500)).first_at_once(false);
+    let delay = Backoff::new()
+        .base(limit(Duration::from_millis(1_500)))
+        .first_at_once(false);
     fault::cluster()
         .workers(2)
         .restart_delay(RestartDelay::Backoff(delay))

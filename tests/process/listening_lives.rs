@@ -70,16 +70,18 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "f_121_scaled_down_http_servers_leave_no_queue_that_nobody_serves",
         app: || {
-            let cluster = probe::cluster().workers(3).listen("http", "127.0.0.1:0");
-            cluster.worker(http).main()
+            // The test says when the last of them has drained.
+            let cluster = probe::cluster().workers(3).grace(Duration::from_secs(600));
+            cluster.listen("http", "127.0.0.1:0").worker(http).main()
         },
         check: scaled_down,
     },
     Scenario {
         name: "f_121_http_servers_that_come_back_serve_what_waited_for_all_of_them",
         app: || {
-            let cluster = probe::cluster().workers(3).listen("http", "127.0.0.1:0");
-            cluster.worker(http).main()
+            // The test says when the last of them has drained.
+            let cluster = probe::cluster().workers(3).grace(Duration::from_secs(600));
+            cluster.listen("http", "127.0.0.1:0").worker(http).main()
         },
         check: scaled_to_nothing,
     },

@@ -72,6 +72,7 @@ fn killed(master: &mut Master) {
     on_disk(master, "the log", |master| has(master, 1, "ready"));
     let first = logger(master).expect("it runs");
     send(first, Signal::SIGKILL);
+    master.expect_dead(first, SOON);
     let mut worker = 1;
     // Each restart is some lines; soon they are written by another program.
     while logger(master) == Some(first) || !has(master, worker, "ready") {

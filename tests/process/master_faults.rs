@@ -66,7 +66,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         app: || probe::cluster().on_event(panic_in_setup).worker(idle).main(),
         check: |master| {
             master.expect_said("the caller panicked");
-            let pid = master.seen("fork")[0].pid();
+            let pid = master.once(1, "fork").pid();
             send(pid, Signal::SIGKILL);
             master.expect_of(2, "ready");
             assert_eq!(master.seen("setup").len(), 1);
@@ -99,7 +99,7 @@ fn stopped_for_long(master: &mut Master) {
     master.stop_process(master.pid());
     // In time, as far as the worker can tell; the master learns of it long after the boot limit.
     master.open_gate("0");
-    master.expect_said("ready");
+    master.expect_said("ready 0");
     master.never("an event of a stopped master", BOOT * 3, |line| {
         line["event"].is_string()
     });
@@ -133,7 +133,7 @@ impl Write for Bomb {
 
 /// The master has ended with SIGABRT, and everybody with it.
 fn aborted(master: &mut Master) {
-    let status = master.wait_within(Duration::from_secs(1));
+    let status = master.wait();
     assert_eq!(ended_by(status), Some(Signal::SIGABRT as i32));
 }
 
@@ -176,7 +176,7 @@ fn refused(master: &mut Master, address: &str) {
     let mut second = Master::start_with(master.name(), |command| {
         command.env(ADDRESS_VAR, address);
     });
-    assert_eq!(second.wait_within(Duration::from_secs(1)).code(), Some(1));
+    assert_eq!(second.wait().code(), Some(1));
     let log = second.log();
     assert!(log.contains("EADDRINUSE") && log.contains("main"), "{log}");
     assert!(second.seen("fork").is_empty());
@@ -216,9 +216,9 @@ async fn ready_after_the_gate(worker: Worker) {
     worker.ready();
     // Written by another task of this thread.
     tokio::task::yield_now().await;
-    probe::say("ready");
+    probe::say(&format!("ready {}", worker.slot().index));
     probe::idle(&worker).await;
 }
 
-const BOOT: Duration = Duration::from_secs(1);
+const BOOT: Duration = Duration::from_secs(2);
 const ADDRESS_VAR: &str = "TEST_ADDRESS";

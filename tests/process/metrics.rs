@@ -205,6 +205,7 @@ fn killed_and_scraped(master: &mut Master) {
     let last = until(port, "everything that was told", |scrape| {
         scrape.sum("actix_cluster_requests_total", &[]) >= as_number(told)
             && scrape.sum("actix_cluster_ready_workers", &[]) >= 3.0
+            && scrape.sum("actix_cluster_exits_total", &["reason=crash"]) >= 20.0
     });
     last.follows(&before);
     let counted = last.sum("actix_cluster_requests_total", &[]);

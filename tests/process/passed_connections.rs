@@ -149,6 +149,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 assert_eq!(client.rest().0, "");
             }
             master.expect_dead(worker, SOON);
+            master.wait();
         },
     },
 ];

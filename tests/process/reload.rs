@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use actix_cluster::{ServeError, Worker};
+use actix_cluster_tests::limit;
 use actix_cluster_tests::load::{self, Load, held};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::probe::{Care, Order};
@@ -28,7 +29,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "f_168_new_code_that_never_gets_ready_is_given_up_at_the_boot_limit",
         app: || {
             from_a_copy(|| {
-                let cluster = load::cluster().workers(2).boot_limit(Duration::from_secs(2));
+                let cluster = load::cluster().workers(2).boot_limit(limit(Duration::from_secs(2)));
                 // What `sleep` is to do; a worker of ours does not look at them.
                 cluster.args(["3600"]).main()
             })
@@ -210,7 +211,7 @@ fn crashes_on_probation(master: &mut Master) {
     let old = pids(master);
     let load = Load::start(port, 2);
     // With room for one at a time, the first has been replaced when the second fails.
-    let probation_ms = 1_000;
+    let probation_ms = limit(Duration::from_secs(2)).as_millis() as u64;
     master.order(&Order::Reload(Care {
         probation_ms,
         ..Care::default()
@@ -322,7 +323,7 @@ fn bad_canary(master: &mut Master) {
     let old = pids(master);
     let load = Load::start(port, 2);
     let canary = Care {
-        canary: Some((1, 200)),
+        canary: Some((1, limit(Duration::from_secs(1)).as_millis() as u64)),
         verdict: Some(Err("too slow".to_owned())),
         ..Care::default()
     };

@@ -53,7 +53,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "a_program_whose_canary_fails_too_often_is_rolled_back",
         app,
         check: |usage| {
-            let canary = ["--canary", "1", "--bake-ms", "2000", "--max-errors", "5"];
+            let bake = limit(Duration::from_secs(2)).as_millis().to_string();
+            let canary = ["--canary", "1", "--bake-ms", &bake, "--max-errors", "5"];
             let (mut master, load) = serving(usage, &[&["--to", "./worse"][..], &canary].concat());
             let reason = rolled_back(&mut master, load);
             assert!(reason.contains("the verdict on the canary was bad: "), "{reason}");

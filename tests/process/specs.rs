@@ -40,7 +40,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             // A successor runs the same.
             send(master.once(3, "ready").pid(), Signal::SIGKILL);
             master.expect("all_ready");
-            assert_eq!(master.count_said("b.0 b"), 2);
+            master.until("the successor says so", |master| master.count_said("b.0 b") == 2);
         },
     },
     Scenario {
@@ -308,6 +308,7 @@ fn own_limits(master: &mut Master) {
     let exit = master.sees(3, "exit");
     assert_eq!((exit.signal(), &exit.data()["forced"]), (Some(9), &true.into()));
     // Who has no limits of its own has the builder's.
+    master.sees(1, "ready");
     assert_eq!(master.counts_of(1, ["ready", "exit"]), [1, 0]);
 }
 

@@ -4,11 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use actix_cluster::{ClusterHandle, EventKind, ListenError, ReadyWhen, WhenEmpty, Worker, is_worker};
-use actix_cluster_tests::limit;
 use actix_cluster_tests::master::SOON;
 use actix_cluster_tests::outside::{inherit_through_env, wait_at_gate};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::{Deadline, limit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -26,16 +26,23 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.expect_of(1, "ready");
             // The counters travel with the channel.
             while master.snapshot()["workers"][0]["stats"]["active"] != 3 {}
+            // The grace begins a little before the event that tells of it.
+            let hour = Duration::from_secs(3_600);
+            let begun = Deadline::after(hour);
             master.order(&Order::Disconnect(1));
             let exiting = master.expect_of(1, "exiting");
             let exit = master.expect_of(1, "exit");
+            let since_the_order = hour - begun.remaining().unwrap_or_default();
             assert_eq!((exit.signal(), exit.reason()), (Some(9), &"ordered".into()));
             assert_eq!(
                 (&exit.data()["forced"], &exit.data()["requests_cut"]),
                 (&true.into(), &3.into())
             );
             let took = at(&exit.0) - at(&exiting.0);
-            assert!(took >= GRACE && took < GRACE + limit(LATE), "{took:?}");
+            assert!(
+                since_the_order >= GRACE && took < GRACE + limit(LATE),
+                "{since_the_order:?} {took:?}"
+            );
         },
     },
     Scenario {
@@ -166,8 +173,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let exit = master.expect_of(1, "exit");
             assert_eq!((exit.signal(), exit.reason()), (Some(9), &"channel_closed".into()));
             assert_eq!(exit.data()["forced"], true);
-            let took = at(&exit.0) - at(&disconnect.0);
-            assert!(took >= GRACE && took < GRACE + limit(SOON), "{took:?}");
+            // The grace begins a little before the event that tells of it, and after the fork.
+            let (lived, took) = (
+                at(&exit.0) - at(&master.once(1, "fork").0),
+                at(&exit.0) - at(&disconnect.0),
+            );
+            assert!(lived >= GRACE && took < GRACE + limit(SOON), "{lived:?} {took:?}");
             assert_eq!(master.life_of(1), ["fork", "ready", "disconnect", "exit"]);
         },
     },

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use actix_cluster::{RestartLimit, ServeError, Worker};
-use actix_cluster_tests::master::{Master, send};
+use actix_cluster_tests::master::{Master, Seen, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
 use actix_cluster_tests::probe::{self, Care, Order};
 use actix_cluster_tests::scenario::Scenario;
@@ -48,7 +48,7 @@ async fn idle(worker: Worker) {
 
 fn reload_in_a_storm(master: &mut Master) {
     master.expect_ready();
-    let (mut chance, mut good, mut kills) = (7, 0, 0);
+    let (mut chance, mut good, mut killed) = (7, 0, BTreeSet::new());
     let (mut succeeded, mut retreated) = (0, 0);
     let reloads = if is_soak() { 100 } else { 8 };
     for target in 1..=reloads {
@@ -57,7 +57,7 @@ fn reload_in_a_storm(master: &mut Master) {
         let deadline = Deadline::after(limit(4 * (probe::BOOT + probe::GRACE)));
         while master.seen("reload_finished").len() < target {
             assert!(!deadline.is_over(), "the reload hangs");
-            kills += usize::from(kill_any(master, &mut chance));
+            kill_any(master, &mut chance, &mut killed, 1);
             let_pass(Duration::from_millis(50));
             let live = generations(&master.snapshot());
             assert!(live.len() <= 2, "more than two generations: {live:?}");
@@ -70,54 +70,67 @@ fn reload_in_a_storm(master: &mut Master) {
             assert!(result["Err"]["reason"]["exited"].is_object(), "{result}");
             retreated += 1;
         }
+        all_have_ended(master, &killed);
         master.post();
         let gone = |master: &Master| master.seen("fork").len() - master.seen("exit").len() == 4;
         master.until("those who leave to be gone", gone);
         runs(master, 4, good);
     }
+    let kills = killed.len();
     assert!(kills > 2 * reloads, "there was no storm");
     println!("reloads in a storm of {kills} kills: {succeeded} good, {retreated} retreats");
 }
 
 fn storm(master: &mut Master) {
     master.expect_ready();
-    let (workers, time) = if is_soak() { (200, 60) } else { (20, 2) };
-    let (mut chance, mut kills, mut least) = (11, 0, workers);
-    // Fifty kills a second; the machine's speed decides how long the rest takes, so the time is not stretched.
-    let (deadline, beat) = (Deadline::after(Duration::from_secs(time)), Duration::from_millis(20));
-    while !deadline.is_over() {
-        kills += usize::from(kill_any(master, &mut chance));
-        let snapshot = master.snapshot();
-        least = least.min(snapshot["ready"].as_u64().unwrap());
-        let_pass(beat);
+    let (workers, kills) = if is_soak() { (200, 2_500) } else { (20, 60) };
+    let (mut chance, mut killed, mut least) = (11, BTreeSet::new(), workers);
+    // Up to fifty a second, as fast as the machine has others ready: one kill is to cost one worker, for as long as a boot takes.
+    let deadline = Deadline::after(limit(Duration::from_secs(if is_soak() { 600 } else { 30 })));
+    while killed.len() < kills {
+        assert!(!deadline.is_over(), "the storm is stuck after {}", killed.len());
+        let ready = kill_any(master, &mut chance, &mut killed, workers - workers / 10);
+        least = least.min(ready);
+        let_pass(Duration::from_millis(20));
     }
+    all_have_ended(master, &killed);
     master.post();
     let (forks, exits) = (master.seen("fork"), master.seen("exit"));
-    let of = |seen: &[actix_cluster_tests::master::Seen]| seen.iter().map(|one| one.worker()).collect::<BTreeSet<_>>();
-    assert_eq!(forks.len() as u64, workers + exits.len() as u64);
-    // Each exit has its own fork, and there is one of each.
-    assert_eq!((of(&forks).len(), of(&exits).len()), (forks.len(), exits.len()));
-    assert!(of(&exits).is_subset(&of(&forks)));
-    assert!(kills > 0 && exits.len() <= kills);
+    let of = |seen: &[Seen]| seen.iter().map(Seen::worker).collect::<BTreeSet<_>>();
+    assert_eq!(forks.len(), workers + exits.len());
+    // Each exit has its own fork, there is one of each, and nobody ended who was not killed.
+    assert_eq!((of(&forks).len(), of(&exits)), (forks.len(), killed));
     println!("{kills} kills of {workers} workers: at least {least} ready at any time");
     assert!(5 * least >= 4 * workers, "only {least} of {workers} ready in the storm");
 }
 
-/// Kills one of the workers that are ready; false if there is none.
-fn kill_any(master: &mut Master, chance: &mut u64) -> bool {
+/// Kills one of the workers, if so many of those that are not killed yet are ready, and says how many are ready.
+fn kill_any(master: &mut Master, chance: &mut u64, killed: &mut BTreeSet<u64>, at_least: usize) -> usize {
     let snapshot = master.snapshot();
-    let ready: Vec<u64> = snapshot["workers"]
-        .as_array()
-        .unwrap()
+    let workers = snapshot["workers"].as_array().unwrap();
+    let is_ready = |worker: &&Value| worker["ready"] == true;
+    let alive = |worker: &&Value| !killed.contains(&worker["id"].as_u64().unwrap());
+    let unharmed = workers.iter().filter(is_ready).filter(alive).count();
+    // Those that boot are hit, too.
+    let victims: Vec<&Value> = workers
         .iter()
-        .filter_map(|worker| worker["pid"].as_u64())
+        .filter(alive)
+        .filter(|worker| worker["pid"].is_u64())
         .collect();
-    if ready.is_empty() {
-        return false;
+    if unharmed >= at_least {
+        let victim = victims[usize::try_from(any_below(victims.len() as u64, chance)).unwrap()];
+        send(u32::try_from(victim["pid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
+        killed.insert(victim["id"].as_u64().unwrap());
     }
-    let victim = ready[usize::try_from(any_below(ready.len() as u64, chance)).unwrap()];
-    send(u32::try_from(victim).unwrap(), Signal::SIGKILL);
-    true
+    workers.iter().filter(is_ready).count()
+}
+
+/// Waits until the end of each of them was told: a death is not there with the signal.
+fn all_have_ended(master: &Master, killed: &BTreeSet<u64>) {
+    master.until("the last of those killed to be told", |master| {
+        let ended: BTreeSet<u64> = master.seen("exit").iter().map(Seen::worker).collect();
+        killed.is_subset(&ended)
+    });
 }
 
 /// The generations of all who live.

@@ -1,25 +1,25 @@
 //! The one death that no connection survives: the master's, while workers are killed and connections move. What is promised
 //! then is an end that everybody sees at once, and nothing left: no worker, no keeper, no zygote, no port.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use actix_cluster::{Scheduling, SpawnMethod};
+use actix_cluster::{ClusterBuilder, ListenOptions, RestartLimit, Scheduling, SpawnMethod};
 use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
+use actix_cluster_tests::probe;
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
 
 use crate::master_death::gone_in_time;
 use crate::survival::alive;
-use crate::survival_standby::cluster;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_shared",
         app: || {
-            let cluster = cluster(3, Scheduling::Shared, SpawnMethod::Exec);
+            let cluster = cluster(Scheduling::Shared, SpawnMethod::Exec);
             cluster.worker(load::serve).main()
         },
         check: killed_in_the_storm,
@@ -27,7 +27,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_per_worker",
         app: || {
-            let cluster = cluster(3, Scheduling::PerWorker, SpawnMethod::Exec).standby(1);
+            let cluster = cluster(Scheduling::PerWorker, SpawnMethod::Exec).standby(1);
             cluster.worker(load::serve).main()
         },
         check: killed_in_the_storm,
@@ -35,12 +35,21 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_round_robin",
         app: || {
-            let cluster = cluster(3, Scheduling::RoundRobin, SpawnMethod::Zygote).standby(1);
+            let cluster = cluster(Scheduling::RoundRobin, SpawnMethod::Zygote).standby(1);
             cluster.worker(load::serve).main()
         },
         check: killed_in_the_storm,
     },
 ];
+
+/// At an address of its own: nobody else may take the port when it is free again.
+fn cluster(scheduling: Scheduling, spawn: SpawnMethod) -> ClusterBuilder {
+    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
+    let cluster = probe::cluster().workers(3).spawn(spawn);
+    let cluster = cluster.restart_limit(RestartLimit::unlimited());
+    let host = std::env::var(HOST_VAR).unwrap_or_else(|_| "127.0.0.1".to_owned());
+    cluster.listen_with("http", format!("{host}:0"), options)
+}
 
 fn killed_in_the_storm(master: &mut Master) {
     master.expect_ready();
@@ -49,11 +58,14 @@ fn killed_in_the_storm(master: &mut Master) {
     } else {
         6
     };
+    let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
     let mut chance = 11;
     for _ in 0..rounds {
-        let mut storm = Master::start(master.name());
+        let mut storm = Master::start_with(master.name(), |command| {
+            command.env(HOST_VAR, host.to_string());
+        });
         let port = storm.expect_ready().expect("it listens");
-        let load = Load::start(port, 6);
+        let load = Load::start_at(SocketAddr::from((host, port)), 6);
         for kills in 1..=4 {
             load.goes_on_for(30);
             storm.until("somebody is ready", |storm| !alive(storm).is_empty());
@@ -78,6 +90,9 @@ fn killed_in_the_storm(master: &mut Master) {
         let others: Vec<_> = outcome.failed.iter().filter(|failed| !is_an_end(failed)).collect();
         assert!(others.is_empty(), "{others:?}");
         storm.finish();
-        TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        TcpListener::bind((host, port)).expect("the port is free");
     }
 }
+
+/// The address to listen at.
+const HOST_VAR: &str = "ACTIX_CLUSTER_TEST_HOST";

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, ListenOptions, RestartLimit, Scheduling, SpawnMethod};
+use actix_cluster_tests::limit;
 use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::any_below;
@@ -145,7 +147,7 @@ fn killed_in_a_reload(master: &mut Master) {
     }
     master.sees(3, "standby");
     master.sees(4, "standby");
-    let pause_ms = 1_500;
+    let pause_ms = limit(Duration::from_millis(1_500)).as_millis() as u64;
     let care = Care {
         pause_ms,
         ..Care::default()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket as Client};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use actix_cluster::{
     ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, ListenError, ListenOptions, RestartType, Scheduling,
@@ -45,6 +46,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         },
         check: |master| {
             master.ask(&Order::Fork(Vec::new()), "forked 1");
+            // Before that it would be stopped by SIGTERM.
+            master.sees(1, "online");
             master.order(&Order::Fork(vec![("BOUND".to_owned(), "y".to_owned())]));
             master.hears("all are gone");
             for worker in [1, 2] {
@@ -73,7 +76,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.order(&Order::Reload(probe::Care::default()));
             let mut answered = BTreeSet::new();
             // Workers 4 to 6 are the new ones: their answers, and nobody else's, end the row.
-            let deadline = Deadline::after(limit(SOON));
+            let deadline = Deadline::after(limit(Duration::from_secs(30)));
             while master.seen("exit").len() < 3 {
                 assert!(!deadline.is_over(), "the reload does not end");
                 answered.insert(ask(address).expect("an answer to each question"));

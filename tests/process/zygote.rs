@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, RestartLimit, SpawnMethod, WhenEmpty, Worker, WorkerSpec, is_master};
-use actix_cluster_tests::leftovers::{self, children_of, open_fds};
+use actix_cluster_tests::leftovers::{children_of, open_fds};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
 use actix_cluster_tests::probe::{self, Order};
@@ -123,14 +123,14 @@ pub(crate) fn forking() -> ClusterBuilder {
 
 /// Was this process copied from another one, and never executed a program (the kernel's `PF_FORKNOEXEC`)?
 pub(crate) fn is_copy(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-    let (_, fields) = stat.rsplit_once(") ").expect("the name ends so");
-    let flags: u64 = fields
-        .split(' ')
-        .nth(6)
-        .and_then(|flags| flags.parse().ok())
-        .expect("flags are a number");
-    flags & 0x40 != 0
+    is_copy_if_it_lives(pid).expect("it lives")
+}
+
+fn is_copy_if_it_lives(pid: u32) -> Option<bool> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let flags: u64 = fields.split(' ').nth(6)?.parse().ok()?;
+    Some(flags & 0x40 != 0)
 }
 
 fn zygotes_of(master: &Master) -> Vec<u32> {
@@ -139,9 +139,7 @@ fn zygotes_of(master: &Master) -> Vec<u32> {
         .into_iter()
         .filter(|child| child.comm == "zygote" && child.state != 'Z');
     // A worker is called so, too, for a moment.
-    let is_one = |pid: &u32| {
-        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok() && leftovers::process(*pid).is_some() && !is_copy(*pid)
-    };
+    let is_one = |pid: &u32| is_copy_if_it_lives(*pid) == Some(false);
     named.map(|child| child.pid).filter(is_one).collect()
 }
 

@@ -111,7 +111,7 @@ pub fn unheard() -> ClusterBuilder {
 /// Makes the workers of a cluster those of [`cluster`].
 pub fn good(cluster: ClusterBuilder) -> ClusterBuilder {
     cluster
-        .grace(Duration::from_millis(500))
+        .grace(limit(Duration::from_secs(1)))
         .listen("tcp", "127.0.0.1:0")
         .on_message(|_, message| answer(&message))
         .worker(live)

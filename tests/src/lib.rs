@@ -22,6 +22,7 @@ pub mod stuck;
 pub mod tally;
 pub mod tcp;
 pub mod udp;
+mod waits;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

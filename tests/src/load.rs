@@ -78,10 +78,16 @@ impl Load {
     /// Starts `each` clients that keep their connection and `each` that open one for every request.
     #[must_use]
     pub fn start(port: u16, each: usize) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), each)
+    }
+
+    /// [`start`](Self::start) for a cluster that listens at another address.
+    #[must_use]
+    pub fn start_at(address: SocketAddr, each: usize) -> Self {
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = |keeps: bool| {
             let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
-            std::thread::spawn(move || ask_until(&stop, &asked, port, keeps))
+            std::thread::spawn(move || ask_until(&stop, &asked, address, keeps))
         };
         let clients = (0..2 * each).map(|number| client(number % 2 == 0)).collect();
         Self { stop, asked, clients }
@@ -146,8 +152,8 @@ impl Outcome {
     }
 }
 
-fn ask_until(stop: &AtomicBool, asked: &AtomicU64, port: u16, keeps: bool) -> Outcome {
-    let new = || Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit(PATIENCE));
+fn ask_until(stop: &AtomicBool, asked: &AtomicU64, address: SocketAddr, keeps: bool) -> Outcome {
+    let new = || Client::new(address, limit(PATIENCE));
     let (mut client, mut outcome) = (new(), Outcome::default());
     while !stop.load(Ordering::Relaxed) {
         let number = asked.fetch_add(1, Ordering::Relaxed);

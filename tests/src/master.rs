@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::probe::Order;
 use crate::scenario::SCENARIO_VAR;
 pub use crate::seen::Seen;
+use crate::waits::patience_with;
 use crate::{Deadline, leftovers, limit};
 
 /// How long anything may take that should take no time at all.
@@ -170,13 +171,18 @@ impl Master {
 
     /// Waits until some process of the scenario says something that begins with `text`; returns the rest.
     pub fn expect_said(&self, text: &str) -> String {
+        self.expect_said_within(text, SOON)
+    }
+
+    /// [`expect_said`](Self::expect_said) of what takes long.
+    pub fn expect_said_within(&self, text: &str, within: Duration) -> String {
         let said = |line: &Value| {
             line["said"]
                 .as_str()
                 .and_then(|said| said.strip_prefix(text))
                 .map(str::to_owned)
         };
-        let line = self.expect_line(&format!("{text:?} to be said"), SOON, |line| said(line).is_some());
+        let line = self.expect_line(&format!("{text:?} to be said"), within, |line| said(line).is_some());
         said(&line).expect("the line was chosen for this")
     }
 
@@ -213,7 +219,7 @@ impl Master {
         self.take_arrived();
         let looked = self.looked.replace(self.seen.borrow().len());
         self.order(order);
-        let answer = self.expect_said(text);
+        let answer = self.expect_said_within(text, patience_with(order));
         self.answers.borrow_mut().insert(self.looked.replace(looked) - 1);
         answer
     }
@@ -239,34 +245,6 @@ impl Master {
             .cloned()
             .map(Seen)
             .collect()
-    }
-
-    /// Waits until `is_so` of everything shown so far. For what comes in no fixed order: an event is shown by one task,
-    /// what another subscriber says of it by a second one.
-    ///
-    /// # Panics
-    /// As [`expect_line`](Self::expect_line).
-    pub fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        while !is_so(self) {
-            self.expect_line(what, SOON, |_| true);
-        }
-    }
-
-    /// The first event of this kind about this worker, seen already or waited for.
-    pub fn sees(&self, worker: u64, kind: &str) -> Seen {
-        let first = |master: &Self| {
-            master
-                .seen(kind)
-                .into_iter()
-                .find(|seen| seen.0["worker"]["id"] == worker)
-        };
-        self.until(&format!("{kind} of worker {worker}"), |master| first(master).is_some());
-        first(self).expect("it was waited for")
-    }
-
-    /// Waits until this text was said, which may be some time ago.
-    pub fn hears(&self, text: &str) {
-        self.until(&format!("{text:?} to be said"), |master| master.count_said(text) > 0);
     }
 
     /// How often this text was said so far.

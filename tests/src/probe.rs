@@ -18,16 +18,18 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{self, Fault};
+use crate::limit;
 
 /// `zygote` runs the suite with workers that a zygote makes; everything must hold for them, too.
 pub const METHOD_VAR: &str = "ACTIX_CLUSTER_TEST_SPAWN";
 
 /// The durations of the test profile: everything that takes half a minute in production takes half a second here.
-pub const BOOT: Duration = Duration::from_secs(10);
+pub const BOOT: Duration = Duration::from_secs(30);
 /// From the order to stop to `SIGKILL`.
 pub const GRACE: Duration = Duration::from_secs(2);
 
-/// A cluster in the test profile, seen by the probe: restarts at once, unlimited; boot 10 s, grace 2 s.
+/// A cluster in the test profile, seen by the probe: restarts at once, unlimited; boot 30 s, grace 2 s, both
+/// stretched as all limits are.
 pub fn cluster() -> ClusterBuilder {
     cluster_showing(|_| true)
 }
@@ -38,8 +40,8 @@ pub fn cluster_showing(shown: fn(&ClusterEvent) -> bool) -> ClusterBuilder {
         .workers(1)
         .spawn(method())
         .restart_delay(RestartDelay::AtOnce)
-        .boot_limit(BOOT)
-        .grace(GRACE)
+        .boot_limit(limit(BOOT))
+        .grace(limit(GRACE))
         .on_event_with(beside("probe"), move |event, _| {
             if shown(event) {
                 print(event);
@@ -308,7 +310,10 @@ async fn obey(order: Order, handle: &ClusterHandle) {
             Err(error) => format!("error {error}"),
         },
         Order::Call(id, text) => match worker(id) {
-            Some(worker) => match worker.call::<serde_json::Value>(&text, Duration::from_secs(5)).await {
+            Some(worker) => match worker
+                .call::<serde_json::Value>(&text, limit(Duration::from_secs(5)))
+                .await
+            {
                 Ok(answer) => format!("answer {answer}"),
                 Err(error) => format!("error {error}"),
             },

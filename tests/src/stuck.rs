@@ -148,6 +148,16 @@ pub fn tell(master: &mut Master, worker: u64, text: &str) {
 /// # Panics
 /// If it is not the monitor's kill, or comes after the limit.
 pub fn killed_in_time(master: &mut Master, worker: u64) -> Duration {
+    let took = killed(master, worker);
+    assert!(took <= limit(HANG + SLACK), "killed after {took:?}");
+    took
+}
+
+/// [`killed_in_time`] without a judgement of the time.
+///
+/// # Panics
+/// If it is not the monitor's kill.
+pub fn killed(master: &mut Master, worker: u64) -> Duration {
     let whole = Duration::from_secs(3600);
     let begun = Deadline::after(whole);
     let exit = master.expect_of(worker, "exit");
@@ -155,7 +165,6 @@ pub fn killed_in_time(master: &mut Master, worker: u64) -> Duration {
     assert_eq!(exit.signal(), Some(9), "{:?}", exit.0);
     assert_eq!(exit.reason(), &serde_json::json!({"hang": "main"}));
     assert_eq!(exit.data()["forced"], true);
-    assert!(took <= limit(HANG + SLACK), "killed after {took:?}");
     took
 }
 
