@@ -1,8 +1,11 @@
-//! Events from the sequencer to its subscribers: how many a second reach one, two and five, alone and beside one that is
+//! Events from the sequencer to its subscribers: how many a second reach one, two and five, and the others when one of them is
 //! stuck; next to plain actix recipients in the same run. What the workers' channels cost is in `ipc`.
+//!
+//! Rounds with everybody following and rounds with one of them stuck take turns, so that a slow minute is one for both.
 //!
 //! `cargo bench -p actix-cluster-benches --bench fan_out`.
 
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,16 +27,17 @@ const EVENTS: u64 = 300_000;
 const AHEAD: u64 = 2_048;
 
 fn main() -> Result<ExitCode, Failure> {
-    println!("| subscribers | fed as | events/s | processor of the consumers for each, ns | memory, KiB more |");
-    println!("|---|---|---|---|---|");
     System::new().block_on(async {
+        // First of all: later the allocator has kept something of everything.
+        let (events, held) = (10 * EVENTS, stuck_kib()?);
+        println!("a subscriber that takes nothing holds {held} KiB after {events} events");
+        println!("| subscribers | fed as | events/s | of those with nobody stuck | processor of each consumer for each event, ns |");
+        println!("|---|---|---|---|---|");
         let consumers = Arbiter::new();
-        for stuck in [0, 1] {
-            for count in [1, 2, 5] {
-                for fed in [Fed::Plain, Fed::Streams, Fed::Actors, Fed::ActorsFromElsewhere] {
-                    if (stuck == 0 || fed != Fed::Plain) && is_wanted(fed) {
-                        measure(&consumers.handle(), fed, count, stuck)?;
-                    }
+        for count in [1, 2, 5] {
+            for fed in [Fed::Plain, Fed::Streams, Fed::Actors, Fed::ActorsFromElsewhere] {
+                if is_wanted(fed) {
+                    measure(&consumers.handle(), fed, count)?;
                 }
             }
         }
@@ -63,36 +67,101 @@ enum Fed {
     ActorsFromElsewhere,
 }
 
-fn measure(thread: &ArbiterHandle, fed: Fed, count: usize, stuck: usize) -> Result<(), Failure> {
-    let (before, mut rates, mut costs) = (proc::rss_kib(), Vec::new(), Vec::new());
-    for _ in 0..number("ACTIX_CLUSTER_BENCH_ROUNDS", 5) {
-        let worker = WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Online);
-        let said = EventKind::Message(Message::for_test(&"x".repeat(100))?);
-        let event = ClusterEvent::for_test(0, Mono::default(), Some(worker.info()), said);
-        let (cluster, recorder) = RecordingHandle::new(ClusterSnapshot::for_test([worker]));
-        let _stuck: Vec<_> = (0..stuck).map(|_| cluster.events()).collect();
-        let counters: Vec<_> = (0..count).map(|_| Arc::new(AtomicU64::new(0))).collect();
-        let pumps = Arbiter::new();
-        let mailboxes = counters
-            .iter()
-            .map(|counter| begin(thread, &pumps.handle(), fed, counter, &cluster));
-        let mailboxes: Vec<_> = mailboxes.collect();
-        let (begun, used) = (now(), consumers_cpu());
-        publish(
-            &event,
-            &recorder,
-            &counters,
-            (fed == Fed::Plain).then_some(&mailboxes[..]),
-        );
-        rates.push(EVENTS as f64 / begun.elapsed().as_secs_f64());
-        costs.push((consumers_cpu() - used).as_nanos() as f64 / (EVENTS * count as u64) as f64);
-        recorder.end();
-        pumps.stop();
+/// What came of the rounds of one kind.
+#[derive(Default)]
+struct Rounds {
+    rates: Vec<f64>,
+    costs: Vec<f64>,
+}
+
+impl Rounds {
+    fn tell(&mut self, who: &str, fed: Fed, of: &str) {
+        let (rate, cost) = (median(&mut self.rates), median(&mut self.costs));
+        println!("| {who} | {fed:?} | {rate:.0} | {of} | {cost:.0} |");
     }
-    let stuck = if stuck > 0 { " beside a stuck one" } else { "" };
-    let more = proc::rss_kib().saturating_sub(before);
-    let (rate, cost) = (median(&mut rates), median(&mut costs));
-    println!("| {count}{stuck} | {fed:?} | {rate:.0} | {cost:.0} | {more} |");
+}
+
+fn measure(thread: &ArbiterHandle, fed: Fed, count: usize) -> Result<(), Failure> {
+    let (mut all, mut others, mut ratios) = (Rounds::default(), Rounds::default(), Vec::new());
+    for _ in 0..number("ACTIX_CLUSTER_BENCH_ROUNDS", 5) {
+        round(thread, fed, (count, 0), &mut all)?;
+        // Plain mailboxes have nobody who could be passed over.
+        if fed != Fed::Plain && count > 1 {
+            round(thread, fed, (count - 1, 1), &mut others)?;
+            ratios.extend(
+                others
+                    .rates
+                    .last()
+                    .zip(all.rates.last())
+                    .map(|(with, without)| with / without),
+            );
+        }
+    }
+    all.tell(&count.to_string(), fed, "");
+    if !ratios.is_empty() {
+        let of = format!("{:.2}", median(&mut ratios));
+        others.tell(&format!("{count}, one of them stuck"), fed, &of);
+    }
+    Ok(())
+}
+
+/// Messages of one worker, each with a payload of its own, as they come from its channel.
+fn messages(worker: &WorkerSnapshot, numbers: Range<u64>) -> Result<Vec<ClusterEvent>, Failure> {
+    let text = "x".repeat(100);
+    let said = |seq| {
+        let said = EventKind::Message(Message::for_test(&text)?);
+        Ok(ClusterEvent::for_test(seq, Mono::default(), Some(worker.info()), said))
+    };
+    numbers.map(said).collect()
+}
+
+fn one_worker() -> WorkerSnapshot {
+    WorkerSnapshot::for_test(1, Slot::new("worker", 0), WorkerState::Online)
+}
+
+/// How much memory a stuck subscriber costs, however much is published.
+fn stuck_kib() -> Result<u64, Failure> {
+    let worker = one_worker();
+    let (cluster, recorder) = RecordingHandle::new(ClusterSnapshot::for_test([worker.clone()]));
+    let before = proc::rss_kib();
+    let _stuck = cluster.events();
+    for first in (1..10 * EVENTS).step_by(1_000) {
+        for event in messages(&worker, first..first + 1_000)? {
+            recorder.emit(event);
+        }
+    }
+    Ok(proc::rss_kib().saturating_sub(before))
+}
+
+/// One round: `following` consumers get every event, and `stuck` ones take none.
+fn round(
+    thread: &ArbiterHandle,
+    fed: Fed,
+    (following, stuck): (usize, usize),
+    rounds: &mut Rounds,
+) -> Result<(), Failure> {
+    let worker = one_worker();
+    let said = messages(&worker, 1..EVENTS + 1)?;
+    let (cluster, recorder) = RecordingHandle::new(ClusterSnapshot::for_test([worker]));
+    let _stuck: Vec<_> = (0..stuck).map(|_| cluster.events()).collect();
+    let counters: Vec<_> = (0..following).map(|_| Arc::new(AtomicU64::new(0))).collect();
+    let pumps = Arbiter::new();
+    let mailboxes = counters
+        .iter()
+        .map(|counter| begin(thread, &pumps.handle(), fed, counter, &cluster));
+    let mailboxes: Vec<_> = mailboxes.collect();
+    let (begun, used) = (now(), consumers_cpu());
+    publish(
+        said,
+        &recorder,
+        &counters,
+        (fed == Fed::Plain).then_some(&mailboxes[..]),
+    );
+    rounds.rates.push(EVENTS as f64 / begun.elapsed().as_secs_f64());
+    let cost = (consumers_cpu() - used).as_nanos() as f64;
+    rounds.costs.push(cost / (EVENTS * following as u64) as f64);
+    recorder.end();
+    pumps.stop();
     Ok(())
 }
 
@@ -142,7 +211,7 @@ fn begin(
 
 /// Publishes as fast as the consumers can follow, and waits for the last of them.
 fn publish(
-    event: &ClusterEvent,
+    said: Vec<ClusterEvent>,
     recorder: &Recorder,
     counters: &[Arc<AtomicU64>],
     mailboxes: Option<&[Recipient<ClusterEvent>]>,
@@ -153,9 +222,8 @@ fn publish(
             std::thread::yield_now();
         }
     };
-    for seq in 1..=EVENTS {
-        let mut event = event.clone();
-        event.seq = seq;
+    for event in said {
+        let seq = event.seq;
         match mailboxes {
             None => recorder.emit(event),
             Some(mailboxes) => {
