@@ -124,10 +124,13 @@ fn beats(master: &mut Master) {
     assert_eq!(numbers, (1..=10).collect::<Vec<_>>());
     assert_eq!(beats[9].data()["loops"][0]["name"], "main");
     let at = |beat: &Value| Duration::from_secs_f64(beat["at_ms"].as_f64().expect("a time") / 1000.0);
-    let span = at(&beats[9].0) - at(&beats[0].0);
+    let mut pauses: Vec<Duration> = beats.windows(2).map(|two| at(&two[1].0) - at(&two[0].0)).collect();
+    let span: Duration = pauses.iter().sum();
+    pauses.sort();
+    // A busy machine makes some of them late, and those after them early.
     assert!(
-        span >= limit(INTERVAL) * 8 && span < limit(INTERVAL) * 9 + limit(SLACK),
-        "{span:?}"
+        span >= limit(INTERVAL) * 8 && pauses[4] < limit(INTERVAL) * 3 / 2,
+        "{pauses:?}"
     );
     let worker = &master.snapshot()["workers"][0];
     let heard = worker["last_heartbeat"].as_f64().expect("it beat");

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_cluster::{
-    AutoShutdown, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, RestartDelay, RestartIntensity,
-    RestartType, Worker, WorkerSpec,
+    AutoShutdown, Cluster, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, ReadyWhen, RestartDelay,
+    RestartIntensity, RestartType, Worker, WorkerSpec,
 };
 use actix_cluster_tests::leftovers;
 use actix_cluster_tests::master::{Master, SOON, send};
@@ -132,6 +132,7 @@ fn nested_idle() -> WorkerSpec {
 fn inner() -> ClusterBuilder {
     Cluster::builder()
         .workers(2)
+        .ready_when(ReadyWhen::Called)
         .restart_delay(RestartDelay::AtOnce)
         .restart_intensity(RestartIntensity::new(1, Duration::from_secs(3_600)))
         .on_event(add_once)
@@ -142,7 +143,10 @@ fn add_once(event: &ClusterEvent, handle: &ClusterHandle) {
     if matches!(event.kind, EventKind::AllReady { .. }) && fs::File::create_new("added").is_ok() {
         let handle = handle.clone();
         actix_rt::spawn(async move {
-            if let Err(error) = handle.add_spec(WorkerSpec::new("added", 1)).await {
+            if let Err(error) = handle
+                .add_spec(WorkerSpec::new("added", 1).ready_when(ReadyWhen::Called))
+                .await
+            {
                 probe::say(&format!("not added: {error}"));
             }
         });
@@ -151,6 +155,7 @@ fn add_once(event: &ClusterEvent, handle: &ClusterHandle) {
 
 fn inner_with_a_job() -> ClusterBuilder {
     let job = WorkerSpec::new("job", 1)
+        .ready_when(ReadyWhen::Called)
         .restart(RestartType::Temporary)
         .significant(true);
     let cluster = Cluster::builder().workers(0).worker(inner_worker);
@@ -160,6 +165,8 @@ fn inner_with_a_job() -> ClusterBuilder {
 async fn inner_worker(worker: Worker) {
     probe::say(&format!("inner {} {}", worker.slot().spec, std::process::id()));
     worker.on_shutdown(|| async { probe::say("drained") });
+    // Not before it has said who it is: the outer cluster is ready after that.
+    worker.ready();
     if std::env::var_os(INNER_VAR).is_some_and(|which| which == "1") && worker.slot().spec.as_str() == "job" {
         actix_cluster_tests::load::held(&worker, "done").await;
         return;

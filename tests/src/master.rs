@@ -23,7 +23,7 @@ use crate::waits::patience_with;
 use crate::{Deadline, leftovers, limit};
 
 /// How long anything may take that should take no time at all.
-pub const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(10);
 
 /// A running master.
 #[derive(Debug)]
