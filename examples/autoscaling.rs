@@ -1,6 +1,6 @@
 //! As many workers as the load asks for, with the load in the example itself.
 //!
-//! `cargo run --example autoscaling`: after a second 12 clients begin to ask without a pause, and one worker becomes two,
+//! `cargo run --example autoscaling`: after a second 20 clients begin to ask without a pause, and one worker becomes two,
 //! three and four, with a line for each decision; when the clients have asked 4,000 times and stop, the workers become fewer again,
 //! and with the last one left it ends by itself, after some 30 s: `at most 4 workers, failed requests: 0`.
 //!
@@ -50,7 +50,7 @@ fn follow() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static {
             if load.is_none()
                 && let Some(address) = cluster.address("http").and_then(|bound| bound.socket_addr())
             {
-                println!("12 clients begin to ask {address}");
+                println!("20 clients begin to ask {address}");
                 load = Some(std::thread::spawn(move || ask(address)));
             }
         }
@@ -71,11 +71,11 @@ fn follow() -> impl FnMut(&ClusterEvent, &ClusterHandle) + Send + 'static {
     }
 }
 
-/// 4,000 requests of 12 clients, a connection for each, so that new workers get their part; how many failed.
+/// 4,000 requests of 20 clients, a connection for each, so that new workers get their part; how many failed.
 fn ask(address: SocketAddr) -> u64 {
     let (asked, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|clients| {
-        for _ in 0..12 {
+        for _ in 0..20 {
             clients.spawn(|| {
                 while asked.fetch_add(1, Ordering::Relaxed) < 4_000 {
                     if !is_answered(address) {

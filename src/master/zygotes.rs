@@ -218,7 +218,7 @@ impl ClusterSupervisor {
             match care {
                 Care::Watch(number, process) => {
                     actix_rt::spawn(bury(process, number, ctx.address()));
-                    ctx.run_later(process::ZYGOTE_START, move |supervisor, ctx| {
+                    ctx.run_later(process::zygote_start_limit(), move |supervisor, ctx| {
                         supervisor.zygotes.look_whether_it_is_ready(number);
                         supervisor.tend_zygotes(None, ctx);
                     });

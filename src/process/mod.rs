@@ -26,4 +26,4 @@ pub(crate) use oom::OomWatch;
 pub(crate) use output::Lines;
 pub(crate) use refusal::failure;
 pub(crate) use spawn::{SpawnPlan, spawn};
-pub(crate) use zygote::{START as ZYGOTE_START, Trouble, Zygote};
+pub(crate) use zygote::{Trouble, Zygote, start_limit as zygote_start_limit};

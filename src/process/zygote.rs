@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -165,7 +166,7 @@ impl Zygote {
     }
 
     /// Has it make a process, and waits for the answer: a fraction of a millisecond; while it starts, as long as the program
-    /// takes to load. After [`ANSWER`] (or [`START`]) it is ended.
+    /// takes to load. After [`answer_limit`] (or [`start_limit`]) it is ended.
     ///
     /// `None`: the process is to be executed, and [`trouble`](Self::trouble) says whether this is so for the next one, too.
     pub(crate) fn make(&mut self, request: &SpawnRequest<'_>) -> Option<i32> {
@@ -186,7 +187,7 @@ impl Zygote {
             }
         }
         loop {
-            let limit = if self.is_ready { ANSWER } else { START };
+            let limit = if self.is_ready { answer_limit() } else { start_limit() };
             match self.hear(limit) {
                 Heard::Reply(reply) => match self.take(reply, number) {
                     Some(made) => return made,
@@ -343,10 +344,28 @@ fn new_note() -> io::Result<File> {
     Ok(file)
 }
 
-/// How long it may take to answer before it is ended.
-pub(crate) const ANSWER: Duration = Duration::from_millis(200);
+/// How long it may take to answer before it is ended: nobody else is supervised meanwhile.
+pub(crate) fn answer_limit() -> Duration {
+    patience().unwrap_or(ANSWER)
+}
+
 /// The same for the first answer: the program is loaded first.
-pub(crate) const START: Duration = Duration::from_millis(500);
+pub(crate) fn start_limit() -> Duration {
+    patience().map_or(START, |patience| patience.max(START))
+}
+
+fn patience() -> Option<Duration> {
+    static PATIENCE: LazyLock<Option<Duration>> = LazyLock::new(|| {
+        let text = std::env::var(PATIENCE_VARIABLE).ok()?;
+        text.parse().ok().map(Duration::from_millis)
+    });
+    *PATIENCE
+}
+
+const ANSWER: Duration = Duration::from_millis(200);
+const START: Duration = Duration::from_millis(500);
+/// Both in milliseconds, for tests on a machine that has no time for them.
+const PATIENCE_VARIABLE: &str = "ACTIX_CLUSTER_ZYGOTE_PATIENCE_MS";
 /// How long the kernel may take to end it.
 const DEATH: Duration = Duration::from_millis(500);
 /// More than any reply.

@@ -31,6 +31,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: |master| {
             // Two failed, two ready: who loops is visible.
             assert_eq!(slot_of(&master.expect("gave_up").0["data"]["slot"]), 1);
+            for other in [1, 3] {
+                master.expect_ever_of(other, "ready");
+            }
             let forks: Vec<u64> = master
                 .seen("fork")
                 .iter()

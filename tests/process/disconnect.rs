@@ -139,7 +139,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "n_169_n_170_everyone_who_waits_for_the_disconnect_of_all_waits_for_the_last",
-        app: || crowd(3).when_empty(WhenEmpty::Wait).worker(third_lingers).main(),
+        app: || {
+            let cluster = crowd(3).when_empty(WhenEmpty::Wait);
+            cluster.grace(Duration::from_secs(60)).worker(third_lingers).main()
+        },
         check: |master| {
             master.expect_ready();
             master.order(&Order::DisconnectAll);

@@ -116,7 +116,7 @@ fn address(master: &Master) -> SocketAddr {
 
 /// A request that gets no answer.
 fn break_by(address: SocketAddr, path: &str) {
-    let impatient = Duration::from_millis(200);
+    let impatient = limit(Duration::from_millis(500));
     assert!(Client::new(address, impatient).get(path).is_err(), "{path} is answered");
 }
 
@@ -145,10 +145,12 @@ fn healed(master: &mut Master) {
     let replaced = master.expect("exit");
     assert_eq!((replaced.worker(), replaced.reason()), (fat, &"ordered".into()));
     is_served(address);
-    Client::new(address, limit(SOON))
-        .get("/leak?mb=200")
-        .expect("it is kept");
-    let killed = master.expect("exit");
+    // It may be killed before it answers; a look in the midst of the filling replaces it instead.
+    let killed = (0..3).find_map(|_| {
+        drop(Client::new(address, limit(SOON)).get("/leak?mb=200"));
+        Some(master.expect("exit")).filter(|exit| exit.reason() != "ordered")
+    });
+    let killed = killed.expect("one of them is over the hard limit at once");
     assert!(killed.reason()["memory"].is_string(), "{killed:?}");
     master.expect("all_ready");
     is_served(address);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_cluster::{RestartLimit, Worker, is_master};
 use actix_cluster_tests::leftovers;
+use actix_cluster_tests::limit;
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::scenario::Scenario;
@@ -44,14 +45,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "f_133_with_kill_tree_nothing_that_a_worker_started_outlives_it",
         app: || probe::cluster().kill_tree(true).worker(start_helpers).main(),
         check: |master| {
-            let helpers = helpers(master);
-            send(master.seen("fork")[0].pid(), Signal::SIGKILL);
+            let helpers = helpers(master, 1);
+            send(master.once(1, "fork").pid(), Signal::SIGKILL);
             master.expect_of(1, "exit");
             for helper in helpers {
                 master.expect_dead(helper, SOON);
             }
             // An orderly end takes them along too.
-            let helpers = self::helpers(master);
+            let helpers = self::helpers(master, 2);
             while master.snapshot()["ready"] != 1 {}
             master.order(&Order::Restart(2));
             assert_eq!(master.expect_of(2, "exit").code(), Some(0));
@@ -65,10 +66,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "f_133_without_it_they_live_on_and_the_log_says_so_once",
         app: || probe::cluster().worker(start_helpers).main(),
         check: |master| {
-            let helpers = helpers(master);
-            send(master.seen("fork")[0].pid(), Signal::SIGKILL);
+            let helpers = helpers(master, 1);
+            send(master.once(1, "fork").pid(), Signal::SIGKILL);
             master.expect_of(1, "exit");
-            let successors = self::helpers(master);
+            let successors = self::helpers(master, 2);
             assert_eq!(master.log().matches("left processes of its own behind").count(), 1);
             for helper in &helpers {
                 assert!(leftovers::process(*helper).is_some_and(|process| process.state != 'Z'));
@@ -82,10 +83,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "f_137_without_pidfds_a_whole_life_is_the_same",
         app: || {
-            let cluster = probe::cluster().workers(2).boot_limit(Duration::from_secs(2));
+            let cluster = probe::cluster().workers(2).boot_limit(limit(Duration::from_secs(2)));
             cluster.listen("tcp", "127.0.0.1:0").worker(listen).main()
         },
         check: |master| {
+            master.expect_ready();
             assert!(!master.log().contains(NO_PIDFD) || std::env::var_os("ACTIX_CLUSTER_NO_PIDFD").is_some());
             let mut other = Master::start_with(master.name(), |command| {
                 command.env("ACTIX_CLUSTER_NO_PIDFD", "1");
@@ -98,7 +100,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 /// Killed, stopped, replaced, stopped for good, shut down.
 fn whole_life(master: &mut Master) {
     let port = master.expect_ready().expect("a listener is declared");
-    let pid = master.seen("fork")[0].pid();
+    let pid = master.once(1, "fork").pid();
     send(pid, Signal::SIGSTOP);
     send(pid, Signal::SIGCONT);
     master.never(
@@ -125,8 +127,14 @@ fn whole_life(master: &mut Master) {
     master.finish();
 }
 
-fn helpers(master: &Master) -> Vec<u32> {
-    let said = master.expect_all_said(&["child ", "grandchild "]);
+/// What this worker says of its helpers; it may do so before the master has told of its predecessor's end.
+fn helpers(master: &Master, worker: u64) -> Vec<u32> {
+    let own = u64::from(master.once(worker, "fork").pid());
+    let said = ["child ", "grandchild "].map(|what| {
+        let by_it = |master: &Master| master.said(what).into_iter().find(|(_, pid)| *pid == own);
+        master.until("its helpers", |master| by_it(master).is_some());
+        by_it(master).expect("it was waited for").0
+    });
     said.iter().map(|pid| pid.parse().expect("a process id")).collect()
 }
 

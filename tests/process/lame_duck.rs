@@ -30,7 +30,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "f_038_i_10_the_grace_counts_from_the_end_of_the_lame_duck_time_and_lost_requests_are_told",
-        app: || serving().lame_duck(SHORT).grace(SHORT).main(),
+        app: || serving().lame_duck(SHORT).grace(limit(4 * SHORT)).main(),
         check: forced,
     },
     Scenario {

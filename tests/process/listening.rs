@@ -81,7 +81,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let payload = json!({"address": "::", "port": addresses[0].port(), "address_type": "6", "fd": null});
             let listening = master.seen("listening");
             assert_eq!(listening.iter().map(Seen::data).collect::<Vec<_>>(), [&payload; 3]);
-            drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, addresses[0].port())).unwrap());
+            // An address of its own, which nobody else's port is on; a listener for both families would be in its way.
+            let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
+            drop(TcpListener::bind((host, addresses[0].port())).unwrap());
             all_disconnect(master, &[1, 2, 3]);
         },
     },

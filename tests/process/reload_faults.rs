@@ -9,9 +9,10 @@ use actix_cluster::{
     Backoff, ClusterEvent, ClusterHandle, EventKind, RestartDelay, ServeError, SpawnMethod, Worker, WorkerSpec,
     is_master,
 };
+use actix_cluster_tests::limit;
 use actix_cluster_tests::load::{self, Load, held};
 use actix_cluster_tests::master::{Master, SOON, send};
-use actix_cluster_tests::probe::{self, Care, Order};
+use actix_cluster_tests::probe::{self, Care, Change, Order};
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -289,7 +290,7 @@ fn phases() -> [Phase; 6] {
         Phase {
             name: "the way back",
             care: Care {
-                canary: Some((1, 300)),
+                canary: Some((1, limit(Duration::from_secs(1)).as_millis() as u64)),
                 verdict: Some(Err("no".to_owned())),
                 ..Care::default()
             },
@@ -367,6 +368,8 @@ fn callers_go_away(master: &mut Master) {
         let answered = |master: &Master| master.count_said("dropped") + master.count_said("not dropped");
         master.until("all to be dropped or done", |master| answered(master) == answers);
         // Whatever became of them: nothing is stuck, and whoever asks now is answered.
+        // One that is answered first: the orders are taken in the order in which they came.
+        master.ask(&Order::Setup(Change::default()), "settings ");
         while !master.snapshot()["reloading"].is_null() {}
         master.ask(&Order::Reload(Care::default()), "reloaded ");
         for (order, done) in [

@@ -271,7 +271,7 @@ fn reloads(master: &mut Master) {
     stands_by(master, 3);
     stands_by(master, 4);
     let load = Load::start(port, 2);
-    let pause_ms = 1_000;
+    let pause_ms = limit(Duration::from_secs(2)).as_millis() as u64;
     let care = Care {
         pause_ms,
         ..Care::default()
@@ -306,7 +306,7 @@ fn rolls_back(master: &mut Master) {
     let port = master.expect_ready().unwrap();
     stands_by(master, 3);
     let care = Care {
-        pause_ms: 1_000,
+        pause_ms: limit(Duration::from_secs(2)).as_millis() as u64,
         ..Care::default()
     };
     master.ask(&Order::Reload(care), "not reloaded: ");

@@ -173,7 +173,7 @@ fn reset_while_moved(master: &mut Master) {
             client.pid();
         }
     }
-    assert_eq!(master.seen("exit").len(), 6, "nobody died of it");
+    assert_eq!(master.expect_count("exit", 6).len(), 6, "nobody died of it");
 }
 
 async fn large(worker: Worker) -> Result<(), ServeError> {

@@ -47,11 +47,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             StateTracker::new(config).attach(cluster).main()
         },
         check: |master| {
-            let told = master.expect("custom");
-            assert_eq!(
-                (&told.0["worker"]["id"], &told.data()["name"]),
-                (&json!(1), &json!("slow_start"))
-            );
+            let told = master.expect_of(1, "custom");
+            assert_eq!(told.data()["name"], "slow_start");
             let data = &told.data()["data"];
             assert!(
                 data["took_ms"].as_u64() >= data["limit_ms"].as_u64() && data["online_ms"].is_u64(),
@@ -59,10 +56,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             );
             assert!(data["ready_ms"].is_null(), "it is not ready yet: {data}");
             fs::write(master.directory().join("seen"), "").expect("the directory is ours");
-            master.expect_of(1, "ready");
+            let ready = master.once(2, "ready");
+            master.once(1, "ready");
             master.ask(&Order::Ping, "pong");
-            assert_eq!(master.seen("custom").len(), 1);
-            assert_eq!(master.log().matches("a worker is slow to start").count(), 1);
+            assert_eq!(slow_starts(master, 1), 1);
+            // The other one was slow if it took its time, too: on a busy machine.
+            let took = ready.0["at_ms"].as_f64().unwrap() - master.once(2, "fork").0["at_ms"].as_f64().unwrap();
+            let is_quick = took < limit(SLOW).as_secs_f64() * 900.0;
+            assert!(!is_quick || slow_starts(master, 2) == 0, "ready after {took} ms");
+            let all = master.seen("custom").len();
+            assert_eq!(master.log().matches("a worker is slow to start").count(), all);
         },
     },
     Scenario {
@@ -79,22 +82,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             master.sees(2, "standby");
             // It stands by for longer than a start may take, and nobody minds.
             let_pass(limit(SLOW) * 2);
-            assert!(master.seen("custom").is_empty());
+            assert_eq!(slow_starts(master, 2), 0);
             send(master.sees(1, "fork").pid(), Signal::SIGKILL);
-            let told = master.expect("custom");
-            assert_eq!(
-                (&told.0["worker"]["id"], &told.data()["name"]),
-                (&json!(2), &json!("slow_start"))
-            );
+            let told = master.expect_of(2, "custom");
+            assert_eq!(told.data()["name"], "slow_start");
             let data = &told.data()["data"];
             assert!(data["took_ms"].as_u64() >= data["limit_ms"].as_u64(), "{data}");
             assert!(data["ready_ms"].is_null(), "it is not ready yet: {data}");
             fs::write(master.directory().join("seen"), "").expect("the directory is ours");
             master.sees(2, "ready");
-            assert_eq!(master.seen("custom").len(), 1);
+            assert_eq!(slow_starts(master, 2), 1);
         },
     },
 ];
+
+/// How often this worker was called slow.
+fn slow_starts(master: &Master, worker: u64) -> usize {
+    master.counts_of(worker, ["custom"])[0]
+}
 
 /// Two workers that beat; all records are said again and again.
 fn tracked() -> ExitCode {

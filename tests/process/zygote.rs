@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, RestartLimit, SpawnMethod, WhenEmpty, Worker, WorkerSpec, is_master};
 use actix_cluster_tests::leftovers::{children_of, open_fds};
-use actix_cluster_tests::master::{Master, SOON, send};
+use actix_cluster_tests::master::{Master, SOON, ZYGOTE_PATIENCE_VAR, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
 use actix_cluster_tests::probe::{self, Order};
 use actix_cluster_tests::puppet::{self, tell};
@@ -235,6 +235,10 @@ fn killed(master: &mut Master) {
 }
 
 fn stopped(master: &mut Master) {
+    // With the patience that masters have outside of tests.
+    *master = Master::start_with(master.name(), |command| {
+        command.env_remove(ZYGOTE_PATIENCE_VAR);
+    });
     master.expect_ready();
     let zygote = zygote_of(master).expect("there is one");
     master.stop_process(zygote);

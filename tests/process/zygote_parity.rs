@@ -310,6 +310,7 @@ fn same_after_changes(name: &str) {
         assert_eq!(master.ask(&Order::Fork(env), "forked "), "2");
         let pid = master.once(2, "online").pid();
         assert_eq!(is_copy(pid), method == "zygote");
+        master.once(1, "online");
         let report = |file: &str| fs::read_to_string(directory.join(file)).unwrap();
         let reports = [report("main.1"), report("main.2")];
         assert!(

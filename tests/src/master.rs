@@ -62,6 +62,10 @@ impl Master {
         command
             .env(SCENARIO_VAR, name)
             .env(leftovers::TOKEN_VAR, &token)
+            .env(
+                ZYGOTE_PATIENCE_VAR,
+                limit(Duration::from_secs(1)).as_millis().to_string(),
+            )
             .current_dir(&directory);
         command
             .stdin(Stdio::piped())
@@ -476,3 +480,6 @@ pub fn send(pid: u32, signal: Signal) {
 pub fn ended_by(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
+
+/// How long a scenario's master waits for its zygote: on a busy machine it would execute the worker instead.
+pub const ZYGOTE_PATIENCE_VAR: &str = "ACTIX_CLUSTER_ZYGOTE_PATIENCE_MS";
