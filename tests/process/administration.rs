@@ -13,11 +13,9 @@ use actix_cluster::{
     BeforeStart, ClusterBuilder, ClusterEvent, ClusterHandle, EventKind, ReadyWhen, RecycleReason, RestartDelay,
     RestartType, RunError, Signal, Worker, WorkerId, WorkerRef, WorkerSpec,
 };
-use actix_cluster_tests::leftovers;
-use actix_cluster_tests::limit;
 use actix_cluster_tests::master::Master;
-use actix_cluster_tests::probe;
 use actix_cluster_tests::scenario::Scenario;
+use actix_cluster_tests::{leftovers, limit, probe};
 use serde_json::Value;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
