@@ -1,5 +1,5 @@
-//! One picture for each measure: the median of each target as a bar, with its range. What differs by more than a factor of ten has a
-//! logarithmic scale, and says so.
+//! One picture for each measure: the median of each target as a bar, with its range. Bars begin at zero; where the medians differ so
+//! much that the small ones could not be seen, the scale is logarithmic and begins below the least of them, and the title says so.
 
 use std::path::Path;
 
@@ -17,7 +17,6 @@ use crate::targets::TARGETS;
 struct Picture {
     file: &'static str,
     title: &'static str,
-    axis: Axis,
     bars: Vec<Bar>,
 }
 
@@ -25,6 +24,19 @@ struct Picture {
 enum Axis {
     Linear,
     Logarithmic,
+}
+
+impl Axis {
+    fn of(bars: &[Bar]) -> Self {
+        let medians = || bars.iter().map(|bar| bar.spread.median).filter(|median| *median > 0.0);
+        let most = medians().fold(f64::MIN_POSITIVE, f64::max);
+        let least = medians().fold(most, f64::min);
+        if most > RATIO_MAX * least {
+            Self::Logarithmic
+        } else {
+            Self::Linear
+        }
+    }
 }
 
 struct Bar {
@@ -62,61 +74,51 @@ fn pictures(records: &Records) -> Vec<Picture> {
         Picture {
             file: "A-crash.svg",
             title: "A: ms from the kill of the only worker to its successor's answer (less is better)",
-            axis: Axis::Logarithmic,
             bars: bars(|target| Spread::of(crash_times(&records.results(Measure::Crash, target, "")))),
         },
         Picture {
             file: "B-storm.svg",
             title: "B: failed requests a kill, 4 workers, a kill every 200 ms (less is better)",
-            axis: Axis::Logarithmic,
             bars: bars(|target| Spread::of(storm_failures(&records.results(Measure::Storm, target, "")))),
         },
         Picture {
             file: "C-reload.svg",
             title: "C: ms for a rolling reload of 4 workers under load (less is better)",
-            axis: Axis::Logarithmic,
             bars: at(Measure::Reload, "new", "/reload_ms", 1.0),
         },
         Picture {
             file: "D-keep-alive.svg",
             title: "D: answers a second, 2 workers, 64 kept connections (more is better)",
-            axis: Axis::Linear,
             bars: at(Measure::Throughput, "keep-alive", "/per_second", 1.0),
         },
         Picture {
             file: "D-new.svg",
             title: "D: answers a second, 2 workers, a new connection each (more is better)",
-            axis: Axis::Linear,
             bars: at(Measure::Throughput, "new", "/per_second", 1.0),
         },
         Picture {
             file: "D-open.svg",
             title: "D: p99 in ms at 1,000 requests a second (less is better)",
-            axis: Axis::Logarithmic,
             bars: at(Measure::Throughput, "open", "/p99_us", 1e-3),
         },
         Picture {
             file: "E-start.svg",
             title: "E: ms until 200 workers are ready (less is better)",
-            axis: Axis::Logarithmic,
             bars: at(Measure::Idle, "200", "/start_ms", 1.0),
         },
         Picture {
             file: "E-master.svg",
             title: "E: resident MiB of the master of 200 workers (less is better)",
-            axis: Axis::Linear,
             bars: at(Measure::Idle, "200", "/master_rss_kib", 1.0 / 1024.0),
         },
         Picture {
             file: "F-messages.svg",
             title: "F: messages a second, one way, 64 bytes (more is better)",
-            axis: Axis::Logarithmic,
             bars: messages(records, "per_second", "one way"),
         },
         Picture {
             file: "F-round-trips.svg",
             title: "F: µs of a round trip, 64 bytes, median (less is better)",
-            axis: Axis::Logarithmic,
             bars: messages(records, "p50_us", "round trip"),
         },
     ]
@@ -158,12 +160,13 @@ fn draw(path: &Path, picture: &Picture) -> Result<(), Box<dyn std::error::Error>
     let height = TOP + ROW * i32::try_from(picture.bars.len())? + BOTTOM;
     let area = SVGBackend::new(path, (WIDTH.cast_unsigned(), height.cast_unsigned())).into_drawing_area();
     area.fill(&WHITE)?;
-    let title = match picture.axis {
+    let axis = Axis::of(&picture.bars);
+    let title = match axis {
         Axis::Linear => picture.title.to_owned(),
         Axis::Logarithmic => format!("{}, logarithmic scale", picture.title),
     };
     area.draw(&Text::new(title, (12, 12), font(17)))?;
-    let scale = Scale::of(picture.axis, &picture.bars);
+    let scale = Scale::of(axis, &picture.bars);
     let bottom = height - BOTTOM;
     for mark in scale.marks() {
         let x = scale.x(mark);
@@ -220,7 +223,8 @@ impl Scale {
             }
             Axis::Logarithmic => {
                 let least = figures().filter(|figure| *figure > 0.0).fold(most, f64::min);
-                let low = least.log10().floor();
+                // Not at the least itself: its bar would be none.
+                let low = (least.log10() - 0.1).floor();
                 let high = most.log10().ceil().max(low + 1.0);
                 Self { axis, low, high }
             }
@@ -256,6 +260,8 @@ impl Scale {
     }
 }
 
+/// Beyond this the smallest bar would be a dozen pixels long.
+const RATIO_MAX: f64 = 50.0;
 const WIDTH: i32 = 960;
 const LEFT: i32 = 290;
 const RIGHT: i32 = 870;
@@ -277,6 +283,13 @@ mod tests {
             is_ours: false,
         };
         let bars = [bar(0.0), bar(0.7), bar(450.0)];
+        assert_eq!(Axis::of(&bars), Axis::Logarithmic);
+        assert_eq!(Axis::of(&[bar(0.0), bar(1.0), bar(50.0)]), Axis::Linear);
+        let least = [bar(0.1), bar(450.0)];
+        assert!(
+            Scale::of(Axis::Logarithmic, &least).x(0.1) > LEFT,
+            "the least has a bar"
+        );
         let scale = Scale::of(Axis::Logarithmic, &bars);
         assert_eq!((scale.low, scale.high, scale.marks().len()), (-1.0, 3.0, 5));
         assert_eq!((scale.x(0.0), scale.x(0.1), scale.x(1000.0)), (LEFT, LEFT, RIGHT));

@@ -345,7 +345,7 @@ fn new_note() -> io::Result<File> {
 }
 
 /// How long it may take to answer before it is ended: nobody else is supervised meanwhile.
-pub(crate) fn answer_limit() -> Duration {
+fn answer_limit() -> Duration {
     patience().unwrap_or(ANSWER)
 }
 
