@@ -5,7 +5,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, EventFilter, EventKind, Kind, SubscribeOptions, Worker};
@@ -226,6 +228,7 @@ async fn storms(worker: Worker) {
 fn stormed(master: &mut Master) {
     master.expect_ready();
     let pids: Vec<u32> = (1..=STORMING).map(|id| master.once(id, "ready").pid()).collect();
+    let machine = Punctuality::of_this_machine();
     for _ in 0..3 {
         for id in 1..=STORMING {
             master.expect_line("a loss that is told", SOON, |line| {
@@ -247,7 +250,8 @@ fn stormed(master: &mut Master) {
                 .expect("a number")
         })
         .collect();
-    // Beats: all came, and nobody was called silent.
+    // Beats: all came, and nobody was called silent. Those who print leave little time to others, this thread included.
+    let late = machine.worst();
     assert!(master.seen("unhealthy").is_empty(), "{:?}", master.seen("unhealthy"));
     for id in 1..=STORMING {
         let beats = master.seen("heartbeat");
@@ -260,7 +264,7 @@ fn stormed(master: &mut Master) {
             .or(gaps.last())
             .copied()
             .unwrap_or_default();
-        let allowed = 2.0 * limit(BEAT).as_secs_f64() * 1e3;
+        let allowed = (2 * limit(BEAT) + late).as_secs_f64() * 1e3;
         assert!(
             p99 < allowed,
             "worker {id}: a beat {p99} ms after the one before: {gaps:?}"
@@ -274,6 +278,36 @@ fn stormed(master: &mut Master) {
         let [passed, dropped] = sums[..] else { panic!("{sum}") };
         assert_eq!(passed + dropped, printed, "every line is passed on or counted");
         assert!(dropped > passed, "it was no storm: {passed} of {printed}");
+    }
+}
+
+/// A thread that wakes again and again, and how late it was at worst: what no beat can be blamed for.
+struct Punctuality {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Punctuality {
+    fn of_this_machine() -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let thread = std::thread::spawn(move || {
+            let (tick, long) = (limit(BEAT) / 4, Duration::from_secs(3_600));
+            let mut worst = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let begun = Deadline::after(long);
+                std::thread::park_timeout(tick);
+                let passed = long.saturating_sub(begun.remaining().unwrap_or_default());
+                worst = worst.max(passed.saturating_sub(tick));
+            }
+            worst
+        });
+        Self { is_over, thread }
+    }
+
+    fn worst(self) -> Duration {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it does not panic")
     }
 }
 
