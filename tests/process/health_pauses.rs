@@ -11,6 +11,7 @@ use actix_cluster_tests::limit;
 use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
+use actix_cluster_tests::punctuality::Punctuality;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::stuck::{self, HANG, SLACK, STALE, killed};
 use nix::sys::signal::Signal;
@@ -23,6 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         check: |master| {
             master.expect_ready();
             let before = master.snapshot()["lag"]["pauses"].as_u64().expect("a number");
+            let machine = Punctuality::of_this_machine();
             master.stop_process(master.pid());
             let_pass(limit(HANG) * 10);
             master.signal(Signal::SIGCONT);
@@ -30,9 +32,14 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 line["event"] == "unhealthy" || line["event"] == "exit"
             });
             assert_eq!(master.snapshot()["ready"], 4);
-            // One for the stop; a busy machine may make one of its own besides.
+            // One for the stop. A machine that lets nobody run for long makes pauses of its own.
             let pauses = master.snapshot()["lag"]["pauses"].as_u64().expect("a number") - before;
-            assert!((1..=3).contains(&pauses), "{pauses} pauses");
+            let most = if machine.worst() < Duration::from_millis(100) {
+                1
+            } else {
+                3
+            };
+            assert!((1..=most).contains(&pauses), "{pauses} pauses");
         },
     },
     Scenario {

@@ -133,7 +133,7 @@ impl Write for Bomb {
 
 /// The master has ended with SIGABRT, and everybody with it.
 fn aborted(master: &mut Master) {
-    let status = master.wait();
+    let status = master.ends_within(Duration::from_secs(1));
     assert_eq!(ended_by(status), Some(Signal::SIGABRT as i32));
 }
 
@@ -176,7 +176,7 @@ fn refused(master: &mut Master, address: &str) {
     let mut second = Master::start_with(master.name(), |command| {
         command.env(ADDRESS_VAR, address);
     });
-    assert_eq!(second.wait().code(), Some(1));
+    assert_eq!(second.ends_within(Duration::from_secs(1)).code(), Some(1));
     let log = second.log();
     assert!(log.contains("EADDRINUSE") && log.contains("main"), "{log}");
     assert!(second.seen("fork").is_empty());

@@ -5,9 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use actix_cluster::{ClusterBuilder, EventFilter, EventKind, Kind, SubscribeOptions, Worker};
@@ -15,6 +13,7 @@ use actix_cluster_actors::{EventLog, EventLogConfig};
 use actix_cluster_tests::master::{Master, SOON, send};
 use actix_cluster_tests::outside::{let_pass, wait_for_file};
 use actix_cluster_tests::probe::{self, Order};
+use actix_cluster_tests::punctuality::Punctuality;
 use actix_cluster_tests::scenario::Scenario;
 use actix_cluster_tests::stuck::{self, live_for};
 use actix_cluster_tests::{Deadline, limit};
@@ -278,36 +277,6 @@ fn stormed(master: &mut Master) {
         let [passed, dropped] = sums[..] else { panic!("{sum}") };
         assert_eq!(passed + dropped, printed, "every line is passed on or counted");
         assert!(dropped > passed, "it was no storm: {passed} of {printed}");
-    }
-}
-
-/// A thread that wakes again and again, and how late it was at worst: what no beat can be blamed for.
-struct Punctuality {
-    is_over: Arc<AtomicBool>,
-    thread: JoinHandle<Duration>,
-}
-
-impl Punctuality {
-    fn of_this_machine() -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let over = Arc::clone(&is_over);
-        let thread = std::thread::spawn(move || {
-            let (tick, long) = (limit(BEAT) / 4, Duration::from_secs(3_600));
-            let mut worst = Duration::ZERO;
-            while !over.load(Ordering::Relaxed) {
-                let begun = Deadline::after(long);
-                std::thread::park_timeout(tick);
-                let passed = long.saturating_sub(begun.remaining().unwrap_or_default());
-                worst = worst.max(passed.saturating_sub(tick));
-            }
-            worst
-        });
-        Self { is_over, thread }
-    }
-
-    fn worst(self) -> Duration {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it does not panic")
     }
 }
 

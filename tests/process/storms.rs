@@ -83,13 +83,15 @@ fn reload_in_a_storm(master: &mut Master) {
 
 fn storm(master: &mut Master) {
     master.expect_ready();
-    let (workers, kills) = if is_soak() { (200, 2_500) } else { (20, 60) };
+    let (workers, kills) = if is_soak() { (200, 3_000) } else { (20, 60) };
     let (mut chance, mut killed, mut least) = (11, BTreeSet::new(), workers);
-    // Up to fifty a second, as fast as the machine has others ready: one kill is to cost one worker, for as long as a boot takes.
+    // Fifty a second in a soak, whatever is ready. Otherwise as fast as the machine has others ready: one kill is to cost one
+    // worker, for as long as a boot takes.
+    let room = if is_soak() { 1 } else { workers - workers / 10 };
     let deadline = Deadline::after(limit(Duration::from_secs(if is_soak() { 600 } else { 30 })));
     while killed.len() < kills {
         assert!(!deadline.is_over(), "the storm is stuck after {}", killed.len());
-        let ready = kill_any(master, &mut chance, &mut killed, workers - workers / 10);
+        let ready = kill_any(master, &mut chance, &mut killed, room);
         least = least.min(ready);
         let_pass(Duration::from_millis(20));
     }

@@ -13,6 +13,7 @@ pub mod master;
 pub mod openmetrics;
 pub mod outside;
 pub mod probe;
+pub mod punctuality;
 pub mod puppet;
 pub mod reports;
 pub mod scan;
