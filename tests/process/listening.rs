@@ -82,8 +82,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let listening = master.seen("listening");
             assert_eq!(listening.iter().map(Seen::data).collect::<Vec<_>>(), [&payload; 3]);
             // An address of its own, which nobody else's port is on; a listener for both families would be in its way.
-            let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
-            drop(TcpListener::bind((host, addresses[0].port())).unwrap());
+            drop(TcpListener::bind((master.own_host(), addresses[0].port())).unwrap());
             all_disconnect(master, &[1, 2, 3]);
         },
     },
@@ -366,7 +365,7 @@ fn listens(master: &mut Master, worker: u64, bind: &str) -> SocketAddr {
 
 /// An address of its own, with a port that nobody holds.
 fn reserve(master: &mut Master, worker: u64) -> SocketAddr {
-    let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
+    let host = master.own_host();
     let answer = tell(master, worker, &format!("bind {host}:0"));
     let address = bound(&answer);
     tell(

@@ -2,7 +2,7 @@
 //! the same as with sockets of the workers' own.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use actix_cluster::{RestartType, WhenEmpty};
@@ -28,8 +28,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             let listening = master.expect_count("listening", 3);
             assert!(listening.iter().all(|seen| *seen.data() == payload), "{listening:?}");
             // An address of its own, which nobody else's port is on; a listener for both families would be in its way.
-            let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
-            drop(TcpListener::bind((host, addresses[0].port())).expect("it is free for IPv4"));
+            drop(TcpListener::bind((master.own_host(), addresses[0].port())).expect("it is free for IPv4"));
             for worker in 1..=3 {
                 master.order(&Order::Disconnect(worker));
                 assert_eq!(master.sees(worker, "exit").code(), Some(0));

@@ -1,54 +1,44 @@
 //! The one death that no connection survives: the master's, while workers are killed and connections move. What is promised
 //! then is an end that everybody sees at once, and nothing left: no worker, no keeper, no zygote, no port.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use actix_cluster::{ClusterBuilder, ListenOptions, RestartLimit, Scheduling, SpawnMethod};
+use actix_cluster::{Scheduling, SpawnMethod};
 use actix_cluster_tests::load::{self, Load};
 use actix_cluster_tests::master::{Master, send};
 use actix_cluster_tests::outside::{any_below, let_pass};
-use actix_cluster_tests::probe;
 use actix_cluster_tests::scenario::Scenario;
 use nix::sys::signal::Signal;
 
 use crate::master_death::gone_in_time;
 use crate::survival::alive;
+use crate::survival_standby::cluster_at;
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_shared",
-        app: || {
-            let cluster = cluster(Scheduling::Shared, SpawnMethod::Exec);
-            cluster.worker(load::serve).main()
-        },
+        app: || stormed(Scheduling::Shared, SpawnMethod::Exec, 0),
         check: killed_in_the_storm,
     },
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_per_worker",
-        app: || {
-            let cluster = cluster(Scheduling::PerWorker, SpawnMethod::Exec).standby(1);
-            cluster.worker(load::serve).main()
-        },
+        app: || stormed(Scheduling::PerWorker, SpawnMethod::Exec, 1),
         check: killed_in_the_storm,
     },
     Scenario {
         name: "survival_a_master_that_is_killed_in_a_storm_leaves_nothing_and_nobody_waiting_round_robin",
-        app: || {
-            let cluster = cluster(Scheduling::RoundRobin, SpawnMethod::Zygote).standby(1);
-            cluster.worker(load::serve).main()
-        },
+        app: || stormed(Scheduling::RoundRobin, SpawnMethod::Zygote, 1),
         check: killed_in_the_storm,
     },
 ];
 
 /// At an address of its own: nobody else may take the port when it is free again.
-fn cluster(scheduling: Scheduling, spawn: SpawnMethod) -> ClusterBuilder {
-    let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
-    let cluster = probe::cluster().workers(3).spawn(spawn);
-    let cluster = cluster.restart_limit(RestartLimit::unlimited());
+fn stormed(scheduling: Scheduling, spawn: SpawnMethod, standbys: u32) -> ExitCode {
     let host = std::env::var(HOST_VAR).unwrap_or_else(|_| "127.0.0.1".to_owned());
-    cluster.listen_with("http", format!("{host}:0"), options)
+    let cluster = cluster_at(&host, 3, scheduling, spawn).standby(standbys);
+    cluster.worker(load::serve).main()
 }
 
 fn killed_in_the_storm(master: &mut Master) {
@@ -58,7 +48,7 @@ fn killed_in_the_storm(master: &mut Master) {
     } else {
         6
     };
-    let host = Ipv4Addr::from(0x7f00_0000 | (master.pid() & 0x00ff_ffff));
+    let host = master.own_host();
     let mut chance = 11;
     for _ in 0..rounds {
         let mut storm = Master::start_with(master.name(), |command| {

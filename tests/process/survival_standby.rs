@@ -73,10 +73,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 ];
 
 pub(crate) fn cluster(workers: u32, scheduling: Scheduling, spawn: SpawnMethod) -> ClusterBuilder {
+    cluster_at("127.0.0.1", workers, scheduling, spawn)
+}
+
+/// [`cluster`] at another address of this machine.
+pub(crate) fn cluster_at(host: &str, workers: u32, scheduling: Scheduling, spawn: SpawnMethod) -> ClusterBuilder {
     let options = ListenOptions::new().survive_kill(true).scheduling(scheduling);
     let cluster = probe::cluster().workers(workers).spawn(spawn);
     let cluster = cluster.restart_limit(RestartLimit::unlimited());
-    cluster.listen_with("http", "127.0.0.1:0", options)
+    cluster.listen_with("http", format!("{host}:0"), options)
 }
 
 fn standing_by(scheduling: Scheduling, spawn: SpawnMethod) -> ExitCode {

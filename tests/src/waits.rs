@@ -1,5 +1,6 @@
-//! Waits for what comes in no fixed order, or takes longer than a moment.
+//! Waits for what comes in no fixed order, or takes longer than a moment; and an address at which nobody else is waited for.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::master::{Master, SOON};
@@ -16,6 +17,12 @@ pub(crate) const fn patience_with(order: &Order) -> Duration {
 }
 
 impl Master {
+    /// An address of this scenario's own: on it nobody else takes a port that is free again.
+    #[must_use]
+    pub fn own_host(&self) -> Ipv4Addr {
+        Ipv4Addr::from(0x7f00_0000 | (self.pid() & 0x00ff_ffff))
+    }
+
     /// Waits until `is_so` of everything shown so far. For what comes in no fixed order: an event is shown by one task,
     /// what another subscriber says of it by a second one.
     ///
