@@ -61,6 +61,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
             assert_eq!(master.expect_said("taken "), "0");
             // Told to stop by the new time-out, which the old one would not have done.
             assert_eq!(master.expect_said("started "), "Ok([3])");
+            assert_eq!(master.expect_said("unknown "), "\"no spec named d\"");
             let exit = master.once(2, "exit");
             assert_eq!(exit.signal(), Some(9));
             let seq = |seen: &Seen| seen.0["seq"].as_u64();
@@ -68,7 +69,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                 seq(&master.once(3, "fork")) > seq(&exit),
                 "nobody is started by a change"
             );
-            assert_eq!(master.expect_said("unknown "), "\"no spec named d\"");
         },
     },
     Scenario {
